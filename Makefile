@@ -1,0 +1,43 @@
+# make quickstart   set up, train and judge the embedded world's model, write pictures to runs/quickstart
+# make test         set up and run every test
+# Both need only make and Python >= 3.11; everything is installed into $(VENV).
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+VENV ?= .venv
+RUN ?= runs/quickstart
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+LEG = $(shell $(PYTHON) -c 'import sys; print("py311" if sys.version_info < (3, 12) else "py312")' 2>/dev/null)
+
+.PHONY: quickstart test test-fast smoke lint freeze clean
+
+quickstart: $(STAMP)
+	$(BIN)/python -m unireason_jax.train --config configs/quickstart.py --workdir $(RUN)
+	$(BIN)/python -m unireason_jax.evaluate --checkpoint $(RUN) --out $(RUN)/report
+
+test: $(STAMP)
+	$(BIN)/python -m pytest tests
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest tests -m "not slow"
+
+smoke: $(STAMP)
+	$(BIN)/python -m pytest tests -m smoke
+
+lint: $(STAMP)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+freeze: $(STAMP)
+	{ head -n 1 constraints/$(LEG).txt; $(BIN)/python -m pip freeze --exclude-editable; } > $(VENV)/freeze.txt
+	mv $(VENV)/freeze.txt constraints/$(LEG).txt
+
+clean:
+	rm -rf $(VENV) runs
+
+$(STAMP): pyproject.toml constraints/$(LEG).txt
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 found; set PYTHON=/path/to/python3.11 or newer"; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version) (once, a few minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/$(LEG).txt -e '.[dev]'
+	@touch $(STAMP)

@@ -1,0 +1,77 @@
+"""Imports point downwards only, and each third-party library stays in its room."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "unireason_jax"
+LEVELS = {
+    5: {"train", "generate", "evaluate", "prepare", "convert", "parity", "bench", "__main__"},
+    4: {"inference", "evals", "synthesis", "benchmarks"},
+    3: {"objective", "checkpoint", "optim", "state", "metrics", "configuration"},
+    2: {"models", "data", "world"},
+    1: {"sharding", "flow", "visibility"},
+}
+LEVEL_OF = {room: level for level, rooms in LEVELS.items() for room in rooms}
+ISLANDS_WITHOUT = {
+    "data": {"jax", "flax", "optax", "orbax"},
+    "world": {"jax", "flax", "optax", "orbax", "grain"},
+    "visibility": {"jax", "flax"},
+}
+ONLY_IN = {
+    "flax": {"models"},
+    "orbax": {"checkpoint"},
+    "grain": {"data"},
+    "tensorboardX": {"metrics"},
+    "wandb": {"metrics"},
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    """Top-level module or folder of the package that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Absolute dotted names a file imports, relative imports resolved."""
+    names = set()
+    package = ("unireason_jax", *path.relative_to(PACKAGE).parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    room = room_of(path)
+    for name in imports_of(path):
+        top, _, rest = name.partition(".")
+        assert top not in ISLANDS_WITHOUT.get(room, ()), f"{room} must not import {top}"
+        assert room in ONLY_IN.get(top, {room}), f"{top} is imported in {room}"
+        target = rest.partition(".")[0]
+        if top != "unireason_jax" or target == room or target not in LEVEL_OF or room == "__init__":
+            continue
+        world_source = (room, target) == ("data", "world")
+        sideways_entry = LEVEL_OF[room] == LEVEL_OF[target] == 5
+        same_room_level = LEVEL_OF[room] == LEVEL_OF[target] and LEVEL_OF[room] in (1, 3, 4)
+        assert LEVEL_OF[target] < LEVEL_OF[room] or world_source or same_room_level, (
+            f"{room} (level {LEVEL_OF[room]}) imports {target} (level {LEVEL_OF[target]})"
+        )
+        assert not sideways_entry
+
+
+def test_every_room_has_a_level():
+    rooms = {room_of(path) for path in FILES} - {"__init__"}
+    assert rooms <= set(LEVEL_OF), f"give these rooms a level: {rooms - set(LEVEL_OF)}"
+
+
+def test_files_stay_short():
+    long = {str(p.relative_to(PACKAGE)): n for p in FILES if (n := len(p.read_text().splitlines())) > 400}
+    assert not long

@@ -1,0 +1,38 @@
+"""`unireason <verb> ...`: one door to every entry point (`python -m unireason_jax.<verb>` is the same)."""
+
+import difflib
+import runpy
+import sys
+
+VERBS = {
+    "train": "train from a config; resumes by itself",
+    "generate": "plan, draft, reflect and refine a prompt with a trained model",
+    "evaluate": "judge a checkpoint in the embedded world and write a report with pictures",
+    "prepare": "convert records to shards with an index; --show draws a pack",
+    "bench": "measure packing, the loader and the train step",
+}
+
+
+def usage() -> str:
+    """The list of verbs, one line each."""
+    lines = [f"  {verb:<10} {about}" for verb, about in VERBS.items()]
+    return "usage: unireason <verb> [flags]   (unireason <verb> --help)\n" + "\n".join(lines)
+
+
+def main() -> None:
+    """Runs the verb named by the first argument with the remaining ones."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    verb = arguments[0]
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        sys.exit(f"unireason: unknown verb '{verb}'.{hint}\n{usage()}")
+    sys.argv = [f"unireason {verb}", *arguments[1:]]
+    runpy.run_module(f"unireason_jax.{verb}", run_name="__main__", alter_sys=False)
+
+
+if __name__ == "__main__":
+    main()
