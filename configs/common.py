@@ -1,0 +1,134 @@
+"""Every key of a config with its default; other config files start from here.
+
+Defaults of `loss` and `optim` are BAGEL's fine-tuning recipe. A key whose default is None (a
+placeholder) follows the model variant or, for `optim.total_steps`, `train.steps`.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    # Own checkpoint > resume_from (another run, whole state) > init_from (weights only). A run
+    # that starts from random weights must say init_from="scratch".
+    config.resume_from = ""
+    config.init_from = ""
+    config.init_which = "ema"
+
+    config.model = ConfigDict(
+        {
+            "variant": "world",
+            "dtype": placeholder(str),
+            "remat": placeholder(str),
+            "attention": placeholder(str),
+            "chunk": placeholder(int),
+            "vit_tower": True,
+            "llm": {
+                "width": placeholder(int),
+                "layers": placeholder(int),
+                "heads": placeholder(int),
+                "kv_heads": placeholder(int),
+                "head_dim": placeholder(int),
+                "mlp": placeholder(int),
+                "vocab": placeholder(int),
+            },
+            "vit": {
+                "width": placeholder(int),
+                "layers": placeholder(int),
+                "heads": placeholder(int),
+                "mlp": placeholder(int),
+                "patch": placeholder(int),
+                "side": placeholder(int),
+            },
+            "latent": {
+                "channels": placeholder(int),
+                "patch": placeholder(int),
+                "side": placeholder(int),
+            },
+        }
+    )
+    # Records: "world", a prepared folder or a JSON file (then `held_out` names another for the
+    # evaluation); the world's share of every task (0 leaves it out); and the packed row.
+    config.data = ConfigDict(
+        {
+            "source": "world",
+            "held_out": "",
+            "seed": 0,
+            "side": 4,
+            "examples": 20_000,
+            "mixture": {
+                "t2i": 0.0,
+                "think_t2i": 0.0,
+                "knowledge": 0.0,
+                "think_knowledge": 0.0,
+                "edit": 0.0,
+                "think_edit": 0.0,
+                "refine_t2i": 0.0,
+                "refine_edit": 0.0,
+                "process": 0.0,
+                "vqa": 0.0,
+                "uni_edit": 0.0,
+            },
+            # Tokens of a row by stream; or all 0, and `tokens` is the sum they are advised from.
+            "budgets": {"text": 0, "vit": 0, "latent": 0},
+            "tokens": 0,
+            "rows": 8,
+            "window": 512,
+            # Condition dropout of texts, clean latents and ViT copies.
+            "dropout": (0.1, 0.1, 0.0),
+            "weighting": "token",
+            "workers": 0,
+            "prefetch": 4,
+        }
+    )
+    config.loss = ConfigDict(
+        {
+            "ce_weight": 1.0,
+            "flow_weight": 1.0,
+            "timestep_shift": 1.0,
+            "ce_chunk": 1024,
+            "detach_und": False,
+        }
+    )
+    config.optim = ConfigDict(
+        {
+            "lr": 2e-5,
+            "schedule": "constant",
+            "warmup_steps": 0,
+            "total_steps": placeholder(int),
+            "min_lr": 1e-7,
+            "b1": 0.9,
+            "b2": 0.95,
+            "eps": 1e-15,
+            "weight_decay": 0.0,
+            "mu_dtype": "float32",
+            "clip_norm": 1.0,
+            "ema": 0.9999,
+            "freeze": (),
+            "spike_factor": 0.0,
+            "spike_window": 64,
+            "max_skips": 20,
+        }
+    )
+    config.train = ConfigDict(
+        {
+            "steps": 1000,
+            "microbatches": 1,
+            "log_every": 10,
+            "save_every": 500,
+            "keep": 2,
+            "keep_every": 0,
+            "hash_checkpoints": True,
+            "tensorboard": True,
+            "wandb": "",
+            "profile": (0, 0),
+        }
+    )
+    # Sizes of the mesh axes; -1 takes the devices that are left. slices > 1: TPU slices that the
+    # data axis spans.
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1, "context": 1, "slices": 1})
+    # Loss on held-out packs every so many steps (0: never): examples drawn, batches used.
+    config.eval = ConfigDict({"every": 0, "examples": 512, "batches": 4})
+    return config

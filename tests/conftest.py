@@ -1,0 +1,42 @@
+"""Shared set-up: eight fake CPU devices, absl flags for Grain, and the golden folders.
+
+The goldens are recordings of what the official PyTorch code does. They are looked for in the
+folder named by UNIREASON_GOLDENS, else in `../shared/goldens` beside the repository; tests that
+need them are skipped, with the reason, where neither exists.
+"""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+_DEVICES = "--xla_force_host_platform_device_count=8"
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # Grain's workers read an absl flag also outside app.run
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def _goldens(folder: str) -> Path:
+    root = Path(os.environ.get("UNIREASON_GOLDENS", REPOSITORY.parent / "shared" / "goldens"))
+    path = root / folder
+    if not path.is_dir():
+        pytest.skip(f"no goldens at {path}; set UNIREASON_GOLDENS to the folder that holds them")
+    return path
+
+
+@pytest.fixture(scope="session")
+def goldens() -> Path:
+    """Folder `open`: weights, activations and training steps of the official model code."""
+    return _goldens("open")
+
+
+@pytest.fixture(scope="session")
+def data_goldens() -> Path:
+    """Folder `data_open`: what the official data pipelines make of small records."""
+    return _goldens("data_open")

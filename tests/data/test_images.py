@@ -1,0 +1,180 @@
+"""Pixels, sizes, patches and positions equal the recordings; bad files are errors."""
+
+import hashlib
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unireason_jax.data import images
+from unireason_jax.data.images import Resize
+
+VAE = Resize(128, 32, 16)
+VIT = Resize(112, 28, 14)
+BETTER = {  # where the reference loses information and we do not (see the module's docstring)
+    "gray_alpha.png",
+    "depth_i16.png",
+}
+
+
+def encoded(image, kind="PNG"):
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def test_every_recorded_file_decodes_to_the_official_rgb(data_goldens):
+    checked = 0
+    for entry in json.loads((data_goldens / "rgb.json").read_text()):
+        source = data_goldens / "images" / entry["name"]
+        if "error" in entry or "truncated" in entry["name"]:
+            with pytest.raises(ValueError, match=entry["name"].split("/")[-1]):
+                images.load(source)
+            continue
+        pixels = images.load(source)
+        assert pixels.dtype == np.uint8 and pixels.shape == (*entry["size"][::-1], 3)
+        assert images.size(source) == tuple(entry["size"])
+        if entry["name"] in BETTER:
+            continue
+        np.testing.assert_allclose(pixels.mean((0, 1)), entry["mean"], atol=0.6)
+        checked += 1
+        if entry["name"].endswith(".png"):  # lossless: exact whatever decoder is installed
+            assert hashlib.sha256(pixels.tobytes()).hexdigest() == entry["sha256"], entry["name"]
+    assert checked > 30
+
+
+def test_every_recorded_transform_gives_the_official_pixels(data_goldens):
+    """93 resized images: exact from PNG, within a level where a JPEG decoder is in between."""
+    stored = np.load(data_goldens / "images_u8.npz")
+    rules = {
+        ("vae", None): VAE,
+        ("vit", None): VIT,
+        ("vit", "vlm"): Resize(112, 42, 14, max_pixels=9000),
+        ("vit", "irg"): Resize(98, 42, 14),
+    }
+    checked = 0
+    for sample in json.loads((data_goldens / "samples.json").read_text()):
+        setting = sample["type"] if sample["type"] == "vlm" else None
+        setting = "irg" if sample["tree"] == "irg" else setting
+        if sample["type"] == "vqa":
+            setting = "vlm"
+        for picture in sample["images"]:
+            if picture["source"] in BETTER:
+                continue
+            rule = rules[picture["transform"], setting if picture["transform"] == "vit" else None]
+            pixels = images.load(data_goldens / "images" / picture["source"])
+            ours = rule.apply(pixels, picture["img_num"]).transpose(2, 0, 1)
+            expected = stored[picture["tensor"]]
+            assert ours.shape == expected.shape, picture
+            level = 0 if picture["source"].endswith(".png") else 2
+            assert np.abs(ours.astype(int) - expected).max() <= level, picture["source"]
+            checked += 1
+    assert checked > 80
+
+
+def test_pixel_values_are_the_official_floats(data_goldens):
+    lut = np.load(data_goldens / "images_u8.npz")["lut_float32"]
+    np.testing.assert_array_equal(images.PIXEL_VALUES, lut)
+
+
+def test_every_recorded_size(data_goldens):
+    """4480 sizes: 64 images, 10 settings, 7 numbers of images that share the pixels."""
+    table = json.loads((data_goldens / "resize_table.json").read_text())
+    settings = table["settings"]
+    checked = 0
+    for key, results in table["results"].items():
+        name, number = key.split("/img_num=")
+        entry = settings[name]
+        rule = Resize(
+            entry["max_image_size"],
+            entry["min_image_size"],
+            entry["image_stride"],
+            **({"max_pixels": entry["max_pixels"]} if entry.get("max_pixels") else {}),
+        )
+        for size, result in zip(table["sizes"], results):
+            assert rule(*size, int(number)) == tuple(result), (key, size)
+            checked += 1
+    assert checked > 4000
+
+
+@pytest.mark.parametrize(
+    ("rule", "size", "result"),
+    [
+        (Resize(1024, 512, 16), (640, 480), (688, 512)),
+        (Resize(1024, 512, 16), (200, 1200), (176, 1024)),
+        (Resize(1024, 512, 16), (1920, 1080), (1024, 576)),
+        (Resize(980, 378, 14), (300, 200), (560, 378)),
+        (Resize(532, 224, 14), (4000, 1000), (532, 140)),
+    ],
+)
+def test_known_sizes(rule, size, result):
+    assert rule(*size) == result
+
+
+def test_twelve_images_share_the_pixels_linearly():
+    assert Resize(980, 378, 14, max_pixels=2_007_040)(1024, 1024, 12) == (168, 168)
+
+
+def test_patches_run_row_by_row_with_channels_fastest():
+    image = np.arange(48).reshape(3, 4, 4).transpose(1, 2, 0)
+    tokens = images.patchify(image, 2)
+    assert tokens[0].tolist() == [0, 16, 32, 1, 17, 33, 4, 20, 36, 5, 21, 37]
+    np.testing.assert_array_equal(images.unpatchify(tokens, rows=2, columns=2, patch=2), image)
+    with pytest.raises(ValueError, match="4 x 4 is not a multiple of the patch size 3"):
+        images.patchify(image, 3)
+
+
+def test_positions_equal_the_recordings(data_goldens):
+    rows, columns = np.divmod(images.positions(4, 3, 64), 64)
+    assert rows.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    assert columns.tolist() == [0, 1, 2] * 4
+    table = json.loads((data_goldens / "position_ids.json").read_text())["interpolate_1d"]
+    for side, counts in table.items():
+        for count, expected in counts.items():
+            ours = images.positions(1, int(count), int(side), True)
+            assert ours.tolist() == expected, (side, count)
+    with pytest.raises(ValueError, match="5 x 2 patches do not fit a table of 4 x 4"):
+        images.positions(5, 2, 4)
+
+
+def test_transparency_is_white_in_every_mode():
+    half = np.full((2, 2), 128, np.uint8)
+    grey = Image.fromarray(np.zeros((2, 2), np.uint8))
+    for image in (
+        Image.merge("LA", (grey, Image.fromarray(half))),
+        Image.merge("RGBA", (grey, grey, grey, Image.fromarray(half))),
+    ):
+        assert images.load(encoded(image)).tolist() == np.full((2, 2, 3), 127).tolist()
+
+
+def test_sixteen_bits_keep_their_upper_byte():
+    deep = Image.fromarray(np.array([[0, 256], [40_000, 65_535]], np.uint16))
+    assert images.load(encoded(deep))[..., 0].tolist() == [[0, 1], [156, 255]]
+
+
+def test_orientation_is_ignored_unless_asked_for():
+    image = Image.fromarray(np.zeros((4, 8, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    image.save(file, "JPEG", exif=exif)
+    assert images.load(file.getvalue()).shape == (4, 8, 3)
+    assert images.load(file.getvalue(), upright=True).shape == (8, 4, 3)
+
+
+def test_unusable_images_are_named(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.png does not exist"):
+        images.load("nowhere.png", tmp_path)
+    with pytest.raises(ValueError, match="not readable"):
+        images.load(b"not an image")
+    with pytest.raises(ValueError, match=r"is not readable|cannot be decoded"):
+        images.load(tmp_path)
+    with pytest.raises(ValueError, match="image array is float64"):
+        images.load(np.zeros((2, 2, 3)))
+    with pytest.raises(ValueError, match="not NoneType"):
+        images.load(None)
+    monkeypatch.setattr(images, "MAX_PIXELS", 10)
+    with pytest.raises(ValueError, match="has 16 pixels, more than 10"):
+        images.load(encoded(Image.new("RGB", (4, 4))))

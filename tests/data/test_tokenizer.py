@@ -1,0 +1,140 @@
+"""Both tokenizers: recorded ids, control tokens, round trips, and errors."""
+
+import json
+import pickle
+import shutil
+
+import pytest
+
+from unireason_jax.data.tokenizer import (
+    CONTROLS,
+    TAG_WORDS,
+    Qwen2Tokenizer,
+    SentencePieceTokenizer,
+    load_tokenizer,
+)
+
+TEXTS = ["draw a red circle", "a large blue square , left of it"]
+
+
+@pytest.fixture(scope="module")
+def words():
+    return SentencePieceTokenizer.train(TEXTS, ["a1", "no change"])
+
+
+def test_words_and_tags_are_single_pieces(words):
+    for word in ["red", "a1", "change", ",", *TAG_WORDS]:
+        assert len(words.encode(word)) == 1, word
+    text = "<think> a red circle , a1 </think>"
+    assert words.decode(words.encode(text)) == text
+    assert words.encode("<think>a red circle, a1</think>") == words.encode(text)
+    assert words.encode("") == [] and words.decode([]) == ""
+
+
+def test_training_does_not_depend_on_order_or_repetition(words):
+    again = SentencePieceTokenizer.train([*TEXTS[::-1], *TEXTS], ["no change", "a1"])
+    assert again._model == words._model
+    assert {words.bos, words.eos, words.soi, words.eoi} == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_control_tokens_in_a_users_text_stay_text(words, control, data_goldens):
+    controls = {words.bos, words.eos, words.soi, words.eoi}
+    for text in (control, f"red {control} circle", f"<think>{control}</think>"):
+        assert not controls & set(words.encode(text))
+    bpe = Qwen2Tokenizer.load(data_goldens / "tokenizer")
+    ids = bpe.encode(f"red {control} circle")
+    assert not {bpe.bos, bpe.eos, bpe.soi, bpe.eoi} & set(ids)
+    assert bpe.decode(ids) == f"red {control} circle"
+
+
+def test_unknown_words_are_marked(words):
+    assert words.encode("zebra") == [0]
+    assert words.decode(words.encode("red zebra circle")).split() == ["red<unk>", "circle"]
+
+
+def test_control_ids_are_left_out_of_decoded_text(words):
+    assert words.decode([words.bos, *words.encode("red circle"), words.eos]) == "red circle"
+
+
+def test_saved_tokenizers_come_back(words, tmp_path, data_goldens):
+    words.save(tmp_path / "words")
+    bpe = Qwen2Tokenizer.load(data_goldens / "tokenizer")
+    bpe.save(tmp_path / "bpe")
+    for folder, tokenizer in (("words", words), ("bpe", bpe)):
+        for back in (load_tokenizer(tmp_path / folder), pickle.loads(pickle.dumps(tokenizer))):
+            assert type(back) is type(tokenizer)
+            assert back.encode("a red circle") == tokenizer.encode("a red circle")
+            assert (back.bos, back.eoi, back.vocab_size) == (
+                tokenizer.bos,
+                tokenizer.eoi,
+                tokenizer.vocab_size,
+            )
+
+
+def test_training_on_nothing_is_refused():
+    with pytest.raises(ValueError, match="no words to train"):
+        SentencePieceTokenizer.train([], [])
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"sentencepiece\.model"):
+        SentencePieceTokenizer.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"neither tokenizer\.json nor vocab\.json"):
+        load_tokenizer(tmp_path)
+
+
+# ------------------------------------------------------------------ Qwen2, against recordings
+
+
+@pytest.fixture(params=["tokenizer.json", "vocab.json and merges.txt"])
+def qwen_folder(request, data_goldens, tmp_path):
+    if request.param == "tokenizer.json":
+        return data_goldens / "tokenizer"
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        shutil.copy(data_goldens / "tokenizer" / name, tmp_path / name)
+    return tmp_path
+
+
+def test_all_recorded_strings(qwen_folder, data_goldens):
+    """188 strings: the official ids and the official text back, from either set of files."""
+    tokenizer = Qwen2Tokenizer.load(qwen_folder, parse_controls=True)
+    cases = json.loads((data_goldens / "tokenizer_cases.json").read_text())
+    assert len(cases) > 100
+    for case in cases:
+        assert tokenizer.encode(case["text"]) == case["ids"], case["text"]
+        assert tokenizer.decode(case["ids"]) == case["decoded_skip_special"], case["text"]
+    safe = Qwen2Tokenizer.load(qwen_folder)
+    for case in cases:
+        if "<|" not in case["text"]:
+            assert safe.encode(case["text"]) == case["ids"], case["text"]
+
+
+def test_control_ids_are_found_by_string(qwen_folder, data_goldens):
+    expected = json.loads((data_goldens / "config.json").read_text())["special_token_ids"]
+    tokenizer = Qwen2Tokenizer.load(qwen_folder)
+    assert tokenizer.bos == expected["bos_token_id"]
+    assert tokenizer.eos == expected["eos_token_id"]
+    assert tokenizer.soi == expected["start_of_image"]
+    assert tokenizer.eoi == expected["end_of_image"]
+
+
+def test_absent_control_tokens_are_an_error_or_appended_like_the_reference(data_goldens, tmp_path):
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(data_goldens / "tokenizer" / name, tmp_path / name)
+    with pytest.raises(ValueError, match=r"lacks <\|im_start\|>, .*add_missing=True"):
+        Qwen2Tokenizer.load(tmp_path)
+    plain = len(json.loads((tmp_path / "vocab.json").read_text()))
+    cases = json.loads((data_goldens / "config.json").read_text())["add_special_tokens_cases"]
+    for case in cases:
+        present = case["kwargs"].get("additional_special_tokens", [])
+        names = ["<|endoftext|>", *present]
+        decoder = {str(plain + i): {"content": n, "special": True} for i, n in enumerate(names)}
+        config = tmp_path / "tokenizer_config.json"
+        config.write_text(json.dumps({"added_tokens_decoder": decoder}))
+        tokenizer = Qwen2Tokenizer.load(tmp_path, add_missing=True)
+        assert tokenizer.vocab_size == case["len_after"]
+        if case["case"] != "chat tokens only":  # there the recording gives <|endoftext|> another id
+            ids = case["ids"]
+            assert tokenizer.bos == ids["bos_token_id"] and tokenizer.eos == ids["eos_token_id"]
+            assert tokenizer.soi == ids["start_of_image"] and tokenizer.eoi == ids["end_of_image"]

@@ -1,0 +1,94 @@
+"""The benchmarks run, measure what they say, and use the sizes of the official baseline."""
+
+import json
+
+import numpy as np
+import pytest
+
+from unireason_jax import bench
+from unireason_jax.benchmarks import mixtures, train
+from unireason_jax.models import functional
+from unireason_jax.visibility import NOISE
+
+
+def test_packing_reports_fill_and_speed_as_json(tmp_path, capsys):
+    path = tmp_path / "out" / "packing.json"
+    command = ["packing", "--mixture", "stage2", "--records", "3000", "--json", str(path)]
+    bench.main(command)
+    (printed,) = map(json.loads, capsys.readouterr().out.splitlines())
+    (written,) = json.loads(path.read_text())
+    assert printed == written
+    assert written["records"] == 3000 and written["oversized"] == 0
+    assert min(written["fill_steady"].values()) >= 0.98
+    assert written["packs_per_s"] * written["plan_cpu_s"] == pytest.approx(written["packs"])
+    assert 0.8 <= written["row_tokens"] / written["wished_tokens"] <= 1.25
+
+
+def test_simulated_mixtures_have_the_lengths_of_their_pictures():
+    stage2, _ = mixtures.mixture("stage2", 500)
+    assert set(np.unique(stage2[:, 2] // 4096)) == {1, 2, 3, 4} and not (stage2[:, 2] % 4096).any()
+    assert not (stage2[:, 1] % 1444).any()
+    assert stage2[:, 0].min() >= 40 and stage2[:, 0].max() <= 900 + 2 * (4 + 3 + 4)
+    world, _ = mixtures.mixture("world", 500)
+    assert set(np.unique(world[:, 1:])) <= {0, 16, 32, 48}
+    quickstart, _ = mixtures.mixture("quickstart", 40)
+    assert not (quickstart[:, 1:] % 16).any() and (quickstart[:, 0] > 5).all()
+    with pytest.raises(ValueError, match="no mixture"):
+        mixtures.mixture("other", 5)
+
+
+def test_loader_counts_the_tokens_it_made(capsys):
+    command = ["loader", "--records", "200", "--rows", "4", "--batches", "3"]
+    (found,) = bench.main([*command, "--tokens-per-row", "400"])
+    assert json.loads(capsys.readouterr().out) == found
+    tokens = 3 * 4 * found["row_tokens"]
+    assert found["tokens_per_wall_s"] * found["wall_s"] == pytest.approx(tokens)
+    assert found["stats"]["packs"] == 16 and found["stats"]["quarantined"] == 0
+    assert found["stats"]["fill/latent"] > 0.8
+
+
+def test_train_batch_and_model_are_those_of_the_baseline():
+    model = train.model_of("small", "float32", False)
+    table = model.latent.side**2 * model.llm.width
+    count = functional.count(functional.abstract(model)) + table
+    assert round(count / 1e6, 2) == 59.74
+    batch = train.make_batch(model)
+    assert batch["positions"].shape == (2, 1024)
+    np.testing.assert_array_equal((batch["text_labels"] >= 0).sum(1), [509, 509])
+    np.testing.assert_array_equal((batch["latent_weights"] > 0).sum(1), [512, 512])
+    np.testing.assert_array_equal((batch["vis_own"] >= NOISE).sum(1), [514, 514])
+    assert np.isfinite(batch["latent_logits"]).all()
+    shown = train.make_batch(train.model_of("small_vit", "float32", False))
+    assert shown["positions"].shape == (2, 1024)
+    np.testing.assert_array_equal((shown["vit_images"] == 0).sum(1), [256, 256])
+    np.testing.assert_array_equal((shown["text_labels"] >= 0).sum(1), [251, 251])
+
+
+def test_train_times_steps(capsys):
+    (found,) = bench.main(["train", "--size", "nano", "--steps", "3", "--warmup", "1", "--full"])
+    assert json.loads(capsys.readouterr().out) == found
+    assert found["tokens"] == 2 * 64 and found["full_loop"] is True
+    assert 0 < found["wall_min_s"] <= found["wall_median_s"]
+    assert np.isfinite(found["loss"]) and found["loss"] < np.log(128) + 2.5
+    assert "cpu_ratio" not in found
+
+
+def test_ratios_compare_like_with_like():
+    found = {"size": "small", "dtype": "float32", "full_loop": False, "backend": "cpu"}
+    found |= {"cpu_median_s": 2.975, "wall_min_s": 6.15}
+    assert train.compare(found, 2)["cpu_ratio"] == pytest.approx(0.5)
+    assert train.compare(found, 1)["cpu_ratio"] == pytest.approx(2.975 / 5.55)
+    assert train.compare(found, 2)["wall_ratio"] == pytest.approx(1)
+    assert train.compare(found | {"backend": "tpu"}, 2) == {}
+    assert train.compare(found | {"size": "nano"}, 2) == {}
+
+
+def test_wrong_numbers_are_refused():
+    with pytest.raises(ValueError, match="steps"):
+        train.run("nano", steps=0)
+    with pytest.raises(ValueError, match="size"):
+        train.run("huge")
+    with pytest.raises(ValueError, match="cores"):
+        bench.limit_cores(10_000)
+    with pytest.raises(SystemExit):
+        bench.main(["train", "--size", "nano", "--threads", "10000"])

@@ -1,0 +1,98 @@
+"""Mesh sizes, logical specs and the placement of batches, on eight fake devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from unireason_jax import sharding
+
+SIZES = {"data": 2, "fsdp": 2, "tensor": 2, "context": 1}
+
+
+def test_one_axis_takes_what_is_left():
+    assert sharding.mesh_sizes({"data": 2, "fsdp": -1}, 8) == (2, 4, 1, 1)
+    assert sharding.mesh_sizes({"tensor": 8}, 8) == (1, 1, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"fdsp": 8}, "unknown axis 'fdsp'"),
+        ({"data": 3}, "needs 3 devices but there are 8"),
+        ({"data": 3, "fsdp": -1}, "needs 6 devices but there are 8"),
+        ({"data": -1, "fsdp": -1}, "at most one may be -1"),
+        ({"data": 0}, "must be >= 1"),
+    ],
+)
+def test_wrong_sizes_are_explained(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.mesh_sizes(sizes, 8)
+
+
+def test_every_preset_lays_out_its_devices():
+    devices = {"single": 1, "v5p-32": 16, "v5p-128": 64, "v5e-256": 256, "v6e-256": 256}
+    for name in sharding.PRESETS:
+        shape = sharding.mesh_sizes(sharding.preset(name), devices.get(name, 16))
+        assert np.prod(shape) == devices.get(name, 16)
+    with pytest.raises(ValueError, match="did you mean 'v5p-128'"):
+        sharding.preset("v5p128")
+
+
+def test_mesh_has_auto_axes_in_order():
+    mesh = sharding.make_mesh(SIZES)
+    assert mesh.axis_names == sharding.AXES
+    assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
+    assert sharding.row_parts(mesh) == 4
+
+
+def test_slices_must_divide_the_data_axis():
+    with pytest.raises(ValueError, match="only the data axis may cross"):
+        sharding.make_mesh({"data": 2, "fsdp": 4}, slices=3)
+
+
+def test_spec_and_its_fit():
+    assert sharding.spec("batch", None, "mlp") == P(("data", "fsdp"), None, "tensor")
+    with pytest.raises(KeyError, match="no rule for logical axis 'wings'"):
+        sharding.spec("wings")
+    # 3 key heads do not divide by tensor=2; 6 rows divide by data=2 but not by data x fsdp = 4.
+    assert sharding.fitted_spec((4, 3), ("embed", "kv_heads"), SIZES) == P("fsdp", None)
+    assert sharding.fitted_spec((6, 8), ("batch", None), SIZES) == P("data", None)
+    # One mesh axis shards one dimension only.
+    assert sharding.fitted_spec((8, 8), ("mlp", "vocab"), SIZES) == P("tensor", None)
+    assert sharding.fitted_spec((0, 8), ("embed", None), SIZES) == P(None, None)
+    with pytest.raises(ValueError, match="does not match logical axes"):
+        sharding.fitted_spec((8,), ("mlp", "vocab"), SIZES)
+
+
+def test_constrain_shards_inside_a_mesh_and_is_nothing_outside():
+    x = jnp.arange(32.0).reshape(8, 4)
+    pin = jax.jit(lambda x: sharding.constrain(x, "batch", "mlp"))
+    np.testing.assert_array_equal(pin(x), x)
+    with jax.set_mesh(sharding.make_mesh(SIZES)):
+        y = jax.jit(lambda x: sharding.constrain(x, "batch", "mlp"))(x)
+    assert y.sharding.spec == P(("data", "fsdp"), "tensor")
+    np.testing.assert_array_equal(y, x)
+
+
+def test_global_batch_divides_rows():
+    mesh = sharding.make_mesh(SIZES)
+    batch = {"ids": np.arange(12, dtype=np.int32).reshape(4, 3), "none": np.zeros((4, 0))}
+    placed = sharding.global_batch(mesh, batch)
+    assert placed["ids"].sharding.spec == P(("data", "fsdp"))
+    assert {s.data.shape for s in placed["ids"].addressable_shards} == {(1, 3)}
+    np.testing.assert_array_equal(placed["ids"], batch["ids"])
+    with pytest.raises(ValueError, match="3 rows cannot be divided"):
+        sharding.global_batch(mesh, {"ids": np.zeros((3, 2))})
+
+
+def test_cluster_detection():
+    assert sharding.initialize_distributed({}) == 1
+    assert not sharding._cluster_found({"SLURM_JOB_ID": "7"})
+    assert sharding._cluster_found({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"})
+    assert sharding._cluster_found({"TPU_WORKER_HOSTNAMES": "a,b"})
+    assert not sharding._cluster_found({"TPU_WORKER_HOSTNAMES": "a"})
+    assert sharding._cluster_found({"MEGASCALE_NUM_SLICES": "2"})
+    with pytest.raises(ValueError, match="JAX_NUM_PROCESSES and JAX_PROCESS_ID is not"):
+        sharding.initialize_distributed({"JAX_COORDINATOR_ADDRESS": "localhost:1"})

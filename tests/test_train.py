@@ -1,0 +1,150 @@
+"""The training entry point: a whole run, another mesh, where weights come from, the dry run."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from unireason_jax import checkpoint, configuration, experiment, train
+from unireason_jax.checkpoint import Checkpoints
+from unireason_jax.configuration import ConfigError
+from unireason_jax.data.tokenizer import load_tokenizer
+from unireason_jax.experiment import Plan
+
+TINY = "configs/tiny.py"
+SMALL = {
+    "data.rows": 8,
+    "data.examples": 48,
+    "data.window": 16,
+    "train.steps": 6,
+    "train.save_every": 4,
+    "train.log_every": 2,
+    "train.keep": 3,
+    "eval.every": 4,
+    "eval.examples": 24,
+    "eval.batches": 1,
+    "optim.eps": 1e-3,
+    "mesh.data": 2,
+}
+
+
+def make_plan(**overrides):
+    changes = {key.replace("__", "."): value for key, value in overrides.items()}
+    return Plan(configuration.load(TINY, SMALL | changes))
+
+
+def rows_of(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Workdir of six steps on a 2 x 4 mesh, with checkpoints of step 4 and 6."""
+    workdir = tmp_path_factory.mktemp("finished")
+    train.train(make_plan(), train.epath.Path(workdir))
+    return workdir
+
+
+def test_a_run_leaves_all_that_sampling_needs(finished):
+    assert checkpoint.steps(finished) == [4, 6]
+    rows = rows_of(finished)
+    assert [row["step"] for row in rows] == [2, 4, 4, 6, 6]
+    assert [("eval/loss" in row) for row in rows] == [False, False, True, False, True]
+    wanted = ("loss/ce", "loss/flow", "grad_norm", "speed/mfu", "time/step", "data/fill/text")
+    assert all(name in rows[0] for name in wanted)
+    assert "time/compile" in rows[0] and "time/checkpoint" in rows[3]
+    assert list((finished / "tensorboard").iterdir())
+    rebuilt = experiment.load(finished)
+    assert rebuilt.model == make_plan().model
+    params = checkpoint.load_params(finished, expected=make_plan().abstract.params)
+    assert params["embed"].shape == (rebuilt.model.llm.vocab, rebuilt.model.llm.width)
+    tokenizer = load_tokenizer(finished / "tokenizer")
+    assert tokenizer.encode("red circle") == rebuilt.tokenizer.encode("red circle")
+    image = np.zeros((32, 32, 3), np.uint8)
+    assert np.array_equal(
+        rebuilt.codec.encode(image)[0], make_plan().experiment.codec.encode(image)[0]
+    )
+
+
+def test_goes_on_from_its_checkpoint_on_another_mesh(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "moved")
+    shutil.rmtree(tmp_path / "moved" / "checkpoints" / "6")
+    plan = make_plan(mesh__tensor=2, mesh__context=2)
+    assert dict(plan.mesh.shape) == {"data": 2, "fsdp": 1, "tensor": 2, "context": 2}
+    train.train(plan, train.epath.Path(tmp_path / "moved"))
+    for got, want in zip(rows_of(tmp_path / "moved"), rows_of(finished), strict=True):
+        assert got["step"] == want["step"]
+        for name in ("loss/ce", "loss/flow", "eval/loss", "grad_norm"):
+            if name in want:
+                np.testing.assert_allclose(got[name], want[name], rtol=1e-4)
+    one, two = (checkpoint.load_params(w) for w in (finished, tmp_path / "moved"))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two)):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def start(plan, workdir):
+    with Checkpoints(workdir) as checkpoints:
+        return train.starting_state(plan, checkpoints)
+
+
+def test_where_weights_come_from(finished, tmp_path):
+    source = str(finished)
+    state, saved, origin = start(make_plan(resume_from=source, init_from="nowhere"), tmp_path)
+    assert int(state.step) == 6 and saved["data"] == {"next_row": 48} and source in origin
+    state, saved, origin = start(make_plan(init_from=source), tmp_path)
+    assert int(state.step) == 0 and saved is None and origin == f"ema weights of {source}"
+    average = checkpoint.load_params(finished, which="ema")
+    for a, b, c in zip(*map(jax.tree.leaves, (state.params, state.ema, average))):
+        np.testing.assert_array_equal(a, c)
+        np.testing.assert_array_equal(b, c)
+    with pytest.raises(ConfigError, match="or to 'scratch' for random weights"):
+        start(make_plan(init_from=""), tmp_path)
+    shutil.copytree(finished, tmp_path / "own")
+    state, _, origin = start(make_plan(resume_from="nowhere"), tmp_path / "own")
+    assert int(state.step) == 6 and origin == "own checkpoint of step 6"
+
+
+def test_a_checkpoint_of_another_model_names_leaf_and_flag(finished, tmp_path):
+    plan = make_plan(init_from=str(finished), model__llm__mlp=128)
+    with pytest.raises(checkpoint.CheckpointMismatch, match=r"mlp.*shape.*--config\.model"):
+        start(plan, tmp_path)
+    with pytest.raises(checkpoint.CheckpointMissing, match="no checkpoint here"):
+        start(make_plan(init_from=str(tmp_path / "nothing")), tmp_path)
+
+
+def test_dry_run_says_what_would_happen_and_draws_a_pack(tmp_path, capsys):
+    plan = make_plan(optim__freeze=("^vit/",))
+    train.dry_run(plan, train.epath.Path(tmp_path))
+    out = capsys.readouterr().out
+    for part in ('"variant": "nano"', "frozen", "total", "text_ids", "8x", "GiB", "fsdp=4"):
+        assert part in out, part
+    assert [path.suffix for path in tmp_path.iterdir()] == [".png"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"data.rows": 6}, "must be a multiple of data x fsdp x microbatches"),
+        ({"mesh.data": 3}, "change --config.mesh"),
+        ({"model.llm.vocab": 100}, r"set --config\.model\.llm\.vocab to at least"),
+        ({"model.latent.channels": 4}, r"set --config\.model\.latent\.channels=24"),
+        ({"optim.freeze": ("nothing",)}, "matches no parameter"),
+        ({"data.mixture.edit": 0.0, "data.mixture.think_t2i": 0.0,
+          "data.mixture.refine_t2i": 0.0}, "every weight is 0"),
+        ({"data.tokens": 0}, r"set budgets\.text"),
+        ({"data.source": "missing.jsonl"}, r"missing\.jsonl does not exist"),
+        ({"data.source": "configs"}, "prepare"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_explained(overrides, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        Plan(configuration.load(TINY, SMALL | overrides))
+
+
+def test_divergence_is_refused():
+    numbers = {"consecutive_skips": 2.0, "loss": float("nan"), "grad_norm": 1.0}
+    train.refuse_divergence(numbers, 10, 3)
+    with pytest.raises(train.TrainingDiverged, match=r"step 10: the last 2 updates .* optim\.lr"):
+        train.refuse_divergence(numbers, 10, 2)

@@ -1,0 +1,114 @@
+"""The parser: exact on clean pictures, and the degradation table as a regression test."""
+
+import numpy as np
+import pytest
+
+from unireason_jax.world.dice import Dice
+from unireason_jax.world.parser import parse, to_objects
+from unireason_jax.world.prompts import sample_prompt
+from unireason_jax.world.renderer import render
+from unireason_jax.world.requirements import sample_scene
+from unireason_jax.world.scenes import Object, Scene
+from unireason_jax.world.tasks import example
+from unireason_jax.world.verifier import check
+
+SCENES = 150
+TOLERANCE = 0.02
+
+
+def blur(image, sigma):
+    """Gaussian blur with the edge pixels repeated, kernel radius 4 sigma."""
+    radius = int(4 * sigma + 0.5)
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    taps /= taps.sum()
+    for axis in (0, 1):
+        width = [(radius, radius) if a == axis else (0, 0) for a in range(3)]
+        padded = np.pad(image, width, mode="edge")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, len(taps), axis)
+        image = windows @ taps
+    return image
+
+
+def noise(image, sigma, rng):
+    return image + rng.normal(0, sigma, image.shape)
+
+
+def dropout(image, rng):
+    return np.where(rng.random((*image.shape[:2], 1)) < 0.05, 128.0, image)
+
+
+DEGRADATIONS = {
+    "none": (lambda x, r: x, 1.0),
+    "noise 20": (lambda x, r: noise(x, 20, r), 1.0),
+    "noise 40": (lambda x, r: noise(x, 40, r), 1.0),
+    "noise 60": (lambda x, r: noise(x, 60, r), 1.0),
+    "blur 0.4": (lambda x, r: blur(x, 0.4), 1.0),
+    "blur 0.6": (lambda x, r: blur(x, 0.6), 1.0),
+    "blur 0.8": (lambda x, r: blur(x, 0.8), 0.79),
+    "blur 1.0": (lambda x, r: blur(x, 1.0), 0.27),
+    "blur 1.3": (lambda x, r: blur(x, 1.3), 0.07),
+    "gain 0.8": (lambda x, r: x * 0.8, 1.0),
+    "gain 0.65": (lambda x, r: x * 0.65, 0.0),
+    "offset 25": (lambda x, r: x + 25, 1.0),
+    "noise 20 + blur 0.5": (lambda x, r: noise(blur(x, 0.5), 20, r), 1.0),
+    "5 % grey": (dropout, 1.0),
+}
+
+
+def prompted_scenes(count, seed):
+    for i in range(count):
+        dice = Dice(seed, i, "degradation")
+        yield sample_scene(sample_prompt(dice).requirement, dice)
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_degradation_table(name):
+    degrade, expected = DEGRADATIONS[name]
+    rng = np.random.default_rng(11)
+    exact = 0
+    for scene in prompted_scenes(SCENES, seed=101):
+        image = np.clip(degrade(render(scene).astype(np.float64), rng), 0, 255)
+        looks = sorted(seen.look for seen in parse(image).objects)
+        exact += looks == sorted(obj.look for obj in scene.objects)
+    assert abs(exact / SCENES - expected) <= TOLERANCE, f"{name}: {exact / SCENES:.3f}"
+
+
+@pytest.mark.parametrize("side", [3, 4])
+def test_clean_pictures_are_read_exactly(side):
+    for i in range(400):
+        scene = example(9, i, "edit", side=side, render=False)["source"]
+        seen = parse(render(scene))
+        assert to_objects(seen.objects, side) == scene.objects
+        assert seen.residual == 0
+        assert all(abs(obj.fit - 1) < 1e-3 for obj in seen.objects)
+
+
+def test_no_injected_fault_is_accepted_under_noise_and_blur():
+    rng = np.random.default_rng(3)
+    rejected = 0
+    for i in range(300):
+        raw = example(17, i, "refine_t2i")
+        if not raw["faults"]:
+            continue
+        image = np.clip(noise(blur(raw["draft"].astype(np.float64), 0.5), 12, rng), 0, 255)
+        seen = parse(image)
+        assert not check(raw["requirement"], seen.objects, seen.residual).passed, raw["id"]
+        rejected += 1
+    assert rejected > 200
+
+
+def test_objects_off_the_grid_and_at_the_edge_are_found():
+    scene = Scene((Object("square", "red", "large", "b2"), Object("cross", "blue", "small", "a1")))
+    moved = np.roll(render(scene), (3, -1), (0, 1))
+    seen = parse(moved).objects
+    assert [(s.shape, s.y, s.x) for s in seen] == [("cross", 6.0, 2.0), ("square", 14.0, 10.0)]
+
+
+def test_mush_is_residual_and_not_objects():
+    rng = np.random.default_rng(0)
+    image = np.full((32, 32, 3), 100, np.uint8)
+    seen = parse(image)
+    assert seen.residual > 0.5
+    assert parse(rng.integers(0, 40, (32, 32, 3), np.uint8)) == ((), 0.0)
+    with pytest.raises(ValueError, match="picture"):
+        parse(np.zeros((32, 32)))

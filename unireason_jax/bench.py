@@ -1,0 +1,142 @@
+"""`unireason bench packing|loader|train`: what packing fills and what a step costs, as JSON.
+
+    unireason bench packing                       three mixtures, 50,000 records each
+    unireason bench loader --tokens-per-row 480   the embedded world through the whole pipeline
+    unireason bench train --size small            the step of the official code's CPU baseline
+    unireason bench train --size small --threads 1 2 --dtype bfloat16 --json out.json
+
+Results are printed, one JSON object a line, and written to `--json FILE` as a list.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+MIXTURES = ("quickstart", "world", "stage2")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(
+        prog="unireason bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = root.add_subparsers(dest="verb", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
+    common.add_argument("--seed", type=int, default=0)
+
+    packing = verbs.add_parser("packing", parents=[common], help="fill by stream, packs a second")
+    packing.add_argument("--mixture", choices=(*MIXTURES, "all"), default="all")
+    packing.add_argument("--records", type=int, default=50_000)
+    packing.add_argument("--tokens-per-row", type=int, help="wished row length")
+    packing.add_argument("--window", type=int, default=512, help="open records of the planner")
+
+    loader = verbs.add_parser("loader", parents=[common], help="tokens a second of the pipeline")
+    loader.add_argument("--records", type=int, default=4000, help="records an epoch")
+    loader.add_argument("--tokens-per-row", type=int, default=480)
+    loader.add_argument("--rows", type=int, default=32, help="rows of a batch")
+    loader.add_argument("--batches", type=int, default=50, help="timed batches")
+    loader.add_argument("--workers", type=int, default=0, help="processes that render")
+
+    train = verbs.add_parser("train", parents=[common], help="seconds of a training step")
+    train.add_argument("--size", choices=("small", "small_vit", "nano"), default="small")
+    train.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    train.add_argument("--full", action="store_true", help="with remat, clipping and EMA")
+    train.add_argument("--steps", type=int, default=20, help="timed steps")
+    train.add_argument("--warmup", type=int, default=2, help="steps before them")
+    train.add_argument(
+        "--threads", type=int, nargs="+", help="CPU cores to use; several give one run each"
+    )
+    return root
+
+
+def bench_packing(args: argparse.Namespace) -> list[dict]:
+    """All mixtures, or the one asked for."""
+    from unireason_jax.benchmarks import packing
+
+    names = MIXTURES if args.mixture == "all" else (args.mixture,)
+    settings = {"row": args.tokens_per_row, "window": args.window, "seed": args.seed}
+    return [packing.run(name, records=args.records, **settings) for name in names]
+
+
+def bench_loader(args: argparse.Namespace) -> list[dict]:
+    """The embedded world through measuring, planning, rendering and assembling."""
+    from unireason_jax.benchmarks import loader
+
+    return [
+        loader.run(
+            records=args.records,
+            tokens_per_row=args.tokens_per_row,
+            rows=args.rows,
+            batches=args.batches,
+            workers=args.workers,
+            seed=args.seed,
+        )
+    ]
+
+
+def bench_train(args: argparse.Namespace) -> list[dict]:
+    """One run in this process, or one process for each number of threads."""
+    threads = args.threads or [None]
+    if len(threads) > 1:
+        return [_train_in_process(args, number) for number in threads]
+    cores = limit_cores(threads[0])
+    from unireason_jax.benchmarks import train
+
+    settings = {"dtype": args.dtype, "full": args.full, "steps": args.steps}
+    found = train.run(args.size, warmup=args.warmup, **settings)
+    return [found | {"threads": cores} | train.compare(found, cores)]
+
+
+def limit_cores(count: int | None) -> int:
+    """Binds this process to `count` cores (before JAX sizes its thread pool); None: as it is.
+
+    Returns the number of cores.
+
+    Raises:
+      ValueError: more cores than there are, or a platform that cannot bind.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        if count is not None:
+            raise ValueError("--threads needs Linux: this platform cannot bind cores; leave it out")
+        return os.cpu_count() or 1
+    cores = sorted(os.sched_getaffinity(0))
+    if count is None:
+        return len(cores)
+    if not 1 <= count <= len(cores):
+        raise ValueError(f"--threads {count}: this process may use 1 to {len(cores)} cores")
+    os.sched_setaffinity(0, cores[:count])
+    return count
+
+
+def _train_in_process(args: argparse.Namespace, threads: int) -> dict:
+    command = [sys.executable, "-m", "unireason_jax.bench", "train", "--size", args.size]
+    command += ["--dtype", args.dtype, "--steps", str(args.steps), "--warmup", str(args.warmup)]
+    command += ["--threads", str(threads), *(["--full"] if args.full else [])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(arguments: list[str] | None = None) -> list[dict]:
+    """Runs the benchmark that the arguments name; prints, writes and returns the results."""
+    args = parser().parse_args(arguments)
+    benches = {"packing": bench_packing, "loader": bench_loader, "train": bench_train}
+    try:
+        results = benches[args.verb](args)
+    except (ValueError, subprocess.CalledProcessError) as error:
+        sys.exit(f"unireason bench {args.verb}: {error}")
+    for result in results:
+        print(json.dumps(result), flush=True)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What `unireason bench` measures: packing, the loader, the training step."""

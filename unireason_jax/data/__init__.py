@@ -1,0 +1,1 @@
+"""Records, templates, packing and the input pipeline: NumPy only, never JAX."""

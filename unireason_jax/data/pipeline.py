@@ -1,0 +1,277 @@
+"""From records to batches: plan, shuffle, render, assemble, prefetch; resumable anywhere.
+
+    mixture -> lengths -> pack plan -> shuffled packs, epoch after epoch -> rows -> local batch
+
+Everything before rendering is a function of the data and the seed, and the position in the run is
+one integer: the number of rows that the whole job has consumed. Any number of hosts and workers
+continues from it with the same global batches (as sets of rows). All randomness of an example
+(dropout, timestep, noise seed, posterior sample) comes from one generator keyed by (seed, epoch,
+example), never by row or host.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import grain
+import numpy as np
+from absl import flags
+from grain.experimental import ElasticIterator
+
+from unireason_jax.data import assemble
+from unireason_jax.data.layout import STREAMS, Sequence
+from unireason_jax.data.mixture import Mixture, RecordSource, measure, mix
+from unireason_jax.data.packing import Budgets, PackPlan, plan_packs
+from unireason_jax.data.planning import advise_budgets, cached_plan
+from unireason_jax.data.quarantine import Quarantine
+from unireason_jax.data.records import RecordError
+from unireason_jax.data.sequence import SequenceSpec, render
+
+_STATE = "next_row"
+_TRIAL = 64  # records rendered before a majority of failures stops the run
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderPack:
+    """(index of a row in the run, pack) -> row; picklable, so that workers can run it."""
+
+    mixture: Mixture
+    lengths: np.ndarray
+    plan: PackPlan
+    spec: SequenceSpec
+    seed: int
+    slots: int  # most records in a pack
+
+    def __call__(self, index: int, pack: int) -> dict[str, np.ndarray]:
+        """The row's arrays, plus notes for `Pipeline`: `_epoch`, `_records` and `_tokens` [3], and
+        `_failed`, the examples that could not be rendered (filled up with -1)."""
+        epoch = index // len(self.plan)
+        sequences, failed = [], np.full(self.slots, -1, np.int64)
+        for slot, example in enumerate(self.plan.pack(pack).tolist()):
+            try:
+                sequences.append(self.sequence(example, epoch))
+            except (RecordError, OSError):
+                failed[slot] = example
+        row = assemble.assemble(sequences, self.plan.budgets, self.spec.patch_sizes)
+        tokens = np.zeros(3, np.int64)
+        for sequence in sequences:
+            tokens += sequence.lengths
+        notes = {"_epoch": np.int64(epoch), "_failed": failed, "_tokens": tokens}
+        return row | notes | {"_records": np.int64(len(self.plan.pack(pack)))}
+
+    def sequence(self, example: int, epoch: int) -> Sequence:
+        """One example rendered with its own generator.
+
+        Raises:
+          RecordError or OSError: the record cannot be rendered, or is longer than planned.
+        """
+        key = [(self.seed << 32 | epoch) % 2**64, example]
+        rng = np.random.Generator(np.random.Philox(key=key))
+        record = self.mixture[example]
+        sequence = render(record, self.spec, rng)
+        for stream, found, planned in zip(STREAMS, sequence.lengths, self.lengths[example]):
+            if found > planned:
+                reason = f"has {found} {stream} tokens, planned were {planned}; plan again"
+                raise RecordError(record.id, None, reason)
+        return sequence
+
+
+class Pipeline:
+    """An endless iterator over this process's part of the global batches.
+
+    `next` gives a dict of NumPy arrays [rows / processes, ...] (see `assemble.row_spec`). Rows
+    are made ahead of time by threads, or by `workers` processes.
+
+    Attributes:
+      plan: the `PackPlan` in use.
+      budgets: tokens of a row by stream.
+      quarantine: records that failed, with reasons.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, RecordSource],
+        spec: SequenceSpec,
+        *,
+        budgets: Budgets | int,
+        rows: int,
+        seed: int = 0,
+        weights: Mapping[str, float] | None = None,
+        examples: int | None = None,
+        window: int = 512,
+        process: int = 0,
+        processes: int = 1,
+        workers: int = 0,
+        prefetch: int = 4,
+        cache: str | Path | None = None,
+        quarantine: str | Path | None = None,
+    ):
+        """Measures the records and plans the packs; nothing is rendered yet.
+
+        Args:
+          sources: random-access sources of records by name.
+          spec: how a record becomes tokens.
+          budgets: tokens of a row by stream, or their wished sum (see `advise_budgets`).
+          rows: rows of the global batch, a multiple of `processes`.
+          seed: of mixture, plan, shuffle and all randomness of examples.
+          weights, examples: see `mixture.mix`.
+          window: see `packing.plan_packs`.
+          process, processes: which part of the global batch is local.
+          workers: processes that render; 0 renders in threads of this process.
+          prefetch: batches made ahead (per worker where there are workers).
+          cache: folder where lengths and plan are kept between runs.
+          quarantine: JSON-lines file for records that fail.
+
+        Raises:
+          ValueError: rows do not divide, sources are empty, or no record is usable.
+        """
+        if rows < 1 or rows % processes:
+            raise ValueError(
+                f"rows={rows} must be a positive multiple of the {processes} processes"
+            )
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2**32), not {seed}")
+        self.rows, self.local_rows = rows, rows // processes
+        self.quarantine = Quarantine(quarantine)
+        mixture = mix(sources, weights=weights, examples=examples, seed=seed)
+        lengths = measure(mixture, spec, self.quarantine, directory=cache)
+        usable = np.flatnonzero(lengths.any(1))
+        if not isinstance(budgets, Budgets):
+            budgets = advise_budgets(lengths[usable], budgets, seed=seed).budgets
+        self.budgets, self.spec = budgets, spec
+        self.plan = self._plan(mixture, lengths, usable, window=window, seed=seed, cache=cache)
+        slots = int(np.diff(self.plan.offsets).max())
+        self._render = RenderPack(mixture, lengths, self.plan, spec, seed, slots)
+        packs = grain.MapDataset.range(len(self.plan)).seed(seed).shuffle().repeat()
+        self._iterator = ElasticIterator(
+            packs.map_with_index(self._render),
+            rows,
+            grain.sharding.ShardOptions(process, processes),
+            read_options=grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, prefetch)),
+            multiprocessing_options=_workers(workers, prefetch),
+        )
+        self._next_row = 0
+        self._tokens = np.zeros(3, np.int64)
+        self._packs = self._failures = self._records = 0
+        self._waited = 0.0
+        self._started: float | None = None
+
+    def _plan(self, mixture, lengths, usable, *, window, seed, cache) -> PackPlan:
+        """The plan over usable examples; what is too long for a row is quarantined."""
+        settings = {"window": window, "seed": seed}
+        if cache:
+            plan = cached_plan(lengths[usable], self.budgets, cache, **settings)
+        else:
+            plan = plan_packs(lengths[usable], self.budgets, **settings)
+        limit = self.budgets.array()
+        for example in usable[plan.oversized].tolist():
+            stream = int((lengths[example] > limit).argmax())
+            source, record = mixture.index[example].tolist()
+            self.quarantine.add(
+                mixture.names[source],
+                mixture.sources[source][record].id,
+                f"{lengths[example, stream]} {STREAMS[stream]} tokens exceed the row's "
+                f"{limit[stream]}; raise that budget or leave the record out",
+            )
+        if len(plan) == 0:
+            reason = next(iter(self.quarantine.reasons.values()))
+            raise ValueError(f"no record fits a row with {self.budgets}; the first: {reason}")
+        return dataclasses.replace(
+            plan, members=usable[plan.members], oversized=usable[plan.oversized]
+        )
+
+    def __iter__(self) -> "Pipeline":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """The next local batch.
+
+        Raises:
+          ValueError: most records fail to render; the message holds the last reason.
+        """
+        start = time.monotonic()
+        self._started = self._started or start
+        batch = next(self._iterator)
+        self._waited += time.monotonic() - start
+        self._next_row += self.rows
+        self._packs += self.local_rows
+        self._tokens += batch.pop("_tokens").sum(0)
+        self._records += int(batch.pop("_records").sum())
+        self._note_failures(batch.pop("_epoch"), batch.pop("_failed"))
+        return batch
+
+    def _note_failures(self, epochs: np.ndarray, failed: np.ndarray) -> None:
+        mixture, reason = self._render.mixture, ""
+        for row, slot in np.argwhere(failed >= 0).tolist():
+            example = int(failed[row, slot])
+            source, record = mixture.index[example].tolist()
+            self._failures += 1
+            try:  # once more, in this process, for the reason
+                self._render.sequence(example, int(epochs[row]))
+                record_id, reason = mixture[example].id, "failed once, rendered the second time"
+            except RecordError as error:
+                record_id, reason = error.record_id, error.reason
+            except OSError as error:
+                record_id, reason = f"number {record}", str(error)
+            self.quarantine.add(mixture.names[source], record_id, reason)
+        if reason and self._records >= _TRIAL and self._failures > self._records / 2:
+            raise ValueError(
+                f"{self._failures} of the first {self._records} records failed; the last: {reason}"
+            )
+
+    def get_state(self) -> dict[str, int]:
+        """Position in the run: the rows that all processes together have consumed."""
+        return {_STATE: self._next_row}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Continues behind a position that any number of processes and workers has saved.
+
+        Raises:
+          ValueError: the state is not one of `get_state`.
+        """
+        value = state.get(_STATE)
+        if not isinstance(value, int | np.integer) or value < 0:
+            raise ValueError(f"data state {dict(state)} has no '{_STATE}' >= 0; was it saved here?")
+        self._next_row = int(value)
+        self._iterator.set_state({"global_next_index": self._next_row})
+
+    def close(self) -> None:
+        """Stops threads and workers."""
+        self._iterator.close()
+
+    def stats(self) -> dict[str, float]:
+        """Numbers since the start of this process, for the metrics.
+
+        `fill/<stream>` is what the rows really held (after dropout and failures) and
+        `plan_fill/<stream>` what was planned; tokens and packs are of this process; `wait` is the
+        seconds spent in `next`.
+        """
+        seconds = time.monotonic() - self._started if self._started else 0.0
+        capacity = self._packs * self.budgets.array()
+        numbers = {
+            "packs": self._packs,
+            "packs_per_second": self._packs / seconds if seconds else 0.0,
+            "wait": self._waited,
+            "quarantined": len(self.quarantine),
+            "epoch": self._next_row / len(self.plan),
+        }
+        for stream, tokens, room, planned in zip(STREAMS, self._tokens, capacity, self.plan.fill):
+            numbers[f"tokens/{stream}"] = int(tokens)
+            numbers[f"fill/{stream}"] = float(tokens / room) if room else 1.0
+            numbers[f"plan_fill/{stream}"] = float(planned)
+        return numbers
+
+    def batch_spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of every array of the global batch, by name."""
+        spec = assemble.row_spec(self.budgets, self.spec.patch_sizes)
+        return {name: ((self.rows, *shape), dtype) for name, (shape, dtype) in spec.items()}
+
+
+def _workers(workers: int, prefetch: int) -> grain.MultiprocessingOptions | None:
+    """Options for worker processes; Grain reads an absl flag that needs parsed flags."""
+    if not workers:
+        return None
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    return grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)

@@ -1,0 +1,56 @@
+"""Templates: pure functions from a raw example to a record, for training and sampling alike.
+
+A raw example is a plain dict, from the embedded world, a JSON line, or a request. What it lacks
+becomes a hole for the sampler, so that a model reads while sampling the very tokens it was trained
+on. `TEMPLATES` names them all; `to_record` chooses by the example.
+"""
+
+import difflib
+from collections.abc import Callable
+
+from unireason_jax.data.records import Record, RecordError
+from unireason_jax.data.templates.generation import edit, t2i, think_edit, think_t2i, uni_edit
+from unireason_jax.data.templates.process import process
+from unireason_jax.data.templates.refinement import refine_edit, refine_t2i
+from unireason_jax.data.templates.style import PLAIN, Example, Style
+from unireason_jax.data.templates.understanding import vqa
+
+Template = Callable[[Example, Style], Record]
+TEMPLATES: dict[str, Template] = {
+    template.__name__: template
+    for template in (
+        t2i,
+        think_t2i,
+        edit,
+        think_edit,
+        refine_t2i,
+        refine_edit,
+        process,
+        vqa,
+        uni_edit,
+    )
+}
+
+
+def template_of(example: Example) -> str:
+    """Name of the template for an example: its task, thinking where it has a plan.
+
+    Raises:
+      RecordError: no `task`, or an unknown one.
+    """
+    task = example.get("task")
+    if task not in TEMPLATES:
+        near = difflib.get_close_matches(str(task), TEMPLATES, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else f"; use one of {sorted(TEMPLATES)}"
+        raise RecordError(str(example.get("id", "?")), None, f"field 'task' is {task!r}{hint}")
+    thinks = task in ("t2i", "edit") and example.get("think") is not None
+    return f"think_{task}" if thinks else task
+
+
+def to_record(example: Example, style: Style = PLAIN) -> Record:
+    """The record of an example by its own template.
+
+    Raises:
+      RecordError: the task is unknown, or a field is missing or has the wrong type.
+    """
+    return TEMPLATES[template_of(example)](example, style)

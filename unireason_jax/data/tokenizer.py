@@ -1,0 +1,258 @@
+"""Text <-> ids behind one small protocol: SentencePiece words, and Qwen2's BPE for BAGEL.
+
+`encode` adds nothing, and control tokens written in a user's text stay text: only the template puts
+control ids into a sequence.
+"""
+
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+CONTROLS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+TAGS = ("think", "sugg", "ins", "des", "refine")
+TAG_WORDS = tuple(f"<{mark}{tag}>" for tag in TAGS for mark in ("", "/"))
+
+
+class Tokenizer(Protocol):
+    """What records, templates and samplers need of a tokenizer.
+
+    `bos`, `eos`, `soi` and `eoi` are the ids of the four `CONTROLS`, in this order.
+    """
+
+    bos: int
+    eos: int
+    soi: int
+    eoi: int
+    vocab_size: int
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text, nothing added."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids, control tokens left out."""
+
+    def save(self, folder: Path) -> None:
+        """Writes what `load_tokenizer` needs into `folder`."""
+
+
+class SentencePieceTokenizer:
+    """A word-level SentencePiece vocabulary for the embedded world.
+
+    Words are separated by blanks; tags and the signs , . ; : ? ! are words of their own, so
+    `<think>red` and `<think> red` are the same ids. Decoding joins words with single blanks.
+    Words that were not seen in training become the unknown id, written as "<unk>".
+
+    Args:
+      model: the bytes of a SentencePiece model.
+    """
+
+    FILE = "sentencepiece.model"
+    _WORDS = re.compile("|".join([*map(re.escape, TAG_WORDS), r"[,.;:?!]"]))
+
+    def __init__(self, model: bytes):
+        import sentencepiece
+
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        pieces = {name: self._processor.piece_to_id(name) for name in CONTROLS}
+        unknown = self._processor.unk_id()
+        for name, piece in pieces.items():
+            if piece == unknown or not self._processor.is_control(piece):
+                raise ValueError(
+                    f"the SentencePiece model has no control symbol {name}; train it with "
+                    "SentencePieceTokenizer.train"
+                )
+        self.bos, self.eos, self.soi, self.eoi = pieces.values()
+        self.vocab_size = self._processor.get_piece_size()
+
+    @classmethod
+    def train(cls, texts: Iterable[str], words: Iterable[str] = ()) -> "SentencePieceTokenizer":
+        """A vocabulary of every word of `texts` and `words`, the same whatever their order.
+
+        Raises:
+          ValueError: there is no word at all.
+        """
+        import sentencepiece
+
+        found = {word for text in texts for word in cls._separated(text).split()}
+        found |= {word for text in words for word in cls._separated(text).split()} | {*TAG_WORDS}
+        found -= {*CONTROLS}
+        if not found - {*TAG_WORDS}:
+            raise ValueError("no words to train a tokenizer on; give texts or words")
+        model = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sorted(found)),
+            model_writer=model,
+            model_type="word",
+            use_all_vocab=True,
+            control_symbols=list(CONTROLS),
+            normalization_rule_name="identity",
+            character_coverage=1.0,
+            unk_surface="<unk>",
+            bos_id=-1,
+            eos_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+        return cls(model.getvalue())
+
+    @classmethod
+    def load(cls, folder: Path) -> "SentencePieceTokenizer":
+        """Reads what `save` wrote.
+
+        Raises:
+          FileNotFoundError: the folder has no SentencePiece model.
+        """
+        return cls(_existing(Path(folder) / cls.FILE).read_bytes())
+
+    def save(self, folder: Path) -> None:
+        """Writes the model into `folder`."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / self.FILE).write_bytes(self._model)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the words of `text`."""
+        return self._processor.encode(self._separated(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Words joined by blanks, control tokens left out."""
+        return self._processor.decode([int(i) for i in ids])
+
+    def __reduce__(self):
+        return type(self), (self._model,)
+
+    @classmethod
+    def _separated(cls, text: str) -> str:
+        return cls._WORDS.sub(r" \g<0> ", text)
+
+
+class Qwen2Tokenizer:
+    """Qwen2's byte-level BPE (BAGEL, UniReason) through the `tokenizers` library.
+
+    Args:
+      tokenizer: a `tokenizers.Tokenizer` that holds the four control tokens.
+      parse_controls: the reference turns "<|im_end|>" in a user's text into the real control id;
+        True reproduces that, False (default) keeps it text.
+
+    Raises:
+      ValueError: a control token is missing.
+    """
+
+    FILE = "tokenizer.json"
+    _SPLIT = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+
+    def __init__(self, tokenizer, *, parse_controls: bool = False):
+        self._tokenizer = tokenizer
+        self._parse_controls = parse_controls
+        self._tokenizer.encode_special_tokens = not parse_controls
+        ids = {name: tokenizer.token_to_id(name) for name in CONTROLS}
+        missing = [name for name, piece in ids.items() if piece is None]
+        if missing:
+            raise ValueError(
+                f"the tokenizer lacks {', '.join(missing)}; load it with add_missing=True, which "
+                "appends them (the embedding table must have rows for them)"
+            )
+        self.bos, self.eos, self.soi, self.eoi = ids.values()
+        self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, add_missing: bool = False, parse_controls: bool = False
+    ) -> "Qwen2Tokenizer":
+        """Reads `tokenizer.json`, or `vocab.json` and `merges.txt` as in the BAGEL release.
+
+        Args:
+          folder: where the files are.
+          add_missing: append absent control tokens after the vocabulary, in the reference's order
+            (bos, eos, soi, eoi).
+          parse_controls: see the class.
+
+        Raises:
+          FileNotFoundError: neither set of files is there.
+          ValueError: a control token is missing and `add_missing` is False.
+        """
+        import tokenizers
+
+        folder = Path(folder)
+        if (folder / cls.FILE).is_file():
+            tokenizer = tokenizers.Tokenizer.from_file(str(folder / cls.FILE))
+        elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+            tokenizer = cls._from_slow_files(folder)
+        else:
+            raise FileNotFoundError(
+                f"no tokenizer in {folder}: neither {cls.FILE} nor vocab.json with merges.txt; "
+                "copy them from the model's release"
+            )
+        if add_missing:
+            absent = [name for name in CONTROLS if tokenizer.token_to_id(name) is None]
+            tokenizer.add_special_tokens(absent)
+        return cls(tokenizer, parse_controls=parse_controls)
+
+    def save(self, folder: Path) -> None:
+        """Writes `tokenizer.json` into `folder`."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / self.FILE).write_text(self._tokenizer.to_str(), encoding="utf-8")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, nothing added."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids, control tokens left out."""
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def __reduce__(self):
+        return _restored, (self._tokenizer.to_str(), self._parse_controls)
+
+    @classmethod
+    def _from_slow_files(cls, folder: Path):
+        import tokenizers
+        from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+        model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+        tokenizer = tokenizers.Tokenizer(model)
+        tokenizer.normalizer = normalizers.NFC()
+        split = pre_tokenizers.Split(tokenizers.Regex(cls._SPLIT), "isolated")
+        letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, letters])
+        tokenizer.decoder = decoders.ByteLevel()
+        config = folder / "tokenizer_config.json"
+        added = (
+            json.loads(config.read_text()).get("added_tokens_decoder", {})
+            if config.is_file()
+            else {}
+        )
+        for _, token in sorted(added.items(), key=lambda item: int(item[0])):
+            special = token.get("special", True)
+            entry = tokenizers.AddedToken(token["content"], special=special, normalized=False)
+            (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([entry])
+        return tokenizer
+
+
+def load_tokenizer(folder: Path) -> SentencePieceTokenizer | Qwen2Tokenizer:
+    """The tokenizer that `save` wrote into `folder`, whichever kind it is.
+
+    Raises:
+      FileNotFoundError: no tokenizer there.
+    """
+    if (Path(folder) / SentencePieceTokenizer.FILE).is_file():
+        return SentencePieceTokenizer.load(folder)
+    return Qwen2Tokenizer.load(folder)
+
+
+def _restored(text: str, parse_controls: bool) -> Qwen2Tokenizer:
+    import tokenizers
+
+    return Qwen2Tokenizer(tokenizers.Tokenizer.from_str(text), parse_controls=parse_controls)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"no tokenizer at {path}; name the folder a run saved it in")
+    return path

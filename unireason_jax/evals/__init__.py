@@ -1,0 +1,1 @@
+"""Evaluations: a judge, rates with intervals, and a report with pictures."""

@@ -1,0 +1,81 @@
+"""Rates with 95 % intervals: how sure a count of successes makes us."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Z95 = 1.959963984540054
+RESAMPLES = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """A share of successes.
+
+    Attributes:
+      value: the share in [0, 1]; nan when nothing was counted.
+      low, high: ends of the 95 % interval; nan with `value`.
+      count: how many were judged.
+    """
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        if not self.count:
+            return "-"
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; an empty rate has null values."""
+        values = dataclasses.asdict(self)
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
+
+
+def wilson(outcomes: Iterable[bool]) -> Rate:
+    """Share of true outcomes with Wilson's score interval (Wilson, 1927)."""
+    outcomes = [bool(x) for x in outcomes]
+    n = len(outcomes)
+    if not n:
+        return Rate(math.nan, math.nan, math.nan, 0)
+    p = sum(outcomes) / n
+    middle = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
+    return Rate(p, max(middle - half, 0.0), min(middle + half, 1.0), n)
+
+
+def mean_of_groups(groups: Mapping[str, Sequence[bool]], *, seed: int = 0) -> Rate:
+    """Mean of the groups' shares, as GenEval averages over its tags.
+
+    The interval is a percentile bootstrap that resamples within each group. Where all outcomes
+    agree the bootstrap has no width; then Wilson's interval of the pooled outcomes is given.
+    """
+    filled = {name: np.asarray(values, float) for name, values in groups.items() if len(values)}
+    total = sum(len(values) for values in filled.values())
+    if not filled:
+        return Rate(math.nan, math.nan, math.nan, 0)
+    value = float(np.mean([values.mean() for values in filled.values()]))
+    if all(values.min() == values.max() for values in filled.values()):
+        pooled = wilson(np.concatenate(list(filled.values())) > 0)
+        low, high = min(pooled.low, value), max(pooled.high, value)
+        return Rate(value, low, high, total)
+    rng = np.random.default_rng(seed)
+    means = [
+        rng.binomial(len(values), values.mean(), RESAMPLES) / len(values)
+        for values in filled.values()
+    ]
+    low, high = np.percentile(np.mean(means, axis=0), [2.5, 97.5])
+    return Rate(value, float(low), float(high), total)
+
+
+def by_group(items: Iterable[tuple[str, bool]]) -> dict[str, list[bool]]:
+    """Outcomes by group name, groups in order of first appearance."""
+    groups: dict[str, list[bool]] = {}
+    for name, outcome in items:
+        groups.setdefault(name, []).append(bool(outcome))
+    return groups

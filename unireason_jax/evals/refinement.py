@@ -1,0 +1,145 @@
+"""How well a model refines: judged images of a trace, and what its reflections did with them."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from unireason_jax.evals.rates import Rate, wilson
+from unireason_jax.evals.report import Section
+from unireason_jax.inference.trace import Trace
+from unireason_jax.world.edits import NO_CHANGE, apply_edit
+from unireason_jax.world.language import parse_reflection
+from unireason_jax.world.parser import parse, to_objects
+from unireason_jax.world.repair import suggest
+from unireason_jax.world.requirements import Requirement
+from unireason_jax.world.scenes import CELL
+from unireason_jax.world.verifier import check_image
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One look of the model at an image.
+
+    Attributes:
+      passed: the image looked at is right.
+      stopped: the hand-over after the reflection was "stop".
+      after: whether the next image is right; None when none was drawn.
+      needed: edits that would repair the image; 0 when it is right.
+      readable: the reflection follows the grammar.
+      helpful: carrying the reflection out would leave fewer edits; None for a right image, or a
+        reflection that cannot be read or asks for nothing.
+    """
+
+    passed: bool
+    stopped: bool
+    after: bool | None
+    needed: int
+    readable: bool
+    helpful: bool | None
+
+
+def turns(trace: Trace, requirement: Requirement) -> list[Turn]:
+    """The looks of a judged trace, in order."""
+    found, image, looks = [], None, []
+    for step in trace.steps:
+        if step.kind == "image":
+            if looks:
+                found.append(_turn(*looks.pop(), requirement, after=step.verdict))
+            image = step
+        elif step.role == "reflection" and image is not None:
+            looks = [(image, step)]
+    return found + [_turn(*look, requirement, after=None) for look in looks]
+
+
+def judge(trace: Trace, requirement: Requirement, **details: Any) -> Trace:
+    """The trace with the exact verdict on every image of a requested scene but the source."""
+    verdicts = {
+        number: check_image(requirement, step.image).passed
+        for number, step in enumerate(trace.steps)
+        if step.kind == "image" and step.role != "source"
+    }
+    return trace.judged(verdicts, **details)
+
+
+def verdicts(trace: Trace) -> list[bool]:
+    """Verdicts of the judged images in order."""
+    return [step.verdict for step in trace.steps if step.verdict is not None]
+
+
+def after_round(trace: Trace, number: int) -> bool:
+    """Verdict on what the model would show after at most `number` rounds."""
+    judged = verdicts(trace)
+    return judged[min(number, len(judged) - 1)]
+
+
+def section(name: str, title: str, traces: Sequence[Sequence[Turn]]) -> Section:
+    """The table of fix rate, break rate, stop accuracy and reflections."""
+    looks = [turn for trace in traces for turn in trace]
+    moved = [turn for turn in looks if turn.after is not None]
+    wrong = [turn for turn in looks if not turn.passed]
+    right = [turn for turn in looks if turn.passed]
+    rows = (
+        ("fix rate: right after a round, wrong before", _rate(moved, lambda t: t.after, False)),
+        (
+            "break rate: wrong after a round, right before",
+            _rate(moved, lambda t: not t.after, True),
+        ),
+        ("stop accuracy: stops at right, goes on at wrong", _all(looks, _stop_is_right)),
+        ("stops at a right image", _all(right, lambda t: t.stopped)),
+        ("goes on at a wrong image", _all(wrong, lambda t: not t.stopped)),
+        ("reflection follows the grammar", _all(looks, lambda t: t.readable)),
+        (
+            "reflection on a wrong image brings it nearer",
+            _all([t for t in wrong if t.helpful is not None], lambda t: t.helpful),
+        ),
+    )
+    note = "Every look of the model at an image counts once; the verdict is the exact judge's."
+    return Section(name, title, ("rate",), tuple((n, (r,)) for n, r in rows), note)
+
+
+def rounds_section(traces: Sequence[Sequence[Turn]], most: int) -> Section:
+    """How many rounds were used against how many the draft needed."""
+    rows = []
+    for needed in range(most + 1):
+        group = [t for t in traces if t and min(t[0].needed, most) == needed]
+        used = [sum(turn.after is not None for turn in trace) for trace in group]
+        rates = tuple(wilson(min(u, most) == rounds for u in used) for rounds in range(most + 1))
+        label = f"{needed}" if needed < most else f"{most} or more"
+        rows.append((f"draft needs {label}", rates))
+    columns = tuple(f"uses {rounds}" for rounds in range(most + 1))
+    note = "Share of traces by rounds used; needed are the fewest edits that repair the draft."
+    return Section("rounds", "Rounds used against rounds needed", columns, tuple(rows), note)
+
+
+def _turn(image: Any, reflection: Any, requirement: Requirement, *, after: bool | None) -> Turn:
+    """Judges one reflection on one image."""
+    side = image.image.shape[0] // CELL
+    seen = to_objects(parse(image.image).objects, side)
+    needed = 0 if image.verdict else max(len(suggest(requirement, seen, side=side)), 1)
+    readable, helpful = True, None
+    try:
+        edit = parse_reflection(reflection.text, side)
+        if not image.verdict and edit != NO_CHANGE:
+            helpful = len(suggest(requirement, apply_edit(seen, edit), side=side)) < needed
+    except ValueError:
+        readable = False
+    return Turn(image.verdict, reflection.handover == "stop", after, needed, readable, helpful)
+
+
+def _stop_is_right(turn: Turn) -> bool:
+    return turn.stopped == turn.passed
+
+
+def _rate(turns: Iterable[Turn], outcome: Any, passed: bool) -> Rate:
+    return _all([turn for turn in turns if turn.passed == passed], outcome)
+
+
+def _all(turns: Sequence[Turn], outcome: Any) -> Rate:
+    return wilson(outcome(turn) for turn in turns)
+
+
+def mean_rounds(traces: Sequence[Trace]) -> float:
+    """Refined images per trace."""
+    return float(np.mean([trace.rounds for trace in traces])) if traces else 0.0

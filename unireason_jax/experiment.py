@@ -1,0 +1,257 @@
+"""What a config stands for: model, tokenizer, codec, pipeline of records, and the step's plan.
+
+Training builds these from a config; sampling and evaluation rebuild the same from a run's
+directory, so that both read and write exactly the same tokens.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from unireason_jax import configuration, metrics, objective, sharding, state
+from unireason_jax.configuration import ConfigError
+from unireason_jax.data.mixture import RecordSource
+from unireason_jax.data.packing import Budgets
+from unireason_jax.data.pipeline import Pipeline
+from unireason_jax.data.sequence import LatentCodec, SequenceSpec
+from unireason_jax.data.sources import ArrayRecordSource, JsonSource, WorldSource
+from unireason_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from unireason_jax.models import functional
+from unireason_jax.models.config import BagelConfig
+from unireason_jax.optim import make_optimizer
+from unireason_jax.state import TrainState
+from unireason_jax.world import vocabulary
+from unireason_jax.world.basis import PatchBasis
+
+TOKENIZER, CODEC = "tokenizer", "codec.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config and what is made from it without touching a device.
+
+    Attributes:
+      config: the resolved config.
+      model: the model's shape.
+      spec: how a record becomes tokens; holds the tokenizer and the codec.
+    """
+
+    config: ConfigDict
+    model: BagelConfig
+    spec: SequenceSpec
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text <-> ids."""
+        return self.spec.tokenizer
+
+    @property
+    def codec(self) -> LatentCodec:
+        """Pictures <-> latents."""
+        return self.spec.codec
+
+    def save(self, workdir: epath.PathLike) -> None:
+        """Writes config.json, the tokenizer and the codec: all that sampling needs but weights."""
+        workdir = epath.Path(workdir)
+        configuration.save(workdir, self.config)
+        self.tokenizer.save(Path(workdir / TOKENIZER))
+        with (workdir / CODEC).open("wb") as file:
+            np.savez(file, **self.codec.to_arrays())
+
+
+def create(config: ConfigDict) -> Experiment:
+    """The experiment of a config, for training: the world's vocabulary and latents.
+
+    Raises:
+      ConfigError: model and data do not fit together; the message says which key to set.
+    """
+    tokenizer = SentencePieceTokenizer.train((), vocabulary.WORDS)
+    return _assemble(config, tokenizer, PatchBasis.create())
+
+
+def load(workdir: epath.PathLike) -> Experiment:
+    """The experiment of a run, for sampling and evaluation.
+
+    Raises:
+      FileNotFoundError: the directory is not that of a training run.
+    """
+    config = configuration.load_workdir(workdir)
+    path = epath.Path(workdir) / CODEC
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not found; train again into this --workdir, or copy it.")
+    with path.open("rb") as file:
+        codec = PatchBasis.from_arrays(dict(np.load(file)))
+    return _assemble(config, load_tokenizer(Path(workdir) / TOKENIZER), codec)
+
+
+def _assemble(config: ConfigDict, tokenizer: Tokenizer, codec: LatentCodec) -> Experiment:
+    """Joins model and data, checking that they fit."""
+    model = configuration.model_config(config)
+    if tokenizer.vocab_size > model.llm.vocab:
+        raise ConfigError(
+            f"the tokenizer has {tokenizer.vocab_size} pieces but the model {model.llm.vocab} "
+            f"rows; set --config.model.llm.vocab to at least {tokenizer.vocab_size}."
+        )
+    if codec.channels != model.latent.channels:
+        raise ConfigError(
+            f"the codec has {codec.channels} channels but the model {model.latent.channels}; "
+            f"set --config.model.latent.channels={codec.channels}."
+        )
+    vit = model.vit
+    spec = SequenceSpec(
+        tokenizer=tokenizer,
+        codec=codec,
+        latent_patch=model.latent.patch,
+        latent_side=model.latent.side,
+        vit_patch=vit.patch if vit else 0,
+        vit_side=vit.side if vit else 1,
+        dropout=tuple(config.data.dropout),
+        weighting=config.data.weighting,
+    )
+    return Experiment(config, model, spec)
+
+
+def make_source(config: ConfigDict, *, seed: int, held_out: bool = False) -> RecordSource:
+    """The records of a config: the embedded world, a prepared folder, or a JSON file.
+
+    Args:
+      config: the resolved config.
+      seed: of the world's examples.
+      held_out: prompts of the world that training never draws; for files, `data.held_out`.
+
+    Raises:
+      ConfigError: no world task has a weight, or no held-out file is named.
+      FileNotFoundError, ValueError: the data cannot be opened, or there is none.
+    """
+    data = config.data
+    if data.source != "world":
+        path = data.held_out if held_out else data.source
+        if not path:
+            raise ConfigError("config.data.held_out: name the held-out records, or eval.every=0.")
+        return ArrayRecordSource(path) if Path(path).is_dir() else JsonSource(path)
+    weights = {task: weight for task, weight in data.mixture.items() if weight > 0}
+    if not weights:
+        raise ConfigError("config.data.mixture: every weight is 0; give one task a weight.")
+    size = config.eval.examples if held_out else data.examples
+    return WorldSource(seed, size, weights, held_out=held_out, side=data.side)
+
+
+def make_pipeline(
+    experiment: Experiment,
+    *,
+    held_out: bool = False,
+    process: int = 0,
+    processes: int = 1,
+    workdir: epath.PathLike | None = None,
+) -> Pipeline:
+    """The endless iterator of training batches, or of held-out ones.
+
+    Args:
+      experiment: what to iterate over.
+      held_out: prompts that training never sees, without condition dropout.
+      process, processes: which part of the global batch is local.
+      workdir: where plans are cached and bad records are listed; None for nowhere.
+
+    Raises:
+      ConfigError: no task has a weight, or a budget is missing.
+    """
+    data, spec = experiment.config.data, experiment.spec
+    seed, workers = data.seed, data.workers
+    if held_out:
+        spec = dataclasses.replace(spec, dropout=(0.0, 0.0, 0.0))
+        seed, workers = data.seed + 1, 0
+    budgets = Budgets(**data.budgets) if sum(data.budgets.values()) else data.tokens
+    if not budgets:
+        raise ConfigError(
+            "config.data: set budgets.text, budgets.vit and budgets.latent, or tokens (their sum, "
+            "from which they are advised)."
+        )
+    quarantine = epath.Path(workdir) / "quarantine.jsonl" if workdir and process == 0 else None
+    return Pipeline(
+        {data.source: make_source(experiment.config, seed=seed, held_out=held_out)},
+        spec,
+        budgets=budgets,
+        rows=data.rows,
+        window=data.window,
+        process=process,
+        processes=processes,
+        prefetch=data.prefetch,
+        cache=Path(workdir) / "plans" if workdir else None,
+        quarantine=Path(quarantine) if quarantine else None,
+        seed=seed,
+        workers=workers,
+    )
+
+
+class Plan:
+    """All that is known of a training run before the first array exists.
+
+    Attributes:
+      config: the resolved config.
+      experiment: model, tokenizer, codec.
+      loss, optimizer: what is minimised, and how.
+      mesh: devices by axis.
+      shardings: NamedSharding of every leaf of the state.
+      abstract: shapes, dtypes and shardings of the state.
+      pipeline: this process's batches.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: epath.PathLike | None = None):
+        self.config, self.experiment = config, create(config)
+        self.model, self.loss = self.experiment.model, configuration.loss_config(config)
+        logical = functional.logical_axes(self.model)
+        self.optimizer = make_optimizer(configuration.optim_config(config), logical)
+        sizes = config.mesh.to_dict()
+        self.mesh = sharding.make_mesh(
+            {axis: sizes[axis] for axis in sharding.AXES}, slices=sizes["slices"]
+        )
+        self.microbatches = config.train.microbatches
+        parts = sharding.row_parts(self.mesh) * self.microbatches
+        if config.data.rows % parts or sharding.row_parts(self.mesh) % jax.process_count():
+            raise ConfigError(
+                f"config.data.rows={config.data.rows} must be a multiple of data x fsdp x "
+                f"microbatches = {parts}, and data x fsdp of the {jax.process_count()} processes."
+            )
+        shapes = state.abstract_state(functional.abstract(self.model), self.optimizer)
+        self.shardings = state.state_shardings(self.mesh, shapes, logical)
+        self.abstract = state.with_shardings(shapes, self.shardings)
+        self.pipeline = self.make_pipeline(workdir=workdir)
+
+    def make_pipeline(
+        self, *, held_out: bool = False, workdir: epath.PathLike | None = None
+    ) -> Pipeline:
+        """This process's batches, of training or held-out records; see `make_pipeline`."""
+        return make_pipeline(
+            self.experiment,
+            held_out=held_out,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+            workdir=workdir,
+        )
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, dtypes and sharding of a global batch."""
+        rows = sharding.batch_sharding(self.mesh)
+        return {
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+            for name, (shape, dtype) in self.pipeline.batch_spec().items()
+        }
+
+    def compile_step(self) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+        """The train step as an executable; the state it is given is donated."""
+        step = functools.partial(
+            objective.train_step,
+            model=self.model,
+            loss=self.loss,
+            optimizer=self.optimizer,
+            microbatches=self.microbatches,
+        )
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
+        with metrics.heartbeat("train step"):
+            return jitted.lower(self.abstract, self.abstract_batch()).compile()

@@ -1,0 +1,1 @@
+"""Sampling: a key/value cache, text and image loops, and the reasoner that walks a template."""

@@ -1,0 +1,373 @@
+"""Writing text and drawing images from a cache, each in one compiled loop.
+
+Randomness belongs to the sample, never to its place in a batch: text rows carry a seed that keys
+their Gumbel noise, images a seed that keys the noise of every token. So a prompt gives the same
+text and image alone, among others, and on any number of devices.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unireason_jax import flow
+from unireason_jax.inference.cache import (
+    Cache,
+    Markers,
+    append_latents,
+    append_text,
+    append_vit,
+    concat_rows,
+    read_noised,
+)
+from unireason_jax.models import functional
+
+NEVER = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSettings:
+    """How text is chosen.
+
+    Attributes:
+      temperature: 0 takes the most likely token; otherwise logits are divided by it and sampled.
+      top_p: keep the smallest set of tokens whose probability reaches this (nucleus sampling);
+        1 keeps all.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError on values outside their range."""
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"text: temperature {self.temperature} must be >= 0 and "
+                f"top_p {self.top_p} in (0, 1]."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowSettings:
+    """How an image is drawn (BAGEL image generation).
+
+    Attributes:
+      timesteps: N points from t = 1 to t = 0; that is N - 1 Euler steps.
+      shift: s in t -> s t / (1 + (s - 1) t); above 1 spends more steps near the noise.
+      text_scale: guidance away from the context without text; 1 or less turns all guidance off.
+      image_scale: guidance away from the context without images; 1 or less turns it off.
+      interval: (lo, hi): guidance acts at shifted times lo < t <= hi.
+      renorm: "none", "global", "channel" or "text_channel": what the guided velocity's norm is
+        compared with; norms are per sample.
+      renorm_min: smallest factor of the renormalisation.
+    """
+
+    timesteps: int = 50
+    shift: float = 3.0
+    text_scale: float = 4.0
+    image_scale: float = 1.0
+    interval: tuple[float, float] = (0.4, 1.0)
+    renorm: str = "global"
+    renorm_min: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError on values that cannot work."""
+        if self.timesteps < 2:
+            raise ValueError(f"flow: timesteps must be at least 2, not {self.timesteps}.")
+        if self.shift <= 0:
+            raise ValueError(f"flow: shift must be positive, not {self.shift}.")
+        if self.renorm not in flow.RENORMS:
+            names = ", ".join(flow.RENORMS)
+            raise ValueError(f"flow: renorm {self.renorm!r} is not one of {names}.")
+
+    def times(self) -> np.ndarray:
+        """The N shifted times, float32, from 1 down to 0."""
+        return np.asarray(flow.euler_grid(self.timesteps, self.shift), np.float32)
+
+    def segments(self) -> tuple[tuple[int, int, bool], ...]:
+        """Runs of Euler steps (first, last + 1, guided), in order."""
+        lo, hi = self.interval
+        on = [lo < t <= hi for t in self.times()[:-1].tolist()]
+        cuts = [0, *(i for i in range(1, len(on)) if on[i] != on[i - 1]), len(on)]
+        return tuple((a, b, on[a]) for a, b in itertools.pairwise(cuts))
+
+    def forwards(self, branches: int) -> int:
+        """Passes through the model that one image costs."""
+        return sum((b - a) * (branches if on else 1) for a, b, on in self.segments())
+
+
+class Drawn(NamedTuple):
+    """Text rows as they were written.
+
+    Attributes:
+      ids: [B, max_tokens] int32 tokens between bos and eos; beyond the count they mean nothing.
+      counts: [B] int32.
+      handover: [B] int32 what the model predicts at eos: bos (more text), soi (draw now) or eos
+        (stop); -1 for rows that were not active.
+      cut: [B] bool, the limit ended the text, not the model.
+    """
+
+    ids: jax.Array
+    counts: jax.Array
+    handover: jax.Array
+    cut: jax.Array
+
+
+def seed(*parts: Any) -> int:
+    """A 32-bit seed from what names a sample, e.g. (prompt id, sample index, "image", 0)."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="cache")
+def prefill_text(
+    params: Any, cache: Cache, ids: jax.Array, counts: jax.Array, *, config: Any
+) -> Cache:
+    """Jitted `append_text`; the cache given is used up."""
+    return append_text(functional.bind(config, params), cache, ids, counts)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "markers"), donate_argnames="cache")
+def prefill_vit(
+    params: Any,
+    cache: Cache,
+    patches: jax.Array,
+    positions: jax.Array,
+    counts: jax.Array,
+    *,
+    config: Any,
+    markers: Markers,
+) -> Cache:
+    """Jitted `append_vit`; the cache given is used up."""
+    model = functional.bind(config, params)
+    return append_vit(model, cache, patches, positions, counts, markers)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "markers"), donate_argnames="cache")
+def prefill_latents(
+    params: Any,
+    cache: Cache,
+    latents: jax.Array,
+    positions: jax.Array,
+    counts: jax.Array,
+    *,
+    config: Any,
+    markers: Markers,
+) -> Cache:
+    """Jitted `append_latents`; the cache given is used up."""
+    model = functional.bind(config, params)
+    return append_latents(model, cache, latents, positions, counts, markers)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("config", "markers", "vocab", "max_tokens", "greedy"),
+    donate_argnames="cache",
+)
+def write_text(
+    params: Any,
+    cache: Cache,
+    active: jax.Array,
+    seeds: jax.Array,
+    limit: jax.Array,
+    temperature: jax.Array,
+    top_p: jax.Array,
+    *,
+    config: Any,
+    markers: Markers,
+    vocab: int,
+    max_tokens: int,
+    greedy: bool,
+) -> tuple[Cache, Drawn]:
+    """Writes one text turn, bos to eos, into the cache of every active row.
+
+    Every row stops at its own eos; the loop ends with the last row. The eos is fed as well, as in
+    training, and what the model predicts there is the hand-over.
+
+    Args:
+      params: the model's parameters.
+      cache: B rows; used up.
+      active: [B] bool; other rows stay as they are.
+      seeds: [B] uint32; unused when greedy.
+      limit: int32 tokens between bos and eos at which eos is forced, at most `max_tokens`.
+      temperature: float32, see `TextSettings`.
+      top_p: float32, see `TextSettings`.
+      config: `BagelConfig`.
+      markers: control ids.
+      vocab: ids below it may be written; a padded head has columns beyond the tokenizer.
+      max_tokens: static room for tokens.
+      greedy: take the most likely token.
+    """
+    model = functional.bind(config, params)
+    rows = cache.rows
+    row = jnp.arange(rows)
+    control = jnp.asarray([markers.bos, markers.soi, markers.eos], jnp.int32)
+
+    def unfinished(state: tuple) -> jax.Array:
+        return jnp.any(~state[2])
+
+    def step(state: tuple) -> tuple:
+        cache, token, done, drawn, place = state
+        cache, hidden = append_text(model, cache, token[:, None], (~done).astype(jnp.int32))
+        logits = model.logits(hidden[:, 0])[:, :vocab]
+        closing = ~done & (token == markers.eos) & (place > 0)
+        handover = control[jnp.argmax(logits[:, control], axis=-1)]
+        if greedy:
+            chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        else:
+            chosen = _sample(logits, seeds, place, temperature, top_p)
+        full = drawn.counts >= limit
+        cut = ~done & ~closing & full & (chosen != markers.eos)
+        chosen = jnp.where(full, markers.eos, chosen)
+        more = ~done & ~closing & (chosen != markers.eos)
+        slot = jnp.where(more, drawn.counts, max_tokens)
+        drawn = Drawn(
+            ids=drawn.ids.at[row, slot].set(chosen, mode="drop"),
+            counts=drawn.counts + more,
+            handover=jnp.where(closing, handover, drawn.handover),
+            cut=drawn.cut | cut,
+        )
+        return cache, chosen, done | closing, drawn, place + 1
+
+    drawn = Drawn(
+        ids=jnp.zeros((rows, max_tokens), jnp.int32),
+        counts=jnp.zeros(rows, jnp.int32),
+        handover=jnp.full(rows, NEVER, jnp.int32),
+        cut=jnp.zeros(rows, bool),
+    )
+    start = (cache, jnp.full(rows, markers.bos, jnp.int32), ~active, drawn, jnp.int32(0))
+    cache, _, _, drawn, _ = jax.lax.while_loop(unfinished, step, start)
+    return cache, drawn
+
+
+def _sample(
+    logits: jax.Array,
+    seeds: jax.Array,
+    place: jax.Array,
+    temperature: jax.Array,
+    top_p: jax.Array,
+) -> jax.Array:
+    """Nucleus sampling by Gumbel noise keyed by (row seed, place): [B, V] -> [B] int32."""
+    scaled = logits / jnp.maximum(temperature, 1e-6)
+    ordered = -jnp.sort(-scaled, axis=-1)
+    probability = jax.nn.softmax(ordered, axis=-1)
+    before = jnp.cumsum(probability, axis=-1) - probability
+    kept = jnp.where(before < top_p, ordered, jnp.inf)
+    scaled = jnp.where(scaled < jnp.min(kept, axis=-1, keepdims=True), -jnp.inf, scaled)
+
+    def noise(seed: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(seed), place)
+        return jax.random.gumbel(key, logits.shape[1:])
+
+    return jnp.argmax(scaled + jax.vmap(noise)(seeds), axis=-1).astype(jnp.int32)
+
+
+def guided_velocity(
+    model: Any,
+    branches: Cache,
+    x_t: jax.Array,
+    t: jax.Array,
+    positions: jax.Array,
+    counts: jax.Array,
+    scales: tuple[jax.Array, jax.Array],
+    *,
+    markers: Markers,
+    settings: FlowSettings,
+) -> jax.Array:
+    """The velocity of B images under guidance, from one pass over the rows of all branches.
+
+    Args:
+      model: a bound `Bagel`.
+      branches: n * B rows, the contexts [full | without text | without images], the first n.
+      x_t: [B, T, P] noised latents.
+      t: float32 scalar time.
+      positions: [B, T] int32 places in the latent grid.
+      counts: [B] int32 tokens that count.
+      scales: text and image scale, each [B] float32.
+      markers: control ids.
+      settings: the renormalisation is used.
+
+    Returns:
+      [B, T, P] float32.
+    """
+    copies = branches.rows // x_t.shape[0]
+    tiled = [jnp.concatenate([array] * copies) for array in (x_t, positions, counts)]
+    times = jnp.full(branches.rows, t)
+    velocity = read_noised(model, branches, tiled[0], times, *tiled[1:], markers)
+    parts = jnp.split(velocity, copies)
+    if copies == 1:
+        return parts[0]
+    return flow.guide(
+        parts[0],
+        parts[1],
+        parts[2] if copies == 3 else None,
+        text_scale=scales[0],
+        image_scale=scales[1],
+        renorm=settings.renorm,
+        renorm_min=settings.renorm_min,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("config", "markers", "settings"))
+def draw_image(
+    params: Any,
+    branches: tuple[Cache, ...],
+    noise: jax.Array,
+    positions: jax.Array,
+    counts: jax.Array,
+    scales: tuple[jax.Array, jax.Array],
+    *,
+    config: Any,
+    markers: Markers,
+    settings: FlowSettings,
+) -> jax.Array:
+    """Integrates dx = v dt from noise at t = 1 to an image at t = 0 with Euler steps.
+
+    Branches outside the guidance interval are not computed, and a branch that is not given (equal
+    to another, or its scale is off) never is: text-to-image gives two.
+
+    Args:
+      params: the model's parameters.
+      branches: caches of B rows and equal slots: the full context, then that without text, then
+        that without images.
+      noise: [B, T, P] float32 standard normal.
+      positions: [B, T] int32 places in the latent grid.
+      counts: [B] int32 tokens that count.
+      scales: text and image scale, each [B] float32.
+      config: `BagelConfig`.
+      markers: control ids.
+      settings: times, interval and renormalisation (its scales are not read).
+
+    Returns:
+      [B, T, P] float32 scaled latents.
+    """
+    model = functional.bind(config, params)
+    times = jnp.asarray(settings.times())
+    guided = concat_rows(list(branches)) if len(branches) > 1 else branches[0]
+
+    def run(x: jax.Array, first: int, last: int, context: Cache) -> jax.Array:
+        def step(x: jax.Array, pair: jax.Array) -> tuple[jax.Array, None]:
+            velocity = guided_velocity(
+                model,
+                context,
+                x,
+                pair[0],
+                positions,
+                counts,
+                scales,
+                markers=markers,
+                settings=settings,
+            )
+            return x - velocity * (pair[0] - pair[1]), None
+
+        pairs = jnp.stack([times[first:last], times[first + 1 : last + 1]], axis=1)
+        return jax.lax.scan(step, x, pairs)[0]
+
+    for first, last, on in settings.segments():
+        noise = run(noise, first, last, guided if on else branches[0])
+    return noise

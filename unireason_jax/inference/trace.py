@@ -1,0 +1,204 @@
+"""What a run of the reasoner leaves behind: every text and image, why it ended, what it cost."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from unireason_jax.inference.strip import Note, Panel, strip, tidy
+
+FILE = "trace.json"
+PICTURE = "strip.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One segment of the conversation, given or generated.
+
+    Attributes:
+      kind: "text" or "image".
+      role: the segment's role, e.g. user, plan, draft, reflection, refined, answer.
+      text: the words without their tag (text steps).
+      image: uint8 [H, W, 3] (image steps).
+      given: part of the request, not generated.
+      seed: of the generated image or text; None when given.
+      forwards: passes through the model.
+      handover: what the model wanted next at the end of a text: "text", "image" or "stop".
+      cut: the text was ended by the length limit.
+      verdict: whether a judge accepts the image or text; None when nobody judged it.
+    """
+
+    kind: str
+    role: str
+    text: str | None = None
+    image: np.ndarray | None = None
+    given: bool = False
+    seed: int | None = None
+    forwards: int = 0
+    handover: str | None = None
+    cut: bool = False
+    verdict: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """One conversation from request to end.
+
+    Attributes:
+      id: of the request.
+      template: name of the template that was walked.
+      sample: number of the sample for this request.
+      steps: segments in order.
+      ended: "stop" (the model said so), "rounds" (the limit of rounds), "end" (nothing left).
+      seconds: wall time of the batch by phase, divided by its rows.
+      settings: what the reasoner was told, JSON-able.
+      details: what a judge or the caller adds, JSON-able.
+    """
+
+    id: str
+    template: str
+    steps: tuple[Step, ...]
+    sample: int = 0
+    ended: str = "end"
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def texts(self) -> list[str]:
+        """Generated texts in order."""
+        return [s.text for s in self.steps if s.kind == "text" and not s.given]
+
+    @property
+    def images(self) -> list[np.ndarray]:
+        """Generated images in order, uint8 [H, W, 3]."""
+        return [s.image for s in self.steps if s.kind == "image" and not s.given]
+
+    @property
+    def image(self) -> np.ndarray | None:
+        """The last image, given or generated; None when there is none."""
+        shown = [s.image for s in self.steps if s.kind == "image"]
+        return shown[-1] if shown else None
+
+    @property
+    def roles(self) -> list[str]:
+        """Role of every step."""
+        return [step.role for step in self.steps]
+
+    @property
+    def forwards(self) -> int:
+        """Passes of this row through the model."""
+        return sum(step.forwards for step in self.steps)
+
+    @property
+    def rounds(self) -> int:
+        """Refined images drawn."""
+        return sum(step.role == "refined" for step in self.steps if not step.given)
+
+    def text_of(self, role: str) -> str | None:
+        """The last text with a role."""
+        found = [s.text for s in self.steps if s.kind == "text" and s.role == role]
+        return found[-1] if found else None
+
+    def judged(self, verdicts: dict[int, bool], **details: Any) -> "Trace":
+        """The trace with verdicts by step number, and details added."""
+        steps = tuple(
+            dataclasses.replace(step, verdict=verdicts.get(number, step.verdict))
+            for number, step in enumerate(self.steps)
+        )
+        return dataclasses.replace(self, steps=steps, details=self.details | details)
+
+    def panels(self) -> list[Panel]:
+        """Columns of the strip: every image with what led to it and what was said about it."""
+        panels: list[Panel] = []
+        before: list[Note] = []
+        refined = 0
+        for step in self.steps:
+            if step.kind == "text":
+                note = Note(step.role, tidy(step.text or ""))
+                if step.role in ("user", "system", "instruction"):
+                    continue
+                if panels and step.role in ("reflection", "answer"):
+                    last = panels[-1]
+                    panels[-1] = last._replace(notes=(*last.notes, note))
+                else:
+                    before.append(note)
+                continue
+            refined += step.role == "refined"
+            title = f"refined {refined}" if step.role == "refined" else step.role
+            panels.append(Panel(title, step.image, tuple(before), step.verdict))
+            before = []
+        if before:
+            panels.append(Panel("no image", None, tuple(before)))
+        return panels
+
+    def strip(self) -> Image.Image:
+        """The trace as a picture."""
+        asked = [
+            tidy(s.text or "")
+            for s in self.steps
+            if s.kind == "text" and s.role in ("user", "instruction")
+        ]
+        return strip(" / ".join(asked) or self.id, self.panels(), subtitle=self.caption())
+
+    def caption(self) -> str:
+        """Small print of the strip: identity, end and cost."""
+        ends = {
+            "stop": "the model stopped",
+            "rounds": "stopped by the limit of rounds",
+            "end": "complete",
+        }
+        parts = [self.id, *(str(v) for v in self.details.get("caption", ()))]
+        return "  ·  ".join([*parts, ends[self.ended], f"{self.forwards} forwards"])
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes trace.json, one PNG per image and strip.png; returns the folder.
+
+        trace.json is written last, so a folder that has it is complete.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        steps = []
+        for number, step in enumerate(self.steps):
+            values = {f.name: getattr(step, f.name) for f in dataclasses.fields(step)}
+            if step.image is not None:
+                values["image"] = f"{number:02d}_{step.role}.png"
+                Image.fromarray(step.image).save(folder / values["image"])
+            steps.append(values)
+        self.strip().save(folder / PICTURE)
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        text = json.dumps(values | {"steps": steps}, indent=1, ensure_ascii=False)
+        partial = folder / f"{FILE}.partial"
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.rename(folder / FILE)
+        return folder
+
+
+def load(folder: str | Path) -> Trace:
+    """A trace that `Trace.save` wrote.
+
+    Raises:
+      FileNotFoundError: no trace there, or one of its images is missing.
+      ValueError: trace.json is not one of ours.
+    """
+    path = Path(folder) / FILE
+    if not path.exists():
+        raise FileNotFoundError(f"{folder}: no {FILE}; give a folder that `Trace.save` wrote.")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        steps = [Step(**step) for step in values.pop("steps")]
+        trace = Trace(steps=(), **values)
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: not a trace of this program ({error}).") from None
+    return dataclasses.replace(trace, steps=tuple(_with_image(step, path.parent) for step in steps))
+
+
+def _with_image(step: Step, folder: Path) -> Step:
+    """The step with the picture that its file name stands for."""
+    if step.image is None:
+        return step
+    with Image.open(folder / step.image) as picture:
+        return dataclasses.replace(step, image=np.asarray(picture.convert("RGB")))

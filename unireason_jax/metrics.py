@@ -1,0 +1,367 @@
+"""What a run reports: losses, speed, utilisation, where the time went, and how long is left."""
+
+import contextlib
+import importlib
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from unireason_jax.models.config import BagelConfig
+
+# Dense bf16 FLOP/s of one JAX device, from the vendors' data sheets (a tpu7x chip is two devices).
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 1153.5e12,
+    "A100": 312e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "B200": 2250e12,
+}
+LAST = ("lr", "skipped", "consecutive_skips", "param_norm")  # reported as they are, not averaged
+
+
+def batch_counts(batch: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Useful tokens and visible pairs of a packed numpy batch, padding left out.
+
+    Returns:
+      {"text", "vit", "latent": tokens, "labels": text tokens with a loss, "pairs": query-key pairs
+      the mask allows, "vit_pairs": pairs inside the vision tower}.
+    """
+    text = batch["text_ids"].shape[1]
+    vit = batch["vit_images"]
+    real = batch["vis_lo"] >= 0
+    pairs = vit_pairs = 0
+    for key, lo, hi, own, keep in zip(
+        batch["vis_key"], batch["vis_lo"], batch["vis_hi"], batch["vis_own"], real
+    ):
+        keys = np.sort(key)
+        inside = np.searchsorted(keys, hi, "right") - np.searchsorted(keys, lo, "left")
+        same = np.searchsorted(keys, own, "right") - np.searchsorted(keys, own, "left")
+        pairs += int(np.maximum(inside, 0)[keep].sum() + same[keep & (own >= 0)].sum())
+    for images in vit:
+        vit_pairs += int((np.unique(images[images >= 0], return_counts=True)[1] ** 2).sum())
+    return {
+        "text": int(real[:, :text].sum()),
+        "vit": int((vit >= 0).sum()),
+        "latent": int(real[:, text + vit.shape[1] :].sum()),
+        "labels": int((batch["text_weights"] > 0).sum()),
+        "pairs": pairs,
+        "vit_pairs": vit_pairs,
+    }
+
+
+def train_flops(
+    model: BagelConfig, counts: Mapping[str, int], *, und_backward: float = 2.0
+) -> float:
+    """Floating-point operations one training step needs, matmuls and attention only.
+
+    Each token goes through one expert; recomputation is not counted (so this is the numerator of
+    MFU), nor is padding. A forward pass costs 2 per weight and token and 4 per head feature and
+    visible pair; a backward pass twice that.
+
+    Args:
+      model: the model's shape.
+      counts: result of `batch_counts`.
+      und_backward: backward cost of the understanding side in forwards: 2 trained, 1 frozen but
+        passed through, 0 detached.
+    """
+    llm = model.llm
+    attention = llm.width * llm.head_dim * (2 * llm.heads + 2 * llm.kv_heads)
+    layer = attention + 3 * llm.width * llm.mlp
+    und = 2.0 * (counts["text"] + counts["vit"]) * layer * llm.layers
+    if model.vit is not None:
+        vit = model.vit
+        weights = vit.layers * (4 * vit.width**2 + 2 * vit.width * vit.mlp)
+        weights += 3 * vit.patch**2 * vit.width + vit.width * llm.width + llm.width**2
+        und += 2.0 * counts["vit"] * weights
+        und += 4.0 * counts["vit_pairs"] * vit.width * vit.layers
+    gen = 2.0 * counts["latent"] * layer * llm.layers
+    gen += 2.0 * counts["latent"] * (2 * model.latent.features + 256 + llm.width) * llm.width
+    head = 2.0 * counts["labels"] * llm.width * llm.vocab
+    pairs = 4.0 * counts["pairs"] * llm.heads * llm.head_dim * llm.layers
+    return und * (1 + und_backward) + 3.0 * (gen + head + pairs)
+
+
+def peak_flops(device: jax.Device | None = None) -> float | None:
+    """Peak FLOP/s of one device: a data sheet's, measured on a CPU, None when not known."""
+    device = device or jax.local_devices()[0]
+    if device.platform == "cpu":
+        return _measured_cpu_flops() / len(jax.local_devices())
+    kinds = sorted(PEAK_FLOPS, key=len, reverse=True)
+    return next((PEAK_FLOPS[kind] for kind in kinds if kind in device.device_kind), None)
+
+
+def _measured_cpu_flops(size: int = 1024) -> float:
+    """FLOP/s of the best of three float32 matmuls on this machine."""
+    matrix = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(jnp.dot).lower(matrix, matrix).compile()
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def memory() -> dict[str, float]:
+    """GiB in use: resident host memory, and the peak of the fullest local device if it tells."""
+    gib = 1 << 30
+    try:
+        with open("/proc/self/statm") as file:
+            resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:  # not Linux: the peak instead, in kilobytes
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found = {"memory/host_gib": resident / gib}
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
+    return found | ({"memory/device_gib": max(peaks) / gib} if peaks else {})
+
+
+class Clock:
+    """Seconds by phase; what no phase claims is the step's own."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self.began = time.perf_counter()
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Adds the time spent inside to a phase: data, compile, checkpoint, eval."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
+
+    def split(self) -> tuple[float, dict[str, float]]:
+        """(seconds since the last call, seconds by phase with "step"), and starts anew."""
+        total = time.perf_counter() - self.began
+        spent = self.seconds | {"step": total - sum(self.seconds.values())}
+        self.seconds, self.began = {}, time.perf_counter()
+        return total, spent
+
+
+@contextlib.contextmanager
+def heartbeat(what: str, *, every: float = 10.0) -> Iterator[None]:
+    """Prints "compiling <what> ... n s" while its body runs, and the time it took at the end."""
+    done, start = threading.Event(), time.perf_counter()
+
+    def beat() -> None:
+        while not done.wait(every):
+            print(f"compiling {what} ... {time.perf_counter() - start:.0f} s", flush=True)
+
+    thread = threading.Thread(target=beat, name="compile heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    if jax.process_index() == 0:
+        print(f"compiled {what} in {time.perf_counter() - start:.1f} s", flush=True)
+
+
+class Meter:
+    """Means of step metrics between two log lines, and speed over the same steps.
+
+    Device values are fetched only when a line is due or a checkpoint is written. At most
+    `in_flight` steps are queued on the device.
+
+    Args:
+      flops_per_second: peak of all devices together, None when not known.
+      in_flight: bound on dispatched, unfinished steps.
+    """
+
+    def __init__(self, flops_per_second: float | None, *, in_flight: int = 2):
+        self.peak, self.in_flight = flops_per_second, in_flight
+        self.clock = Clock()
+        self._pending: list[dict[str, jax.Array]] = []
+        self._steps, self._sums = 0, {}
+        self._work: dict[str, float] = {}
+        self._timed = 0
+
+    def add(self, metrics: dict[str, jax.Array], counts: Mapping[str, int], flops: float) -> None:
+        """Takes in one step: its device scalars, and the global tokens and FLOPs it stood for."""
+        self._pending.append(metrics)
+        if len(self._pending) > self.in_flight:
+            jax.block_until_ready(self._pending[-1 - self.in_flight])
+        self._timed += 1
+        for name in ("text", "vit", "latent"):
+            self._work[name] = self._work.get(name, 0) + counts[name]
+        self._work["flops"] = self._work.get("flops", 0.0) + flops
+
+    def state(self) -> dict[str, Any]:
+        """JSON state of the unfinished interval, so that a resumed run reports the same means."""
+        for metrics in jax.device_get(self._pending):
+            for name, value in metrics.items():
+                before = 0.0 if name in LAST else self._sums.get(name, 0.0)
+                self._sums[name] = before + float(value)
+        self._steps += len(self._pending)
+        self._pending = []
+        return {"steps": self._steps, "sums": dict(self._sums)}
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Goes on from a state of `state`; None starts empty."""
+        self._steps = state["steps"] if state else 0
+        self._sums = dict(state["sums"]) if state else {}
+
+    def report(self) -> dict[str, float]:
+        """Everything about the interval that ends now; starts the next one."""
+        self.state()
+        steps = max(self._steps, 1)
+        out = {k: v if k in LAST else v / steps for k, v in self._sums.items()}
+        total, spent = self.clock.split()
+        working = max(spent["step"] + spent.get("data", 0.0), 1e-9)
+        if self._timed:
+            out["speed/steps_per_s"] = self._timed / working
+            for name in ("text", "vit", "latent"):
+                out[f"speed/{name}_tokens_per_s"] = self._work[name] / working
+            if self.peak:
+                out["speed/mfu"] = self._work["flops"] / working / self.peak
+        out |= {f"time/{phase}": seconds for phase, seconds in spent.items()}
+        out["time/total"] = total
+        self._steps, self._sums, self._work, self._timed = 0, {}, {}, 0
+        return out | memory()
+
+
+def duration(seconds: float) -> str:
+    """1h02m, 3m20s or 12s."""
+    whole = int(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
+
+
+class Writers:
+    """Writes metrics to stdout, metrics.jsonl, TensorBoard and, if asked, Weights & Biases.
+
+    Only process 0 writes. When a run resumes, jsonl rows after the step it resumes from are
+    dropped, so that a file never holds a step twice.
+
+    Args:
+      workdir: the run's directory.
+      start: the step training starts or resumes from.
+      total: the last step, for the time that is left.
+      tensorboard: write event files under <workdir>/tensorboard.
+      wandb: project name, or "" for none.
+      config: resolved config, stored with the run at Weights & Biases.
+    """
+
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        *,
+        start: int,
+        total: int,
+        tensorboard: bool = True,
+        wandb: str = "",
+        config: Mapping[str, Any] | None = None,
+    ):
+        self.total, self.active = total, jax.process_index() == 0
+        self._bar = self._events = self._wandb = None
+        if not self.active:
+            return
+        self._jsonl = epath.Path(workdir) / "metrics.jsonl"
+        self._rows = _rows_until(self._jsonl, start)
+        self._jsonl.write_text("".join(self._rows))
+        if tensorboard:
+            writer = importlib.import_module("tensorboardX").SummaryWriter
+            self._events = writer(str(epath.Path(workdir) / "tensorboard"), purge_step=start + 1)
+        if wandb:
+            self._wandb = _start_wandb(wandb, str(workdir), dict(config or {}))
+        if sys.stderr.isatty():
+            tqdm = importlib.import_module("tqdm").tqdm
+            self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
+
+    def advance(self) -> None:
+        """Moves the progress bar by one step; there is one on a terminal only."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line on stdout, one row in metrics.jsonl, one point per metric elsewhere."""
+        if not self.active:
+            return
+        row = {"step": step, **{k: float(v) for k, v in metrics.items()}}
+        with self._jsonl.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._events is not None:
+            for name, value in metrics.items():
+                self._events.add_scalar(name, float(value), step)
+            self._events.flush()
+        if self._wandb is not None:
+            self._wandb.log(dict(metrics), step=step)
+        line = self._line(step, metrics)
+        print(line, flush=True) if self._bar is None else self._bar.write(line)
+
+    def _line(self, step: int, metrics: Mapping[str, float]) -> str:
+        """The stdout line: losses, speed, utilisation, share of waiting, time left."""
+        parts = [f"step {step}/{self.total}"]
+        skip = ("speed/", "time/", "memory/", "tokens/", "update_norm", "param_norm")
+        for name, value in metrics.items():
+            quiet = name.startswith(skip) or (name.endswith(("skipped", "_skips")) and not value)
+            if not quiet:
+                parts.append(f"{name} {value:.4g}")
+        rate = metrics.get("speed/steps_per_s")
+        if rate:
+            speed = sum(v for k, v in metrics.items() if k.endswith("_tokens_per_s"))
+            parts.append(f"{rate:.3g} steps/s")
+            parts.append(f"{speed:.4g} tokens/s")
+            if "speed/mfu" in metrics:
+                parts.append(f"mfu {metrics['speed/mfu']:.1%}")
+            waited = metrics.get("time/data", 0.0) / max(metrics["time/total"], 1e-9)
+            parts.append(f"data wait {waited:.0%}")
+            parts.append(f"eta {duration((self.total - step) / rate)}")
+        return " | ".join(parts)
+
+    def close(self) -> None:
+        """Flushes and closes every writer."""
+        for writer in (self._bar, self._events):
+            if writer is not None:
+                writer.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _rows_until(path: epath.Path, step: int) -> list[str]:
+    """Complete rows of a metrics file up to a step, each with its newline."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                rows.append(line + "\n")
+        except (json.JSONDecodeError, KeyError):
+            continue  # the line a killed process was writing
+    return rows
+
+
+def _start_wandb(project: str, workdir: str, config: dict[str, Any]) -> Any:
+    """A Weights & Biases run. Raises ValueError when the package is not installed."""
+    try:
+        wandb = importlib.import_module("wandb")
+    except ModuleNotFoundError:
+        raise ValueError(
+            "--config.train.wandb is set but wandb is not installed: pip install "
+            "'unireason-jax[wandb]', or set it to ''."
+        ) from None
+    return wandb.init(project=project, dir=workdir, config=config, resume="allow")

@@ -1,0 +1,88 @@
+"""Masked attention with grouped heads, one function with named backends.
+
+Who sees whom is never an array of booleans in the batch: every query carries three integers and
+every key one (see `visibility`), and a backend evaluates the rule where it needs it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from unireason_jax.models.chunked import MASKED, Ids, chunked_attention
+from unireason_jax.models.layers import precision
+from unireason_jax.visibility import visible
+
+
+class Queries(NamedTuple):
+    """What each query may see: three int32 arrays [B, T] (see `visibility.visible`)."""
+
+    lo: jax.Array
+    hi: jax.Array
+    own: jax.Array
+
+
+class Keys(NamedTuple):
+    """Keys and values [B, S, K, H] with their visibility ids [B, S] int32."""
+
+    k: jax.Array
+    v: jax.Array
+    ids: jax.Array
+
+
+def attend(
+    q: jax.Array,
+    queries: Queries,
+    keys: Sequence[Keys],
+    *,
+    backend: str = "auto",
+    chunk: int = 128,
+) -> jax.Array:
+    """Softmax attention of every query over all the visible keys of its row.
+
+    Args:
+      q: [B, T, N, H]; N is a multiple of K, and query head n reads key head n // (N / K).
+      queries: visibility of the queries.
+      keys: one or more blocks of keys (a cache and the new tokens), under one joint softmax.
+      backend: "dense" holds all scores, and its keys are not copied: for few queries; "chunked"
+        has memory linear in the row and skips what nobody sees; "auto" is dense up to `chunk`
+        queries.
+      chunk: queries that the chunked backend handles at a time, by up to 4 * chunk keys.
+
+    Returns:
+      [B, T, N, H] in q's dtype. What a query that sees no key gets is finite, and of no meaning.
+    """
+    length = q.shape[1]
+    dense = backend == "dense" or (backend == "auto" and length <= chunk)
+    with jax.named_scope("attention"):
+        if dense or not length:
+            return checkpoint_name(_dense(q, queries, keys), "attention")
+        k, v, ids = (x[0] if len(x) == 1 else jnp.concatenate(x, axis=1) for x in zip(*keys))
+        block = min(4 * chunk, -(-ids.shape[1] // 128) * 128)
+        return chunked_attention(q, k, v, Ids(*queries, ids), chunk, block)
+
+
+def _dense(q: jax.Array, queries: Queries, keys: Sequence[Keys]) -> jax.Array:
+    """All scores at once, float32 [B, K, G, T, S]."""
+    rows, length, heads, size = q.shape
+    kv_heads = keys[0].k.shape[2]
+    q = q.reshape(rows, length, kv_heads, heads // kv_heads, size)
+    mode = {"precision": precision(q.dtype), "preferred_element_type": jnp.float32}
+    lo, hi, own = (x[:, None, None, :, None] for x in queries)
+    scores = []
+    for block in keys:
+        allowed = visible(lo, hi, own, block.ids[:, None, None, None, :])
+        score = jnp.einsum("BTKGH,BSKH->BKGTS", q, block.k, **mode) * size**-0.5
+        scores.append(jnp.where(allowed, score, MASKED))
+    top = jnp.max(jnp.stack([jnp.max(s, axis=-1) for s in scores]), axis=0)
+    top = jax.lax.stop_gradient(top)[..., None]
+    weights = [jnp.exp(s - top) for s in scores]
+    total = sum(jnp.sum(w, axis=-1) for w in weights)
+    parts = [
+        jnp.einsum("BKGTS,BSKH->BTKGH", w.astype(block.v.dtype), block.v, **mode)
+        for w, block in zip(weights, keys)
+    ]
+    out = sum(parts) / jnp.moveaxis(total, 3, 1)[..., None]
+    return out.reshape(rows, length, heads, size).astype(q.dtype)

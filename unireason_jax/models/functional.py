@@ -1,0 +1,78 @@
+"""Models as plain values: a config, a nested dict of parameters, and methods on the two.
+
+`abstract` and `logical_axes` say what the parameters look like, `init` draws them, and `bind`
+gives the methods of `Bagel` inside a jitted function. Nothing outside this room touches Flax, and
+nothing is ever built unsharded: jit `init` with `out_shardings` made from the two former.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+from flax import nnx
+
+from unireason_jax.models.bagel import Bagel
+from unireason_jax.models.config import BagelConfig
+
+Params = dict[str, Any]
+
+
+def abstract(config: BagelConfig) -> Params:
+    """Shapes and dtypes of the parameters as ShapeDtypeStruct; allocates nothing."""
+    return nnx.to_pure_dict(_template(config)[1])
+
+
+def logical_axes(config: BagelConfig) -> Params:
+    """Like `abstract`, with a tuple of logical names (or None) per dimension as leaves."""
+    state = _template(config)[1]
+    names = jax.tree.map(_names, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    return nnx.to_pure_dict(names)
+
+
+def init(config: BagelConfig, key: jax.Array) -> Params:
+    """Freshly drawn float32 parameters; jit it, with `out_shardings` on more than one device."""
+    return nnx.to_pure_dict(nnx.state(Bagel(config, rngs=nnx.Rngs(key)), nnx.Param))
+
+
+def bind(config: BagelConfig, params: Params) -> Bagel:
+    """The model with these parameters; cheap, and meant to be called inside jit.
+
+    Raises:
+      ValueError: a parameter is missing or not part of the model; the message names it.
+    """
+    graph, template = _template(config)
+    state = jax.tree.map(lambda leaf: leaf, template)
+    _same_leaves(nnx.to_pure_dict(template), params)
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graph, state)
+
+
+def count(params: Params) -> int:
+    """Number of parameters of a tree of arrays or ShapeDtypeStruct."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+@functools.lru_cache(maxsize=16)
+def _template(config: BagelConfig) -> tuple[Any, Any]:
+    """Graph definition and abstract state."""
+    model = nnx.eval_shape(lambda: Bagel(config, rngs=nnx.Rngs(0)))
+    return nnx.split(model, nnx.Param)
+
+
+def _names(variable: nnx.Variable) -> tuple[str | None, ...]:
+    """Logical names of a variable, with "layers" in front of a stacked one."""
+    axes = variable.get_metadata()["axes"]
+    return ("layers",) * (variable.ndim - len(axes)) + axes
+
+
+def _same_leaves(wanted: Params, given: Params) -> None:
+    """Raises ValueError naming the first leaf that only one of the trees has."""
+    paths = [
+        {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves}
+        for leaves in (jax.tree_util.tree_leaves_with_path(tree) for tree in (wanted, given))
+    ]
+    if missing := sorted(paths[0] - paths[1]):
+        raise ValueError(f"parameters: {missing[0]!r} is missing ({len(missing)} missing in all).")
+    if extra := sorted(paths[1] - paths[0]):
+        raise ValueError(f"parameters: {extra[0]!r} is not in this model ({len(extra)} in all).")

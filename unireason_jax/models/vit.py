@@ -1,0 +1,84 @@
+"""The vision tower: SigLIP in NaViT form, on patches of any number of images packed in a row.
+
+Learned positions on a fixed grid, pre-norm layers with biases, attention inside each image only,
+final layer norm applied, no class token (as used by BAGEL).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from unireason_jax.models.attention import Keys, Queries, attend
+from unireason_jax.models.config import BagelConfig, ViTConfig
+from unireason_jax.models.layers import LayerNorm, Projection, parameter
+from unireason_jax.models.mot import remat
+from unireason_jax.sharding import constrain
+
+
+class ViTBlock(nnx.Module):
+    """One pre-norm layer."""
+
+    def __init__(self, config: BagelConfig, *, rngs: nnx.Rngs):
+        """SigLIP shapes; every projection has a bias."""
+        c = config.vit
+        size = c.width // c.heads
+        made = {"bias": True, "dtype": config.dtype, "rngs": rngs}
+        into, back = ("embed", "heads", "head_dim"), ("heads", "head_dim", "embed")
+        deep = (2 * c.layers) ** -0.5
+        self.attention_norm = LayerNorm(c.width, axis="embed", eps=c.norm_eps)
+        self.query = Projection((c.width,), (c.heads, size), axes=into, **made)
+        self.key = Projection((c.width,), (c.heads, size), axes=into, **made)
+        self.value = Projection((c.width,), (c.heads, size), axes=into, **made)
+        self.out = Projection((c.heads, size), (c.width,), axes=back, scale=deep, **made)
+        self.mlp_norm = LayerNorm(c.width, axis="embed", eps=c.norm_eps)
+        self.up = Projection((c.width,), (c.mlp,), axes=("embed", "mlp"), **made)
+        self.down = Projection((c.mlp,), (c.width,), axes=("mlp", "embed"), scale=deep, **made)
+        self.attention = {"backend": config.attention, "chunk": config.chunk}
+
+    def __call__(self, x: jax.Array, images: jax.Array) -> jax.Array:
+        """[B, T, D] float32 and image numbers [B, T] -> [B, T, D] float32."""
+        h = self.attention_norm(x)
+        q, k, v = self.query(h), self.key(h), self.value(h)
+        same = Queries(images, images, images)
+        x = x + self.out(attend(q, same, [Keys(k, v, images)], **self.attention))
+        h = jax.nn.gelu(self.up(self.mlp_norm(x)), approximate=True)
+        x = x + self.down(constrain(h, "batch", "length", "mlp"))
+        return constrain(x, "batch", "length", None)
+
+
+class ViT(nnx.Module):
+    """Patch embedding, learned positions, scanned layers, final norm."""
+
+    def __init__(self, config: BagelConfig, *, rngs: nnx.Rngs):
+        """Layers are stacked on axis 0."""
+        c: ViTConfig = config.vit
+        self.remat = config.remat
+        pixels = 3 * c.patch**2
+        self.patch = Projection(
+            (pixels,), (c.width,), axes=("patch", "embed"), bias=True, dtype=config.dtype, rngs=rngs
+        )
+        self.position = parameter(rngs.params(), (c.side**2, c.width), (None, "embed"), 0.02)
+        keys = jax.random.split(rngs.params(), c.layers)
+        self.blocks = jax.vmap(lambda key: ViTBlock(config, rngs=nnx.Rngs(key)))(keys)
+        self.norm = LayerNorm(c.width, axis="embed", eps=c.norm_eps)
+
+    def __call__(self, patches: jax.Array, positions: jax.Array, images: jax.Array) -> jax.Array:
+        """Features of packed patches.
+
+        Args:
+          patches: [B, T, patch * patch * 3] pixels in [-1, 1], ordered (row, column, channel).
+          positions: [B, T] int32, row * side + column.
+          images: [B, T] int32 image number in the row, -1 for padding.
+
+        Returns:
+          [B, T, width] float32.
+        """
+        x = self.patch(patches).astype(jnp.float32) + self.position[...][positions]
+
+        def body(x: jax.Array, block: Any) -> tuple[jax.Array, None]:
+            return block(x, images), None
+
+        x, _ = jax.lax.scan(remat(body, self.remat), x, self.blocks)
+        return self.norm(x)

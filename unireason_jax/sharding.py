@@ -1,0 +1,264 @@
+"""Where every array lives: mesh axes, the table of logical names, and the start of a pod.
+
+The mesh has four axes, outermost first: `data` (replicas; the one axis that may cross slices),
+`fsdp` (rows of the batch and shards of the weights), `tensor` (heads, mlp, vocabulary) and
+`context` (tokens of one row). Weights and activations carry *logical* names; only this file knows
+which mesh axis a name means. Axes are `AxisType.Auto`: the compiler inserts the collectives, and
+`constrain` pins the few activations where its choice matters. (What other codes call `pjit` is
+`jax.jit` with these shardings.)
+"""
+
+import difflib
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "tensor", "context")
+
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "length": "context",
+    "layers": None,
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "channels": None,
+    "patch": None,
+}
+
+PRESETS: dict[str, dict[str, int]] = {
+    "single": {"data": 1, "fsdp": 1, "tensor": 1, "context": 1},
+    "data_parallel": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1},
+    "fsdp": {"data": 1, "fsdp": -1, "tensor": 1, "context": 1},
+    "gpu-8": {"data": -1, "fsdp": 8, "tensor": 1, "context": 1},
+    "v5p-32": {"data": 1, "fsdp": 16, "tensor": 1, "context": 1},
+    "v5p-128": {"data": 4, "fsdp": 16, "tensor": 1, "context": 1},
+    "v5e-256": {"data": 2, "fsdp": 32, "tensor": 4, "context": 1},
+    "v6e-256": {"data": 2, "fsdp": 32, "tensor": 4, "context": 1},
+}
+
+
+def mesh_sizes(sizes: Mapping[str, int], devices: int) -> tuple[int, ...]:
+    """Axis sizes in the order of `AXES`; one axis may be -1 and takes what is left.
+
+    Args:
+      sizes: size by axis name; a missing axis is 1.
+      devices: number of devices to lay out.
+
+    Raises:
+      ValueError: unknown axis, more than one -1, or a product that is not `devices`.
+    """
+    unknown = sorted(set(sizes) - set(AXES))
+    if unknown:
+        raise ValueError(f"mesh: unknown axis {unknown[0]!r}; the axes are {', '.join(AXES)}.")
+    shape = [int(sizes.get(axis, 1)) for axis in AXES]
+    if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
+        raise ValueError(f"mesh: sizes must be >= 1, and at most one may be -1 (got {shape}).")
+    known = math.prod(size for size in shape if size != -1)
+    if -1 in shape:
+        shape[shape.index(-1)] = devices // known
+    if math.prod(shape) != devices:
+        wanted = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape))
+        raise ValueError(
+            f"mesh: {wanted} needs {math.prod(shape)} devices but there are {devices}; "
+            "change --config.mesh.*, or set one axis to -1 to take what is left."
+        )
+    return tuple(shape)
+
+
+def preset(name: str) -> dict[str, int]:
+    """Axis sizes of a named preset. Raises ValueError naming the nearest preset."""
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1) or sorted(PRESETS)
+        raise ValueError(f"mesh: unknown preset {name!r}; did you mean {near[0]!r}?")
+    return dict(PRESETS[name])
+
+
+def make_mesh(
+    sizes: Mapping[str, int] | None = None,
+    *,
+    slices: int = 1,
+    devices: Iterable[jax.Device] | None = None,
+) -> Mesh:
+    """A four-axis mesh over all devices.
+
+    Args:
+      sizes: size by axis name, one may be -1; None puts every device on `fsdp`.
+      slices: number of TPU slices (or hosts without a fast link between them) that the `data`
+        axis spans; it must divide `data`.
+      devices: the devices to use; all of them by default.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    shape = mesh_sizes(preset("fsdp") if sizes is None else sizes, len(devices))
+    types = (AxisType.Auto,) * len(AXES)
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    if shape[0] % slices:
+        raise ValueError(
+            f"mesh: data={shape[0]} must be a multiple of slices={slices}: "
+            "only the data axis may cross the slow network."
+        )
+    inner = (shape[0] // slices, *shape[1:])
+    outer = (slices, *(1,) * (len(AXES) - 1))
+    grid = mesh_utils.create_hybrid_device_mesh(inner, outer, devices=devices)
+    return Mesh(grid, AXES, axis_types=types)
+
+
+def spec(*logical: str | None) -> PartitionSpec:
+    """PartitionSpec of a tuple of logical names (None: not sharded). KeyError on a new name."""
+    return PartitionSpec(*(None if name is None else _rule(name) for name in logical))
+
+
+def fitted_spec(
+    shape: tuple[int, ...], logical: tuple[str | None, ...], sizes: Mapping[str, int]
+) -> PartitionSpec:
+    """Like `spec`, without the mesh axes that do not divide the dimension they would shard.
+
+    A mesh axis is used once: the first dimension that asks for it gets it. So a table always
+    yields a legal sharding (4 key heads on tensor=8 are replicated, not an error).
+
+    Args:
+      shape: the array's shape; same length as `logical`.
+      logical: one logical name or None per dimension.
+      sizes: mesh axis sizes by name.
+    """
+    if len(shape) != len(logical):
+        raise ValueError(f"sharding: shape {shape} does not match logical axes {logical}.")
+    used: set[str] = set()
+    parts = []
+    for size, name in zip(shape, logical):
+        rule = _rule(name) if name else None
+        axes, kept, product = (rule,) if isinstance(rule, str) else rule or (), [], 1
+        for axis in axes:
+            width = sizes.get(axis, 1)
+            if axis not in used and width > 1 and size and size % (product * width) == 0:
+                kept.append(axis)
+                product *= width
+        used.update(kept)
+        parts.append(tuple(kept) if len(kept) > 1 else kept[0] if kept else None)
+    return PartitionSpec(*parts)
+
+
+def shardings(mesh: Mesh, shapes: Any, logical: Any) -> Any:
+    """NamedSharding of every leaf of a tree.
+
+    Args:
+      mesh: the mesh.
+      shapes: a nested dict of arrays or ShapeDtypeStruct.
+      logical: the same nested dict with a tuple of logical names (or None) per leaf.
+    """
+    return jax.tree.map(
+        lambda leaf, names: NamedSharding(mesh, fitted_spec(leaf.shape, names, mesh.shape)),
+        shapes,
+        logical,
+    )
+
+
+def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
+    """Pins the sharding of an activation by logical names; does nothing outside a mesh.
+
+    The mesh is the one of `jax.set_mesh`. On a mesh of one device, and where an axis does not
+    divide its dimension, nothing is constrained.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    wanted = fitted_spec(x.shape, logical, mesh.shape)
+    return jax.lax.with_sharding_constraint(x, wanted)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over `data` and `fsdp`; the other dimensions whole."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def row_parts(mesh: Mesh) -> int:
+    """Into how many parts the rows of a batch are divided: data x fsdp."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def global_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """This process's rows of a batch as global arrays, rows over `data` x `fsdp`.
+
+    Args:
+      mesh: the mesh.
+      batch: numpy arrays with leading rows, the same number in every process.
+
+    Raises:
+      ValueError: the global number of rows is not a multiple of data x fsdp.
+    """
+    rows = next(iter(batch.values())).shape[0] * jax.process_count()
+    if rows % row_parts(mesh):
+        raise ValueError(
+            f"batch: {rows} rows cannot be divided over data x fsdp = {row_parts(mesh)} devices; "
+            "set --config.data.rows to a multiple of it."
+        )
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in batch.items()
+    }
+
+
+def initialize_distributed(environment: Mapping[str, str] | None = None) -> int:
+    """Joins the processes of a pod; call it before anything touches a device.
+
+    Recognised, in this order:
+      * `JAX_COORDINATOR_ADDRESS` with `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` (any cluster, or
+        several processes on one machine);
+      * SLURM with more than one task, Cloud TPU with more than one worker or slice (all found by
+        JAX itself);
+      * otherwise a single process.
+
+    Args:
+      environment: environment variables; the process's own by default.
+
+    Returns:
+      The number of processes.
+
+    Raises:
+      ValueError: a coordinator address without the two other variables.
+    """
+    env = os.environ if environment is None else environment
+    address = env.get("JAX_COORDINATOR_ADDRESS")
+    if address:
+        missing = [n for n in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if not env.get(n)]
+        if missing:
+            raise ValueError(
+                f"JAX_COORDINATOR_ADDRESS is set but {' and '.join(missing)} is not; set all "
+                "three, or none to run as one process."
+            )
+        jax.distributed.initialize(
+            address, int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"])
+        )
+    elif _cluster_found(env):
+        jax.distributed.initialize()
+    return jax.process_count()
+
+
+def _cluster_found(env: Mapping[str, str]) -> bool:
+    """Whether the environment says SLURM or Cloud TPU with more than one process."""
+    slurm = "SLURM_JOB_ID" in env and int(env.get("SLURM_NTASKS", "1")) > 1
+    workers = "," in env.get("TPU_WORKER_HOSTNAMES", "")
+    slices = int(env.get("MEGASCALE_NUM_SLICES", "1")) > 1
+    return slurm or workers or slices
+
+
+def _rule(name: str) -> str | tuple[str, ...] | None:
+    """The mesh axes of one logical name."""
+    if name not in RULES:
+        raise KeyError(f"sharding: no rule for logical axis {name!r}; add it to sharding.RULES.")
+    return RULES[name]

@@ -1,0 +1,264 @@
+"""Trains a model from a config, and goes on where it stopped.
+
+    python -m unireason_jax.train --config=configs/tiny.py --workdir=runs/tiny
+    ... --config.optim.lr=1e-3      overrides any leaf of the config
+    ... --sweep_index=2             applies entry 2 of the config's sweep()
+    ... --dry_run                   says what would happen, trains nothing
+
+Where the weights come from, first match wins:
+  1. a sound checkpoint in --workdir: the same run goes on, bit for bit on the same mesh;
+  2. --config.resume_from: the whole state of another run;
+  3. --config.init_from: weights of another run or of converted files, fresh optimizer;
+  4. --config.init_from=scratch: random weights. This has to be said.
+On SIGTERM the run saves and exits with status 0; start the same command again to go on.
+"""
+
+import functools
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+from etils import epath
+from ml_collections import config_flags
+
+from unireason_jax import (
+    checkpoint,
+    configuration,
+    metrics,
+    report,
+    sharding,
+    state,
+)
+from unireason_jax.checkpoint import Checkpoints, StopSignal
+from unireason_jax.configuration import ConfigError
+from unireason_jax.data.pipeline import Pipeline
+from unireason_jax.evals.loss import LossEvaluator
+from unireason_jax.experiment import Plan
+from unireason_jax.models import functional
+from unireason_jax.optim import merge
+from unireason_jax.state import TrainState
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/tiny.py.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; an existing run goes on.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would happen and draw a pack.")
+SWEEP_INDEX = flags.DEFINE_integer("sweep_index", None, "Entry of the config's sweep().")
+
+
+class TrainingDiverged(RuntimeError):
+    """Too many updates in a row had to be skipped."""
+
+
+def main(argv: list[str]) -> None:
+    """Joins the pod, settles the config, and trains (or says what it would do)."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; flags start with --.")
+    if CONFIG.value is None or not WORKDIR.value:
+        raise app.UsageError("--config=<file> and --workdir=<directory> are needed.")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # libraries only when something is wrong
+    sharding.initialize_distributed()
+    config, workdir = CONFIG.value, epath.Path(WORKDIR.value)
+    try:
+        if SWEEP_INDEX.value is not None:
+            path = config_flags.get_config_filename(flags.FLAGS["config"])
+            workdir /= configuration.apply_sweep(config, path, SWEEP_INDEX.value)
+        plan = Plan(config, workdir)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from error
+    if DRY_RUN.value:
+        dry_run(plan, workdir)
+        return
+    try:
+        train(plan, workdir)
+    except (ConfigError, checkpoint.CheckpointMismatch, checkpoint.CheckpointMissing) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def starting_state(
+    plan: Plan, checkpoints: Checkpoints
+) -> tuple[TrainState, dict[str, Any] | None, str]:
+    """(state, what else was saved with it or None, where it came from); see the file's top."""
+    config = plan.config
+    if checkpoints.saved is not None:
+        loaded = checkpoint.load_state(checkpoints.workdir, plan.abstract)
+        return *loaded, f"own checkpoint of step {int(loaded[0].step)}"
+    if config.resume_from:
+        loaded = checkpoint.load_state(config.resume_from, plan.abstract)
+        return *loaded, f"{config.resume_from} at step {int(loaded[0].step)}"
+    if not config.init_from:
+        raise ConfigError(
+            "where do the weights come from? Set --config.init_from to a run, or to 'scratch' "
+            "for random weights; or --config.resume_from to go on with another run."
+        )
+    if config.init_from == "scratch":
+        key = jax.random.key(config.seed)
+        init = functools.partial(functional.init, plan.model, key)
+        return state.initialize(init, plan.optimizer, plan.shardings), None, "random weights"
+    params = checkpoint.load_params(
+        config.init_from,
+        which=config.init_which,
+        expected=plan.abstract.params,
+        shardings=plan.shardings.params,
+        dtype="float32",
+    )
+    made = state.adopt(params, plan.optimizer, plan.shardings)
+    return made, None, f"{config.init_which} weights of {config.init_from}"
+
+
+def held_out_loss(plan: Plan) -> LossEvaluator | None:
+    """The evaluator of the training loss on held-out packs, or None when it is switched off."""
+    if not plan.config.eval.every:
+        return None
+    pipeline = plan.make_pipeline(held_out=True)
+    batches = [next(pipeline) for _ in range(plan.config.eval.batches)]
+    pipeline.close()
+    return LossEvaluator(batches, mesh=plan.mesh, model=plan.model, loss=plan.loss)
+
+
+def train(plan: Plan, workdir: epath.Path) -> TrainState:
+    """The whole run, in the order the machine lives it; returns the last state."""
+    config, lead = plan.config, jax.process_index() == 0
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (
+        jax.set_mesh(plan.mesh),
+        StopSignal() as stop,
+        Checkpoints(
+            workdir,
+            keep=config.train.keep,
+            keep_every=config.train.keep_every,
+            hashes=config.train.hash_checkpoints,
+        ) as checkpoints,
+    ):
+        current, saved, origin = starting_state(plan, checkpoints)
+        start, steps = int(current.step), config.train.steps
+        if lead:
+            plan.experiment.save(workdir)
+            count = functional.count(plan.abstract.params)
+            print(report.run_lines(plan.mesh, config.data.rows, plan.microbatches))
+            print(f"{count:,} parameters from {origin}; step {start} to {steps}", flush=True)
+        peak = metrics.peak_flops()
+        meter = metrics.Meter(peak and peak * jax.device_count())
+        if saved:
+            plan.pipeline.set_state(saved["data"])
+            meter.restore(saved["meter"])
+        writers = metrics.Writers(
+            workdir,
+            start=start,
+            total=steps,
+            tensorboard=config.train.tensorboard,
+            wandb=config.train.wandb,
+            config=configuration.plain(config),
+        )
+        evaluator = held_out_loss(plan)
+
+        def evaluate(step: int) -> None:
+            with meter.clock("eval"):
+                averaged = merge(current.ema, current.params) if current.ema else current.params
+                writers.write(step, evaluator(averaged))
+
+        def save(step: int) -> None:
+            with meter.clock("checkpoint"):
+                position = {"data": plan.pipeline.get_state(), "meter": meter.state()}
+                checkpoints.save(step, current, position)
+
+        if start < steps:
+            with meter.clock("compile"):
+                run = plan.compile_step()
+        stopped = False
+        for step in range(start, steps):
+            # Evaluate with the old weights, save, draw the next batch, step: in this order, so
+            # that a checkpoint holds weights and the batch they have not seen yet.
+            if evaluator and due(step, config.eval.every) and step > start:
+                evaluate(step)
+            if due(step, config.train.save_every) and step > start:
+                save(step)
+            if stopped := stop.reached(step):
+                break
+            with meter.clock("data"):
+                local = next(plan.pipeline)
+                batch = sharding.global_batch(plan.mesh, local)
+            profile(step, config.train.profile, workdir)
+            named = jax.profiler.StepTraceAnnotation("train", step_num=step)
+            with named, jax.transfer_guard("disallow"):
+                current, scalars = run(current, batch)
+            counts = global_counts(local)
+            backward = 0.0 if config.loss.detach_und else 2.0
+            flops = metrics.train_flops(plan.model, counts, und_backward=backward)
+            meter.add(scalars, counts, flops)
+            writers.advance()
+            if due(step + 1, config.train.log_every) or step + 1 == steps:
+                numbers = meter.report() | data_numbers(plan.pipeline)
+                writers.write(step + 1, numbers)
+                refuse_divergence(numbers, step + 1, plan.optimizer.config.max_skips)
+        finished = int(current.step)
+        if evaluator and not stopped and finished > start:
+            evaluate(finished)
+        if checkpoints.saved != finished:
+            save(finished)
+        checkpoints.wait()
+        plan.pipeline.close()
+        writers.close()
+    if lead:
+        ended = "stopped by SIGTERM, saved" if stopped else "finished"
+        print(f"{ended} at step {finished}: {workdir}", flush=True)
+    return current
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something that happens every so many steps (0: never) happens at this one."""
+    return every > 0 and step > 0 and step % every == 0
+
+
+def profile(step: int, window: tuple[int, int], workdir: epath.Path) -> None:
+    """Records steps [window) on process 0 under <workdir>/profile; an empty window records none."""
+    if jax.process_index() or window[1] <= window[0]:
+        return
+    if step == window[0]:
+        jax.profiler.start_trace(str(workdir / "profile"))
+    elif step == window[1]:
+        jax.profiler.stop_trace()
+
+
+def global_counts(local: dict[str, Any]) -> dict[str, int]:
+    """Tokens and pairs of the global batch, estimated from this process's rows."""
+    return {name: n * jax.process_count() for name, n in metrics.batch_counts(local).items()}
+
+
+def data_numbers(pipeline: Pipeline) -> dict[str, float]:
+    """Fill of the rows, epoch and quarantined records, for the metrics."""
+    wanted = ("fill/", "epoch", "quarantined")
+    return {f"data/{k}": v for k, v in pipeline.stats().items() if k.startswith(wanted)}
+
+
+def refuse_divergence(numbers: dict[str, float], step: int, limit: int) -> None:
+    """Raises TrainingDiverged when too many updates in a row were skipped."""
+    if numbers["consecutive_skips"] >= limit:
+        raise TrainingDiverged(
+            f"step {step}: the last {numbers['consecutive_skips']:.0f} updates were skipped (loss "
+            f"{numbers['loss']:.4g}, gradient norm {numbers['grad_norm']:.4g}). Lower "
+            "--config.optim.lr, look at the data, or raise --config.optim.max_skips; the newest "
+            "checkpoint is from before."
+        )
+
+
+def dry_run(plan: Plan, workdir: epath.Path) -> None:
+    """Prints config, parameters, batch and memory, and draws the first pack; trains nothing."""
+    config, mesh, budgets = plan.config, plan.mesh, plan.pipeline.budgets
+    print(report.config_text(config))
+    print(report.parameter_table(plan.abstract.params, plan.optimizer))
+    print(report.path_list(plan.abstract.params, plan.optimizer))
+    print(report.run_lines(mesh, config.data.rows, plan.microbatches))
+    print(f"one batch of {len(plan.pipeline.plan)} packs in an epoch; fill of the plan by stream:")
+    print("  " + ", ".join(f"{x:.1%}" for x in plan.pipeline.plan.fill))
+    print(report.batch_table(plan.pipeline.batch_spec()))
+    rows = config.data.rows // (sharding.row_parts(mesh) * plan.microbatches)
+    tokens = {"und": budgets.und, "gen": budgets.latent, "text": budgets.text}
+    activations = report.activation_bytes(plan.model, plan.loss, rows=rows, **tokens)
+    print("memory of one device:")
+    print(report.memory_table(plan.abstract, plan.shardings, plan.optimizer, activations))
+    batch = next(plan.pipeline)
+    plan.pipeline.close()
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=configuration.parse_flags)

@@ -1,0 +1,255 @@
+"""Raw examples of every task, as pure functions of (seed, index).
+
+An example is a plain dict in the raw format of its family (`task`), the same keys that data sets on
+disk have, plus what judges need: `scene`s, `requirement`, and `tag`, `domain` or `op`. Texts carry
+no tags (`<think>` and the like belong to the templates).
+
+    t2i, think_t2i              prompt, think (None without), image, scene, requirement, tag
+    knowledge, think_knowledge  the same, and domain, subcategory, hint, explanation, wrong_think,
+                                wrong_requirement; task "t2i"
+    edit, think_edit            instruction, think, input_image, output_image, source, scene, op
+    refine_t2i                  prompt, explanation (the plan), draft, rounds [{reflection, image,
+                                scene}], final_reflection, faults
+    refine_edit                 the same with instruction and input_image
+    process                     prompt, steps [{ins, des, image, inspect, refine, refined}]
+    vqa                         image, question, answer
+    uni_edit                    image, instruction, output_image, question, answer
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from unireason_jax.world import renderer
+from unireason_jax.world.dice import Dice
+from unireason_jax.world.editing import sample_edit
+from unireason_jax.world.knowledge import all_facts, sample_item, wrong_think
+from unireason_jax.world.language import NO_CHANGE_TEXT, plan_text
+from unireason_jax.world.process import sample_steps
+from unireason_jax.world.prompts import sample_prompt
+from unireason_jax.world.questions import sample_answer_edit, sample_question
+from unireason_jax.world.refinement import Trace, sample_trace
+from unireason_jax.world.requirements import sample_scene
+from unireason_jax.world.scenes import SIDE, Scene, make_scene
+
+Example = dict[str, Any]
+Draw = Callable[[Scene], np.ndarray]
+PROCESS_TAGS = ("two_object", "counting", "position", "position", "color_attr")
+
+
+def _undrawn(scene: Scene) -> np.ndarray:
+    """Stand in for a picture where only its shape matters: the read-only empty canvas."""
+    return renderer.blank(scene.side)
+
+
+def _t2i(dice: Dice, draw: Draw, side: int, *, think: bool, tag: str | None, **split) -> Example:
+    prompt = sample_prompt(dice, tag=tag, **split)
+    unseen = split["unseen_pairs"]
+    scene = sample_scene(prompt.requirement, dice, side, unseen_pairs=unseen)
+    return {
+        "task": "t2i",
+        "prompt": prompt.text,
+        "think": plan_text(scene.objects) if think else None,
+        "image": draw(scene),
+        "scene": scene,
+        "requirement": prompt.requirement,
+        "tag": prompt.tag,
+    }
+
+
+def _knowledge(
+    dice: Dice, draw: Draw, side: int, *, think: bool, tag: str | None, **split
+) -> Example:
+    item = sample_item(dice, side, domain=tag, held_out=split["held_out"])
+    fact = all_facts(side)[item.fact]
+    scene = sample_scene(fact.requirement, dice, side)
+    wrong, wrong_requirement = wrong_think(dice, item, side)
+    return {
+        "task": "t2i",
+        "prompt": item.prompt,
+        "think": plan_text(scene.objects, fact.fact) if think else None,
+        "image": draw(scene),
+        "scene": scene,
+        "requirement": fact.requirement,
+        "tag": fact.domain,
+        "domain": fact.domain,
+        "subcategory": fact.subcategory,
+        "hint": fact.hint,
+        "explanation": fact.explanation,
+        "wrong_think": wrong,
+        "wrong_requirement": wrong_requirement,
+    }
+
+
+def _edit(dice: Dice, draw: Draw, side: int, *, think: bool, tag: str | None, **split) -> Example:
+    task = sample_edit(dice, side, op=tag, held_out=split["held_out"])
+    return {
+        "task": "edit",
+        "instruction": task.instruction,
+        "think": plan_text(task.target.objects, task.fact) if think else None,
+        "input_image": draw(task.source),
+        "output_image": draw(task.target),
+        "source": task.source,
+        "scene": task.target,
+        "requirement": task.requirement,
+        "op": task.op,
+    }
+
+
+def _rounds(trace: Trace, draw: Draw) -> Example:
+    return {
+        "draft": draw(trace.draft),
+        "draft_scene": trace.draft,
+        "faults": trace.faults,
+        "rounds": [
+            {"reflection": step.reflection, "image": draw(step.scene), "scene": step.scene}
+            for step in trace.rounds
+        ],
+        "final_reflection": NO_CHANGE_TEXT,
+    }
+
+
+def _refine_t2i(dice: Dice, draw: Draw, side: int, *, tag: str | None, **split) -> Example:
+    prompt = sample_prompt(dice, tag=tag, **split)
+    scene = sample_scene(prompt.requirement, dice, side, unseen_pairs=split["unseen_pairs"])
+    return {
+        "task": "refine_t2i",
+        "prompt": prompt.text,
+        "explanation": plan_text(scene.objects),
+        **_rounds(sample_trace(dice, prompt.requirement, scene), draw),
+        "scene": scene,
+        "requirement": prompt.requirement,
+        "tag": prompt.tag,
+    }
+
+
+def _refine_edit(dice: Dice, draw: Draw, side: int, *, tag: str | None, **split) -> Example:
+    task = sample_edit(dice, side, op=tag, held_out=split["held_out"])
+    return {
+        "task": "refine_edit",
+        "instruction": task.instruction,
+        "input_image": draw(task.source),
+        "explanation": plan_text(task.target.objects, task.fact),
+        **_rounds(sample_trace(dice, task.requirement, task.target), draw),
+        "source": task.source,
+        "scene": task.target,
+        "requirement": task.requirement,
+        "op": task.op,
+    }
+
+
+def _process(dice: Dice, draw: Draw, side: int, *, tag: str | None, **split) -> Example:
+    tag = tag or dice.pick(PROCESS_TAGS)
+    prompt = sample_prompt(dice, tag=tag, **split)
+    scene = sample_scene(prompt.requirement, dice, side)
+    steps = [
+        {
+            "ins": step.ins,
+            "des": step.des,
+            "image": draw(step.scene),
+            "inspect": step.inspect,
+            "refine": step.refine,
+            "refined": None if step.refined is None else draw(step.refined),
+            "scene": step.scene,
+        }
+        for step in sample_steps(dice, scene)
+    ]
+    return {
+        "task": "process",
+        "prompt": prompt.text,
+        "steps": steps,
+        "scene": scene,
+        "requirement": prompt.requirement,
+        "tag": prompt.tag,
+    }
+
+
+def _vqa(dice: Dice, draw: Draw, side: int, *, tag: str | None, **split) -> Example:
+    question, objects = sample_question(dice, side, kind=tag, held_out=split["held_out"])
+    scene = make_scene(objects, side)
+    return {
+        "task": "vqa",
+        "image": draw(scene),
+        "question": question.text,
+        "answer": question.answer,
+        "scene": scene,
+        "tag": question.kind,
+    }
+
+
+def _uni_edit(dice: Dice, draw: Draw, side: int, *, tag: str | None, **split) -> Example:
+    task, question = sample_answer_edit(dice, side, kind=tag, held_out=split["held_out"])
+    return {
+        "task": "uni_edit",
+        "image": draw(task.source),
+        "instruction": task.instruction,
+        "output_image": draw(task.target),
+        "question": question.text,
+        "answer": question.answer,
+        "source": task.source,
+        "scene": task.target,
+        "requirement": task.requirement,
+        "op": task.op,
+    }
+
+
+_BUILDERS: dict[str, Callable[..., Example]] = {
+    "t2i": partial(_t2i, think=False),
+    "think_t2i": partial(_t2i, think=True),
+    "knowledge": partial(_knowledge, think=False),
+    "think_knowledge": partial(_knowledge, think=True),
+    "edit": partial(_edit, think=False),
+    "think_edit": partial(_edit, think=True),
+    "refine_t2i": _refine_t2i,
+    "refine_edit": _refine_edit,
+    "process": _process,
+    "vqa": _vqa,
+    "uni_edit": _uni_edit,
+}
+TASKS = tuple(_BUILDERS)
+
+
+def example(
+    seed: int,
+    index: int,
+    task: str,
+    *,
+    side: int = SIDE,
+    tag: str | None = None,
+    held_out: bool = False,
+    unseen_pairs: bool = False,
+    render: bool = True,
+) -> Example:
+    """Return one raw example, a pure function of its arguments.
+
+    Args:
+        seed: data seed.
+        index: example number, any integer from 0 on.
+        task: one of `TASKS`.
+        side: cells per side of the canvas.
+        tag: restrict to one category: a prompt tag (t2i, refine_t2i, process), a knowledge domain,
+            an edit op, a question kind (vqa) or a uni_edit kind.
+        held_out: draw only prompts (instructions, questions) that training never sees; otherwise
+            only the others.
+        unseen_pairs: for t2i and refine_t2i, draw prompts with a (shape, colour) pair that
+            training never sees.
+        render: False leaves out the drawing: every picture is the same read-only empty canvas of
+            the right shape. Everything else is unchanged.
+
+    Returns:
+        A dict with `task`, `id`, `kind` (the `task` argument) and the keys listed above.
+
+    Raises:
+        ValueError: for an unknown task or tag, or an option the task does not have.
+    """
+    if task not in _BUILDERS:
+        raise ValueError(f"unknown world task {task!r}; use one of {TASKS}")
+    if unseen_pairs and task not in ("t2i", "think_t2i", "refine_t2i"):
+        raise ValueError(f"world task {task!r} has no unseen_pairs split")
+    dice = Dice(seed, index, task)
+    draw = renderer.render if render else _undrawn
+    split = {"held_out": held_out, "unseen_pairs": unseen_pairs}
+    raw = _BUILDERS[task](dice, draw, side, tag=tag, **split)
+    return {"id": f"{task}-{seed}-{index}", "kind": task, **raw}
