@@ -1,10 +1,11 @@
 """The smallest complete run: a dwarf model in the embedded world, for tests and a first look.
 
 Command:  python -m unireason_jax.train --config=configs/tiny.py --workdir=runs/tiny
-Hardware: one CPU core, below 1 GiB of memory.
-Time:     under a minute.
-Result:   loss/ce falls from 5.6 to about 1.5 and loss/flow from 2.0 to about 1.2 in 60 steps. The
-          model is far too small to draw; `configs/quickstart.py` is the one that can.
+Hardware: one CPU core, 1.3 GiB of memory.
+Time:     30 seconds of CPU, most of them compilation; 25 steps/s afterwards.
+Result:   loss/ce falls from 5.6 to 1.8 and loss/flow from 2.0 to 1.8 in 60 steps; on held-out packs
+          they end at 1.9 and 1.7. The model is far too small to draw; `configs/quickstart.py` is
+          the one that can.
 """
 
 from ml_collections import ConfigDict

@@ -40,3 +40,13 @@ def goldens() -> Path:
 def data_goldens() -> Path:
     """Folder `data_open`: what the official data pipelines make of small records."""
     return _goldens("data_open")
+
+
+@pytest.fixture(scope="module")
+def quick_compile():
+    """Compiles without XLA's costly optimisations: for modules that compile much and run little."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

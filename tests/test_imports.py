@@ -15,6 +15,7 @@ LEVELS = {
         "optim",
         "state",
         "metrics",
+        "preemption",
         "configuration",
         "experiment",
         "report",

@@ -14,6 +14,7 @@ from unireason_jax.models import functional
 from unireason_jax.models.config import variant
 from unireason_jax.objective import LossConfig
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 MODEL = variant("nano")
 
 

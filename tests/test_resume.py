@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ def command(tmp_path_factory):
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
 
-    def start(workdir, *flags):
+    def start(workdir, *flags, **more):
         arguments = [
             *("--config=configs/tiny.py", f"--workdir={workdir}"),
             *(f"--config.train.steps={STEPS}", f"--config.train.save_every={SAVE}"),
@@ -37,7 +38,7 @@ def command(tmp_path_factory):
         return subprocess.Popen(
             [sys.executable, "-m", "unireason_jax.train", *arguments],
             cwd=REPOSITORY,
-            env=env,
+            env=env | more,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -116,3 +117,30 @@ def test_a_finished_run_started_again_changes_nothing(command, unbroken):
     output = finish(command(unbroken))
     assert f"finished at step {STEPS}" in output
     assert losses(unbroken) == before
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_one_process_goes_on(command, unbroken, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    both = [
+        command(
+            tmp_path,
+            JAX_COORDINATOR_ADDRESS=address,
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(number),
+        )
+        for number in range(2)
+    ]
+    stop_after(both[1], tmp_path, 3, signal.SIGTERM)
+    outputs = [finish(process) for process in both]
+    stopped = checkpoint.steps(tmp_path)[-1]
+    assert "2 process(es) | mesh data=1, fsdp=2" in outputs[0]
+    if stopped < STEPS:  # the service answers within a second or so, which may be after the end
+        assert f"stopped by SIGTERM, saved at step {stopped}" in outputs[0]
+    finish(command(tmp_path))
+    rows = zip(losses(tmp_path), losses(unbroken), strict=True)
+    for got, want in rows:
+        assert got["step"] == want["step"]
+        np.testing.assert_allclose(got["loss"], want["loss"], rtol=2e-2)

@@ -10,6 +10,7 @@ VERBS = {
     "evaluate": "judge a checkpoint in the embedded world and write a report with pictures",
     "prepare": "convert records to shards with an index; --show draws a pack",
     "bench": "measure packing, the loader and the train step",
+    "convert": "official checkpoint folders in and out",
 }
 
 

@@ -10,10 +10,9 @@ damaged. Either is named, set aside, and the step before it is used.
 
 import concurrent.futures
 import json
-import signal
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -23,12 +22,14 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from unireason_jax.models.archive import Archive, place
 from unireason_jax.optim import Params, flatten, unflatten
 from unireason_jax.state import TrainState
 
 MANIFEST = "manifest.json"
 FOLDER = "checkpoints"
 PARTS = ("params", "opt_state", "ema")
+CONVERTED = ("params.safetensors", "params.safetensors.index.json")  # instead of Orbax trees
 _CHUNK = 1 << 22
 
 
@@ -192,6 +193,7 @@ def load_params(
     Args:
       path: a workdir, or one step's directory.
       which: "ema" for the moving average (frozen leaves come from the weights), or "params".
+        Converted weights are one set, and given for both.
       step: a certain step; by default the newest sound one.
       expected: tree of ShapeDtypeStruct of the model; checked leaf by leaf when given.
       shardings: NamedSharding per leaf; by default everything on the first local device.
@@ -201,6 +203,21 @@ def load_params(
       CheckpointMissing: there is none.
       CheckpointMismatch: another model, or `which="ema"` where no average was kept.
     """
+    options = {"which": which, "step": step, "expected": expected}
+    names, load = leaf_loader(path, **options, shardings=shardings, dtype=dtype)
+    return unflatten(load(names))
+
+
+def leaf_loader(
+    path: epath.PathLike,
+    *,
+    which: str = "ema",
+    step: int | None = None,
+    expected: Params | None = None,
+    shardings: Params | None = None,
+    dtype: str | None = None,
+) -> tuple[list[str], Callable[[Collection[str]], dict[str, jax.Array]]]:
+    """`load_params` in parts: the paths of all leaves, and a function that loads some of them."""
     if which not in ("ema", "params"):
         raise ValueError(f"which={which!r}: choose 'ema' or 'params'.")
     directory = find(path, step)
@@ -208,8 +225,12 @@ def load_params(
     if expected is not None:
         _compare(directory, "params", leaves["params"], _leaves(expected), _OTHER_MODEL)
     averaged = leaves.get("ema") or {}
-    if which == "ema" and not averaged:
-        raise CheckpointMismatch(f"{directory}: no moving average was kept; ask for 'params'.")
+    converted = [directory / name for name in CONVERTED if (directory / name).exists()]
+    if which == "ema" and not averaged and not converted:
+        raise CheckpointMismatch(
+            f"{directory}: no moving average was kept; ask for 'params' instead of 'ema' "
+            "(--config.init_which when training, --which when sampling)."
+        )
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     places = flatten(shardings) if shardings is not None else {}
 
@@ -219,19 +240,21 @@ def load_params(
         wanted = jnp.dtype(dtype if dtype and floating else stored)
         return jax.ShapeDtypeStruct(tuple(shape), wanted, sharding=places.get(name, here))
 
-    source = {
-        name: "ema" if which == "ema" and name in averaged else "params"
-        for name in leaves["params"]
-    }
-    wanted = {
-        part: unflatten({name: target(name) for name, owner in source.items() if owner == part})
-        for part in set(source.values())
-    }
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
-    with context:
-        loaded = ocp.load_checkpointables(directory, wanted)
-    return unflatten({k: v for part in loaded.values() for k, v in flatten(part).items()})
+    def load(names: Collection[str]) -> dict[str, jax.Array]:
+        if converted:
+            return place(Archive(converted[0]), {name: target(name) for name in names})
+        own = {n: "ema" if which == "ema" and n in averaged else "params" for n in names}
+        wanted = {
+            part: unflatten({name: target(name) for name, owner in own.items() if owner == part})
+            for part in set(own.values())
+        }
+        context = ocp.Context()
+        context.pytree.loading.partial_load = True
+        with context:
+            loaded = ocp.load_checkpointables(directory, wanted)
+        return {k: v for part in loaded.values() for k, v in flatten(part).items()}
+
+    return list(leaves["params"]), load
 
 
 def load_state(path: epath.PathLike, abstract: TrainState) -> tuple[TrainState, Any]:
@@ -358,33 +381,3 @@ class Checkpoints:
         self.wait()
         self._background.shutdown()
         self._orbax.close()
-
-
-class StopSignal:
-    """Notices SIGTERM (a preempted machine, `kill`) so that the loop can save and leave.
-
-    With one process a Python handler sets a flag. With several, JAX's preemption service makes all
-    of them agree on one step, and `reached` must be called once a step in each of them.
-    """
-
-    def __init__(self):
-        self._told = False
-        self._before: Callable | int | None = None
-
-    def __enter__(self) -> "StopSignal":
-        if jax.process_count() == 1:
-            self._before = signal.signal(signal.SIGTERM, self._tell)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _tell(self, *_: object) -> None:
-        self._told = True
-
-    def reached(self, step: int) -> bool:
-        """Whether to save and stop now; the same answer in every process."""
-        if jax.process_count() == 1:
-            return self._told
-        return multihost_utils.reached_preemption_sync_point(step)

@@ -163,13 +163,14 @@ def _kind(value: Any) -> str:
 
 
 def _config_flag(argv: Sequence[str]) -> str | None:
-    """The value of --config in a command line."""
-    for position, argument in enumerate(argv):
+    """The value of the last --config in a command line."""
+    found = None
+    for argument, following in zip(argv, [*argv[1:], None]):
         if argument in ("--config", "-config"):
-            return argv[position + 1] if position + 1 < len(argv) else None
-        if argument.startswith(("--config=", "-config=")):
-            return argument.split("=", 1)[1]
-    return None
+            found = following
+        elif argument.startswith(("--config=", "-config=")):
+            found = argument.split("=", 1)[1]
+    return found
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What a run reports: losses, speed, utilisation, where the time went, and how long is left."""
 
 import contextlib
-import importlib
 import json
 import os
 import resource
@@ -33,6 +32,8 @@ PEAK_FLOPS = {
     "H200": 989e12,
     "B200": 2250e12,
 }
+HEADLINE = ("loss", "loss/ce", "loss/flow", "accuracy/text", "grad_norm", "lr")
+WARNINGS = ("skipped", "consecutive_skips", "data/quarantined")  # on stdout when not zero
 LAST = ("lr", "skipped", "consecutive_skips", "param_norm")  # reported as they are, not averaged
 
 
@@ -283,12 +284,15 @@ class Writers:
         self._rows = _rows_until(self._jsonl, start)
         self._jsonl.write_text("".join(self._rows))
         if tensorboard:
-            writer = importlib.import_module("tensorboardX").SummaryWriter
-            self._events = writer(str(epath.Path(workdir) / "tensorboard"), purge_step=start + 1)
+            from tensorboardX import SummaryWriter
+
+            folder = str(epath.Path(workdir) / "tensorboard")
+            self._events = SummaryWriter(folder, purge_step=start + 1)
         if wandb:
             self._wandb = _start_wandb(wandb, str(workdir), dict(config or {}))
         if sys.stderr.isatty():
-            tqdm = importlib.import_module("tqdm").tqdm
+            from tqdm import tqdm
+
             self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
 
     def advance(self) -> None:
@@ -315,11 +319,10 @@ class Writers:
     def _line(self, step: int, metrics: Mapping[str, float]) -> str:
         """The stdout line: losses, speed, utilisation, share of waiting, time left."""
         parts = [f"step {step}/{self.total}"]
-        skip = ("speed/", "time/", "memory/", "tokens/", "update_norm", "param_norm")
-        for name, value in metrics.items():
-            quiet = name.startswith(skip) or (name.endswith(("skipped", "_skips")) and not value)
-            if not quiet:
-                parts.append(f"{name} {value:.4g}")
+        shown = [name for name in HEADLINE if name in metrics]
+        shown += [name for name in metrics if name.startswith("eval/")]
+        shown += [name for name in WARNINGS if metrics.get(name)]
+        parts += [f"{name} {metrics[name]:.4g}" for name in shown]
         rate = metrics.get("speed/steps_per_s")
         if rate:
             speed = sum(v for k, v in metrics.items() if k.endswith("_tokens_per_s"))
@@ -358,7 +361,7 @@ def _rows_until(path: epath.Path, step: int) -> list[str]:
 def _start_wandb(project: str, workdir: str, config: dict[str, Any]) -> Any:
     """A Weights & Biases run. Raises ValueError when the package is not installed."""
     try:
-        wandb = importlib.import_module("wandb")
+        import wandb
     except ModuleNotFoundError:
         raise ValueError(
             "--config.train.wandb is set but wandb is not installed: pip install "

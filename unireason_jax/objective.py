@@ -150,7 +150,8 @@ def loss_sums(
 
     Args:
       params: all parameters.
-      batch: a packed batch (see `unireason_jax.data.packing`).
+      batch: a packed batch (see `unireason_jax.data.packing`); a "noise" [B, T, P] in it is used
+        instead of noise drawn from the seeds (a recording).
       model: the model's shape.
       loss: the loss's options.
 
@@ -169,11 +170,15 @@ def loss_sums(
         und = jnp.concatenate(streams, axis=1)
         x0 = batch["latents"]
         t = flow.timesteps(batch["latent_logits"], loss.timestep_shift)
-        noise = flow.token_noise(batch["noise_seeds"], batch["latent_positions"], x0.shape[-1])
+        if "noise" in batch:
+            noise = batch["noise"]
+        else:
+            noise = flow.token_noise(batch["noise_seeds"], batch["latent_positions"], x0.shape[-1])
         x_t = flow.interpolate(x0, noise, t)
         gen = bagel.embed_latents(x_t, t, batch["latent_positions"])
     seen = Visibility(batch["vis_key"], batch["vis_lo"], batch["vis_hi"], batch["vis_own"])
-    und_h, gen_h, _ = bagel.decode(und, gen, batch["positions"], seen, detach_und=loss.detach_und)
+    flags = {"detach_und": loss.detach_und, "keep_kv": False}
+    und_h, gen_h, _ = bagel.decode(und, gen, batch["positions"], seen, **flags)
     with jax.named_scope("cross_entropy"):
         ce, hits = cross_entropy_sums(
             und_h[:, : text.shape[1]],

@@ -18,19 +18,20 @@ _GIB = 1 << 30
 
 
 def parameter_table(shapes: Params, optimizer: Optimizer) -> str:
-    """Parameters by module (two levels of the tree): count, how many train, largest shape."""
+    """Parameters by module: their number, how many of them train, the largest leaf."""
     flat = flatten(shapes)
     frozen = frozen_paths(flat, optimizer.config.freeze)
     rows: dict[str, list] = {}
     for path, leaf in flat.items():
-        row = rows.setdefault("/".join(path.split("/")[:2]), [0, 0, ()])
+        row = rows.setdefault(path.rsplit("/", 2)[0], [0, 0, ()])
         size = math.prod(leaf.shape)
         row[0] += size
         row[1] += 0 if path in frozen else size
         row[2] = max(row[2], leaf.shape, key=math.prod)
     lines = [f"{'module':<32}{'parameters':>16}{'trainable':>16}  largest leaf"]
     for name, (size, trained, shape) in rows.items():
-        lines.append(f"{name:<32}{size:>16,}{trained or 'frozen':>16}  {shape}".replace("()", ""))
+        moving = f"{trained:,}" if trained else "frozen"
+        lines.append(f"{name:<32}{size:>16,}{moving:>16}  {shape}")
     sums = [sum(row[column] for row in rows.values()) for column in (0, 1)]
     lines.append(f"{'total':<32}{sums[0]:>16,}{sums[1]:>16,}")
     return "\n".join(lines)

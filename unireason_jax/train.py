@@ -29,13 +29,15 @@ from unireason_jax import (
     sharding,
     state,
 )
-from unireason_jax.checkpoint import Checkpoints, StopSignal
+from unireason_jax.checkpoint import Checkpoints
 from unireason_jax.configuration import ConfigError
+from unireason_jax.data import draw
 from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.evals.loss import LossEvaluator
 from unireason_jax.experiment import Plan
 from unireason_jax.models import functional
 from unireason_jax.optim import merge
+from unireason_jax.preemption import StopSignal
 from unireason_jax.state import TrainState
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/tiny.py.")
@@ -119,6 +121,8 @@ def train(plan: Plan, workdir: epath.Path) -> TrainState:
     """The whole run, in the order the machine lives it; returns the last state."""
     config, lead = plan.config, jax.process_index() == 0
     workdir.mkdir(parents=True, exist_ok=True)
+    if jax.default_backend() != "cpu" and not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
     with (
         jax.set_mesh(plan.mesh),
         StopSignal() as stop,
@@ -248,16 +252,22 @@ def dry_run(plan: Plan, workdir: epath.Path) -> None:
     print(report.parameter_table(plan.abstract.params, plan.optimizer))
     print(report.path_list(plan.abstract.params, plan.optimizer))
     print(report.run_lines(mesh, config.data.rows, plan.microbatches))
-    print(f"one batch of {len(plan.pipeline.plan)} packs in an epoch; fill of the plan by stream:")
-    print("  " + ", ".join(f"{x:.1%}" for x in plan.pipeline.plan.fill))
+    fill = ", ".join(f"{x:.1%}" for x in plan.pipeline.plan.fill)
+    print(f"{len(plan.pipeline.plan)} packs in an epoch; text, vit and latent fill: {fill}")
     print(report.batch_table(plan.pipeline.batch_spec()))
     rows = config.data.rows // (sharding.row_parts(mesh) * plan.microbatches)
     tokens = {"und": budgets.und, "gen": budgets.latent, "text": budgets.text}
     activations = report.activation_bytes(plan.model, plan.loss, rows=rows, **tokens)
     print("memory of one device:")
     print(report.memory_table(plan.abstract, plan.shardings, plan.optimizer, activations))
-    batch = next(plan.pipeline)
+    first = {name: array[0] for name, array in next(plan.pipeline).items()}
     plan.pipeline.close()
+    workdir.mkdir(parents=True, exist_ok=True)
+    picture = workdir / "pack.png"
+    with picture.open("wb") as file:
+        drawing = draw.draw_row(first, plan.experiment.tokenizer, title="first row of the run")
+        drawing.save(file, format="PNG")
+    print(f"the first row is drawn in {picture}")
 
 
 if __name__ == "__main__":

@@ -264,11 +264,14 @@ def test_quarantine_counts_each_record_once_and_survives_a_restart(tmp_path):
     assert len(book) == 2
     assert book.summary().startswith("2 records quarantined (1 of files, 1 of world); reasons in")
     assert str(tmp_path / "logs" / "q.jsonl") in book.summary()
+    with (tmp_path / "logs" / "q.jsonl").open("a") as file:
+        file.write('{"source": "fi\n')  # a torn write
     again = Quarantine(tmp_path / "logs" / "q.jsonl")
     again.add("files", "r1", "no image")
     again.add("files", "r3", "unreadable")
     lines = (tmp_path / "logs" / "q.jsonl").read_text().splitlines()
-    assert [json.loads(line)["record"] for line in lines] == ["r1", "r2", "r3"]
+    assert [json.loads(lines[i])["record"] for i in (0, 1, 3)] == ["r1", "r2", "r3"]
+    assert len(lines) == 4
     assert Quarantine().summary() == "no record quarantined"
 
 

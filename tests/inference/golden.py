@@ -14,7 +14,7 @@ from tests.models.golden import patchify, read, relative
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference import sampler
 from unireason_jax.inference.cache import Cache, Markers
-from unireason_jax.models import functional, huggingface
+from unireason_jax.models import huggingface, vae
 
 SLOTS = 64
 
@@ -47,7 +47,7 @@ class Golden:
         """A turn per row; an empty list adds nothing to its row."""
         turns = [[self.markers.bos, *p, self.markers.eos] if p else [] for p in prompts]
         counts = np.array([len(turn) for turn in turns], np.int32)
-        ids = np.zeros((len(turns), counts.max() + 3), np.int32)
+        ids = np.zeros((len(turns), 24), np.int32)
         for row, turn in zip(ids, turns):
             row[: len(turn)] = turn
         return sampler.prefill_text(
@@ -62,17 +62,19 @@ class Golden:
 
     def latents(self, cache: Cache, image: str, noise: str) -> Cache:
         """The clean latents of an image, with the posterior noise of the recording."""
-        from unireason_jax.models import vae
-
-        latent = vae.golden_latent(self.folder, self.tensors[image], self.tensors[noise])
+        config, params = vae.load(self.folder / "ae.safetensors")
+        pixels = jnp.asarray(self.tensors[image].transpose(1, 2, 0))[None]
+        mean, logvar = jax.jit(vae.moments, static_argnums=1)(params, config, pixels)
+        drawn = jnp.asarray(self.tensors[noise].transpose(0, 2, 3, 1))
+        latent = np.asarray(vae.sample(mean, logvar, drawn))[0].transpose(2, 0, 1)
         tokens = patchify(latent, self.config.latent.patch)
-        pixels = 8 * self.config.latent.patch
+        stride = 8 * self.config.latent.patch
         return self._image(
             sampler.prefill_latents,
             cache,
             self.tensors[image],
             tokens,
-            pixels,
+            stride,
             self.config.latent.side,
         )
 
@@ -110,6 +112,3 @@ def _model(folder: Path):
 @functools.cache
 def _tolerances(folder: Path) -> dict[str, dict[str, list]]:
     return json.loads((folder / "tolerances.json").read_text())["files"]
-
-
-__all__ = ["Golden", "functional", "positions", "relative"]

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.inference.golden import Golden, positions
-from unireason_jax.inference import cache as caches
 from unireason_jax.inference import sampler
 from unireason_jax.inference.sampler import FlowSettings
 from unireason_jax.models import functional
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 CASES = {
     "global": {"renorm": "global"},
@@ -53,8 +54,14 @@ def contexts(golden, task):
     return [full, seen, golden.text(golden.empty(), prompt)]
 
 
+@functools.partial(jax.jit, static_argnames=("config", "markers", "settings"))
+def integrate(params, *arrays, config, markers, settings):
+    model = functional.bind(config, params)
+    return sampler.integrate(model, *arrays, markers=markers, settings=settings)
+
+
 def check(golden, key, branches, noise, grids, flow, names=("final_latent",)):
-    """Velocity at every golden state, then the whole loop."""
+    """Times, passes, the velocity of every step, and the image at the end."""
     counts = np.array([rows * columns for rows, columns in grids], np.int32)
     place = np.zeros((len(grids), counts.max()), np.int32)
     x1 = np.zeros((*place.shape, noise.shape[-1]), np.float32)
@@ -65,42 +72,12 @@ def check(golden, key, branches, noise, grids, flow, names=("final_latent",)):
     live = np.arange(place.shape[1]) < counts[:, None]
     times = golden.tensors[f"out.{key}.timesteps"]
     np.testing.assert_allclose(flow.times()[:-1], times, rtol=2e-7)
-    used = golden.tensors[f"out.{key}.num_branches"]
-    assert flow.forwards(len(branches)) == used.sum()
+    assert flow.forwards(len(branches)) == golden.tensors[f"out.{key}.num_branches"].sum()
     scales = [jnp.full(len(grids), s) for s in (flow.text_scale, flow.image_scale)]
-    model = functional.bind(golden.config, golden.params)
-    velocity = jax.jit(
-        functools.partial(
-            sampler.guided_velocity,
-            model,
-            positions=jnp.asarray(place),
-            counts=jnp.asarray(counts),
-            scales=scales,
-            markers=golden.markers,
-            settings=flow,
-        )
-    )
-    states = golden.tensors[f"out.{key}.x_t"]
-    found = np.zeros_like(states)
-    joined = caches.concat_rows(branches)
-    for first, last, on in flow.segments():
-        for step in range(first, last):
-            x = np.zeros_like(x1)
-            x[live] = states[step]
-            now = velocity(joined if on else branches[0], jnp.asarray(x), jnp.float32(times[step]))
-            found[step] = np.asarray(now)[live]
-    golden.close(found, f"out.{key}.velocity")
-    latents = sampler.draw_image(
-        golden.params,
-        tuple(branches),
-        jnp.asarray(x1),
-        jnp.asarray(place),
-        jnp.asarray(counts),
-        tuple(scales),
-        config=golden.config,
-        markers=golden.markers,
-        settings=flow,
-    )
+    arrays = (jnp.asarray(array) for array in (x1, place, counts))
+    fixed = {"config": golden.config, "markers": golden.markers, "settings": flow}
+    latents, velocities = integrate(golden.params, tuple(branches), *arrays, scales, **fixed)
+    golden.close(np.asarray(velocities)[:, live], f"out.{key}.velocity")
     for row, name in enumerate(names):
         golden.close(np.asarray(latents)[row, : counts[row]], f"out.{key}.{name}")
 

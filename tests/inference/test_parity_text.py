@@ -1,6 +1,7 @@
 """Prefill and greedy decoding against the official model, through the batched cache."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from tests.inference.golden import Golden
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference import sampler
 from unireason_jax.models import functional
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +34,20 @@ def context(golden, case):
     return cache
 
 
+@functools.partial(jax.jit, static_argnames="config")
+def step(params, cache, token, *, config):
+    model = functional.bind(config, params)
+    ones = jnp.ones(token.shape[0], jnp.int32)
+    cache, hidden = caches.append_text(model, cache, token[:, None], ones)
+    return cache, model.logits(hidden[:, 0])
+
+
 def logits_along(golden, cache, tokens):
     """[steps, B, V]: what the model predicts after each of the given tokens [steps, B]."""
-    model = functional.bind(golden.config, golden.params)
-
-    @jax.jit
-    def step(cache, token):
-        ones = jnp.ones(token.shape[0], jnp.int32)
-        cache, hidden = caches.append_text(model, cache, token[:, None], ones)
-        return cache, model.logits(hidden[:, 0])
-
     out = []
     for token in tokens:
-        cache, logits = step(cache, jnp.asarray(token, jnp.int32))
+        token = jnp.asarray(token, jnp.int32)
+        cache, logits = step(golden.params, cache, token, config=golden.config)
         out.append(logits)
     return np.stack(out)
 

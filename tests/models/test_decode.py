@@ -31,7 +31,7 @@ def test_prefix_then_suffix_equals_the_whole_row(change, llm):
         order = np.concatenate([und, gen])
         ids = Visibility(*(jnp.asarray(x[order])[None].repeat(2, 0) for x in seen))
         at = jnp.asarray(positions[order], jnp.int32)[None].repeat(2, 0)
-        u, g, kv = model.decode(tokens[:, und], tokens[:, gen], at, ids, past)
+        u, g, kv = jax.jit(model.decode)(tokens[:, und], tokens[:, gen], at, ids, past)
         states = jnp.concatenate([u, g], axis=1)[:, np.argsort(order)]
         return states, (*kv, ids.key)
 
@@ -60,8 +60,8 @@ def test_a_cache_that_nobody_sees_changes_nothing():
     shape = (llm.layers, 1, 9, llm.kv_heads, llm.head_dim)
     k = jax.random.normal(jax.random.key(2), shape)
     past = k, k, jnp.full((1, 9), PADDING, jnp.int32)
-    wanted, _, kv = model.decode(tokens, none, at, ids)
-    found, *_ = model.decode(tokens, none, at, ids, past)
+    wanted, _, kv = jax.jit(model.decode)(tokens, none, at, ids)
+    found, *_ = jax.jit(model.decode)(tokens, none, at, ids, past)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert kv[0].shape == (llm.layers, 1, 6, llm.kv_heads, llm.head_dim)
     assert model.decode(tokens, none, at, ids, keep_kv=False)[2] is None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unireason_jax import sharding
-from unireason_jax.models import functional, huggingface
+from unireason_jax.models import functional, layout
 from unireason_jax.models.config import VARIANTS, from_dict, to_dict, variant
 from unireason_jax.visibility import Visibility, build
 
@@ -63,6 +63,8 @@ def loss(params, batch, config, flags=()):
     return jnp.mean(jnp.sin(logits)) + jnp.mean(jnp.square(velocity - batch["x"]))
 
 
+run_jit = jax.jit(run, static_argnums=0)
+loss_of = jax.jit(loss, static_argnums=(2, 3))
 grads_of = jax.jit(jax.grad(loss), static_argnums=(2, 3))
 
 
@@ -85,7 +87,7 @@ def test_the_released_model_has_the_recorded_number_of_parameters():
 
 
 def test_the_released_model_has_the_recorded_tensors():
-    table = huggingface.layout(VARIANTS["bagel_7b_mot"])
+    table = layout.layout(VARIANTS["bagel_7b_mot"])
     tensors = {name: t.shape for t in table.values() for name in t.names}
     assert len(tensors) + 2 == 1223
     layer = "language_model.model.layers.27."
@@ -133,12 +135,12 @@ def test_init_is_sharded_from_the_start():
 
 def test_the_forward_pass_is_the_same_on_a_mesh(params):
     batch = row(NANO)
-    wanted = jax.jit(run, static_argnums=0)(NANO, params, batch)
+    wanted = run_jit(NANO, params, batch)
     mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     target = sharding.shardings(mesh, functional.abstract(NANO), functional.logical_axes(NANO))
     with jax.set_mesh(mesh):
         placed = jax.device_put(params, target)
-        found = jax.jit(run, static_argnums=0)(NANO, placed, batch)
+        found = run_jit(NANO, placed, batch)
     for a, b in zip(found, wanted):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
@@ -173,7 +175,7 @@ def test_save_attention_recomputes_no_attention(params):
 def test_detached_und_tokens_get_no_gradient_and_change_nothing_else(params):
     batch = row(NANO)
     flags = (("detach_und", True),)
-    np.testing.assert_allclose(loss(params, batch, NANO, flags), loss(params, batch, NANO))
+    np.testing.assert_allclose(loss_of(params, batch, NANO, flags), loss_of(params, batch, NANO))
     free, held = grads_of(params, batch, NANO), grads_of(params, batch, NANO, flags)
     for path, grad in names_of(held).items():
         frozen = "/und" in path or path.startswith(("embed", "vit", "connector"))
@@ -188,7 +190,7 @@ def test_a_row_of_one_kind_of_token_needs_no_other(params):
     seen = Visibility(*(jnp.asarray(x)[None].repeat(2, 0) for x in build([11], ["causal"])))
     none = jnp.zeros((2, 0, NANO.llm.width))
     positions = batch["positions"][:, :11]
-    states, empty, (k, _) = model.decode(und, none, positions, seen)
+    states, empty, (k, _) = jax.jit(model.decode)(und, none, positions, seen)
     assert empty.shape == (2, 0, 32) and k.shape == (2, 2, 11, 2, 8)
     assert np.isfinite(states).all()
 
@@ -198,11 +200,15 @@ def test_vit_attends_within_each_image_only(params):
     patches = jnp.asarray(rng.normal(size=(1, 12, 48)), jnp.float32)
     places = jnp.asarray([[0, 1, 8, 9, 0, 1, 2, 8, 9, 10, 0, 0]], jnp.int32)
     images = jnp.asarray([[0] * 4 + [1] * 6 + [-1] * 2], jnp.int32)
-    model = functional.bind(NANO, params)
-    both = model.embed_vit(patches, places, images)
-    alone = model.embed_vit(patches[:, 4:10], places[:, 4:10], images[:, 4:10] * 0)
+
+    @jax.jit
+    def embed(patches, places, images):
+        return functional.bind(NANO, params).embed_vit(patches, places, images)
+
+    both = embed(patches, places, images)
+    alone = embed(patches[:, 4:10], places[:, 4:10], images[:, 4:10] * 0)
     np.testing.assert_allclose(both[:, 4:10], alone, atol=1e-5)
-    other = model.embed_vit(patches.at[:, 0].add(1.0), places, images)
+    other = embed(patches.at[:, 0].add(1.0), places, images)
     assert np.abs(other - both)[:, :4].min(axis=-1).max() > 0
     np.testing.assert_array_equal(other[:, 4:10], both[:, 4:10])
 
@@ -210,8 +216,8 @@ def test_vit_attends_within_each_image_only(params):
 def test_bfloat16_keeps_residuals_and_outputs_float32(params):
     batch = row(NANO)
     config = variant("nano", dtype="bfloat16")
-    wanted = run(NANO, params, batch)
-    found = jax.jit(run, static_argnums=0)(config, params, batch)
+    wanted = run_jit(NANO, params, batch)
+    found = run_jit(config, params, batch)
     for a, b in zip(found, wanted):
         assert a.dtype == jnp.float32
         assert 1e-5 < np.linalg.norm(a - b) / np.linalg.norm(b) < 2e-2

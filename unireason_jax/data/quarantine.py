@@ -21,7 +21,10 @@ class Quarantine:
         self.reasons: dict[tuple[str, str], str] = {}
         if self.path and self.path.exists():
             for line in self.path.read_text("utf-8").splitlines():
-                entry = json.loads(line)
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue  # the last write of a machine that went down
                 self.reasons[entry["source"], entry["record"]] = entry["reason"]
 
     def __len__(self) -> int:

@@ -192,7 +192,7 @@ class ArrayRecordSource:
     """
 
     def __init__(self, folder: str | Path):
-        from grain.sources import ArrayRecordDataSource
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         self.folder = Path(folder)
         path = self.folder / MANIFEST

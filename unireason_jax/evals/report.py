@@ -98,7 +98,7 @@ class Report:
             trace.save(folder / "traces" / f"{number:02d}_{_file_name(trace.id)}")
         if self.traces:
             strips = [trace.strip() for trace in self.traces]
-            contact_sheet(strips, title=self.title, columns=2).save(folder / "strips.png")
+            contact_sheet(strips, title=self.title, columns=3).save(folder / "strips.png")
         charts = [_chart(section) for section in self.sections if section.chart]
         if charts:
             contact_sheet(charts).save(folder / "chart.png")

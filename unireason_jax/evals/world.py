@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from unireason_jax.data.templates import TEMPLATES
-from unireason_jax.evals import refinement
+from unireason_jax.evals import plans, refinement
 from unireason_jax.evals.rates import Rate, by_group, mean_of_groups, wilson
 from unireason_jax.evals.report import Report, Section
 from unireason_jax.inference.reasoner import Reasoner
@@ -50,11 +50,16 @@ class Sizes:
     rounds: int = 3
     seed: int = 1
 
+    def __post_init__(self) -> None:
+        """Raises ValueError on a negative size."""
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 0:
+                raise ValueError(f"{field.name} must be >= 0 (0 leaves the part out).")
+
     def cost(self) -> float:
         """Images that will be drawn at most, the unit of progress."""
-        perpetual = 2 + self.rounds
         return (
-            self.prompts * len(prompts.TAGS) * perpetual
+            self.prompts * len(prompts.TAGS) * (2 + self.rounds)
             + self.pairs * len(prompts.UNSEEN_PAIR_TAGS)
             + self.knowledge * len(knowledge.DOMAINS) * 2
             + self.edits * len(editing.OPS)
@@ -205,6 +210,7 @@ def _text_to_image(run: _Run) -> Part:
     ]
     note = "Mean of tags of what is shown after at most so many rounds; round 0 is the draft."
     found.append(Section("by_round", "Rounds of refinement", ("rate",), _table(steps), note))
+    found.append(plans.section(judged, [e["requirement"] for e in examples]))
     turns = [refinement.turns(t, e["requirement"]) for e, t in zip(examples, judged)]
     found.append(refinement.section("own_drafts", "Refinement of own drafts", turns))
     found.append(refinement.rounds_section(turns, rounds))

@@ -25,7 +25,7 @@ from unireason_jax.inference.sampler import FlowSettings, TextSettings
 
 FULL, TEXT_FREE, IMAGE_FREE = "full", "text_free", "image_free"
 TEXT_FREE_RULES = ("all", "last")
-FEWEST_SLOTS, FEWEST_TOKENS = 32, 16
+FEWEST_SLOTS, FEWEST_TOKENS = 64, 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,7 +67,10 @@ class Engine:
         return jax.device_put(cache, Cache(k=wide, v=wide, lengths=flat, positions=flat))
 
     def rows_for(self, count: int, most: int) -> int:
-        """Rows of a batch for `count` requests: a power of two, and a multiple of the mesh."""
+        """Rows of the batches for `count` requests, at most `most` (rounded up) at a time.
+
+        A power of two and a multiple of the mesh; few sizes mean few compiled programs.
+        """
         parts = 1 if self.mesh is None else sharding.row_parts(self.mesh)
         rows = min(bucket(count, 1), bucket(most, 1))
         return -(-rows // parts) * parts
@@ -177,7 +180,9 @@ class Context:
           Per row the scaled latents float32 [h, w, C] or None, and the passes each image cost.
         """
         engine, spec = self.engine, self.engine.spec
-        places = [sequence.images.positions(*grid, spec.latent_side) for grid in grids]
+        places = [
+            sequence.images.positions(*grid, spec.latent_side, spec.interpolate) for grid in grids
+        ]
         counts = np.where(active, [len(p) for p in places], 0).astype(np.int32)
         positions = _padded(places, np.int32)
         spread = engine.place(positions)

@@ -13,7 +13,7 @@ from unireason_jax.inference.sampler import FlowSettings
 from unireason_jax.models import functional
 from unireason_jax.world.scenes import CELL
 
-WORLD_FLOW = FlowSettings(timesteps=25, shift=1.0, text_scale=2.0, interval=(0.0, 1.0))
+WORLD_FLOW = FlowSettings(timesteps=20, text_scale=2.0, interval=(0.0, 1.0), renorm="none")
 
 
 def load(
@@ -30,8 +30,8 @@ def load(
       workdir: the run's directory.
       which: "ema" for the averaged weights, "params" for the last ones.
       step: a certain checkpoint; by default the newest sound one.
-      settings: how to generate; by default those of the embedded world (`WORLD_FLOW`, the size of
-        the run's canvas).
+      settings: how to generate; by default those of the embedded world (`WORLD_FLOW`, with the
+        timestep shift and the canvas of the run).
       mesh: spreads weights and rows over devices; None uses one.
 
     Raises:
@@ -50,7 +50,8 @@ def load(
     spec = dataclasses.replace(made.spec, max_text=data.budgets.text or data.tokens or None)
     if settings is None:
         side = data.side * CELL
-        settings = Settings(flow=WORLD_FLOW, size=(side, side))
+        flow = dataclasses.replace(WORLD_FLOW, shift=made.config.loss.timestep_shift)
+        settings = Settings(flow=flow, size=(side, side))
     return Reasoner(made.model, params, spec, settings, mesh=mesh)
 
 

@@ -111,9 +111,9 @@ class Reasoner:
             groups.setdefault(_shape(record), []).append(place)
         out: list[Any] = [None] * len(jobs)
         for places in groups.values():
-            for start in range(0, len(places), settings.batch_rows):
-                part = places[start : start + settings.batch_rows]
-                rows = self.engine.rows_for(len(part), settings.batch_rows)
+            rows = self.engine.rows_for(len(places), settings.batch_rows)
+            for start in range(0, len(places), rows):
+                part = places[start : start + rows]
                 walk = _Walk(self.engine, settings, [jobs[place] for place in part], rows)
                 for place, trace in zip(part, walk.run()):
                     out[place] = trace

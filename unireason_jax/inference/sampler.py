@@ -313,6 +313,56 @@ def guided_velocity(
     )
 
 
+def integrate(
+    model: Any,
+    branches: tuple[Cache, ...],
+    noise: jax.Array,
+    positions: jax.Array,
+    counts: jax.Array,
+    scales: tuple[jax.Array, jax.Array],
+    *,
+    markers: Markers,
+    settings: FlowSettings,
+) -> tuple[jax.Array, jax.Array]:
+    """Integrates dx = v dt from noise at t = 1 to an image at t = 0 with Euler steps.
+
+    Branches outside the guidance interval are not computed, and a branch that is not given (equal
+    to another, or its scale is off) never is: text-to-image gives two.
+
+    Args:
+      model: a bound `Bagel`.
+      branches: caches of B rows and equal slots: the full context, then that without text, then
+        that without images.
+      noise: [B, T, P] float32 standard normal.
+      positions: [B, T] int32 places in the latent grid.
+      counts: [B] int32 tokens that count.
+      scales: text and image scale, each [B] float32.
+      markers: control ids.
+      settings: times, interval and renormalisation (its scales are not read).
+
+    Returns:
+      Scaled latents [B, T, P] float32, and the velocities of the N - 1 steps [N - 1, B, T, P].
+    """
+    times = jnp.asarray(settings.times())
+    guided = concat_rows(list(branches)) if len(branches) > 1 else branches[0]
+    fixed = {"markers": markers, "settings": settings}
+
+    def run(x: jax.Array, first: int, last: int, context: Cache) -> tuple[jax.Array, jax.Array]:
+        def step(x: jax.Array, pair: jax.Array) -> tuple[jax.Array, jax.Array]:
+            t, following = pair
+            v = guided_velocity(model, context, x, t, positions, counts, scales, **fixed)
+            return x - v * (t - following), v
+
+        pairs = jnp.stack([times[first:last], times[first + 1 : last + 1]], axis=1)
+        return jax.lax.scan(step, x, pairs)
+
+    velocities = []
+    for first, last, on in settings.segments():
+        noise, v = run(noise, first, last, guided if on else branches[0])
+        velocities.append(v)
+    return noise, jnp.concatenate(velocities)
+
+
 @functools.partial(jax.jit, static_argnames=("config", "markers", "settings"))
 def draw_image(
     params: Any,
@@ -326,48 +376,7 @@ def draw_image(
     markers: Markers,
     settings: FlowSettings,
 ) -> jax.Array:
-    """Integrates dx = v dt from noise at t = 1 to an image at t = 0 with Euler steps.
-
-    Branches outside the guidance interval are not computed, and a branch that is not given (equal
-    to another, or its scale is off) never is: text-to-image gives two.
-
-    Args:
-      params: the model's parameters.
-      branches: caches of B rows and equal slots: the full context, then that without text, then
-        that without images.
-      noise: [B, T, P] float32 standard normal.
-      positions: [B, T] int32 places in the latent grid.
-      counts: [B] int32 tokens that count.
-      scales: text and image scale, each [B] float32.
-      config: `BagelConfig`.
-      markers: control ids.
-      settings: times, interval and renormalisation (its scales are not read).
-
-    Returns:
-      [B, T, P] float32 scaled latents.
-    """
+    """Jitted `integrate`, the latents only; `config` is the `BagelConfig` of `params`."""
     model = functional.bind(config, params)
-    times = jnp.asarray(settings.times())
-    guided = concat_rows(list(branches)) if len(branches) > 1 else branches[0]
-
-    def run(x: jax.Array, first: int, last: int, context: Cache) -> jax.Array:
-        def step(x: jax.Array, pair: jax.Array) -> tuple[jax.Array, None]:
-            velocity = guided_velocity(
-                model,
-                context,
-                x,
-                pair[0],
-                positions,
-                counts,
-                scales,
-                markers=markers,
-                settings=settings,
-            )
-            return x - velocity * (pair[0] - pair[1]), None
-
-        pairs = jnp.stack([times[first:last], times[first + 1 : last + 1]], axis=1)
-        return jax.lax.scan(step, x, pairs)[0]
-
-    for first, last, on in settings.segments():
-        noise = run(noise, first, last, guided if on else branches[0])
-    return noise
+    fixed = {"markers": markers, "settings": settings}
+    return integrate(model, branches, noise, positions, counts, scales, **fixed)[0]

@@ -4,6 +4,7 @@ Plain Pillow. Small images are enlarged by whole factors without smoothing, so t
 pixel; large ones are shrunk to the panel.
 """
 
+import bisect
 import functools
 import re
 from collections.abc import Sequence
@@ -19,8 +20,6 @@ PAPER, INK, FAINT = (255, 255, 255), (28, 30, 36), (120, 124, 134)
 LINE, FRAME = (226, 228, 233), (200, 203, 210)
 GOOD, BAD = (22, 146, 74), (206, 46, 46)
 LABELS = {
-    "user": (62, 88, 150),
-    "instruction": (62, 88, 150),
     "plan": (124, 74, 168),
     "reflection": (178, 96, 10),
     "answer": (20, 120, 130),
@@ -51,20 +50,18 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def wrap(text: str, size: int, width: int) -> list[str]:
     """Breaks text into lines of at most `width` pixels, between words, inside a longer word."""
+    measure = font(size).getlength
     lines, line = [], ""
     for word in text.split():
         trial = f"{line} {word}" if line else word
-        if font(size).getlength(trial) <= width:
+        if measure(trial) <= width:
             line = trial
             continue
         if line:
             lines.append(line)
-        while font(size).getlength(word) > width and len(word) > 1:
-            cut = next(
-                n
-                for n in range(len(word) - 1, 0, -1)
-                if n == 1 or font(size).getlength(word[:n]) <= width
-            )
+        while measure(word) > width and len(word) > 1:
+            lengths = range(2, len(word) + 1)
+            cut = 1 + bisect.bisect(lengths, width, key=lambda n: measure(word[:n]))
             lines.append(word[:cut])
             word = word[cut:]
         line = word

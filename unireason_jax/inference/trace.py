@@ -119,7 +119,7 @@ class Trace:
         for step in self.steps:
             if step.kind == "text":
                 note = Note(step.role, tidy(step.text or ""))
-                if step.role in ("user", "system", "instruction"):
+                if step.role in ("user", "system"):
                     continue
                 if panels and step.role in ("reflection", "answer"):
                     last = panels[-1]
@@ -137,12 +137,13 @@ class Trace:
 
     def strip(self) -> Image.Image:
         """The trace as a picture."""
-        asked = [
-            tidy(s.text or "")
-            for s in self.steps
-            if s.kind == "text" and s.role in ("user", "instruction")
-        ]
-        return strip(" / ".join(asked) or self.id, self.panels(), subtitle=self.caption())
+        return strip(self.request or self.id, self.panels(), subtitle=self.caption())
+
+    @property
+    def request(self) -> str:
+        """What the user said."""
+        asked = [s.text or "" for s in self.steps if s.kind == "text" and s.role == "user"]
+        return " / ".join(map(tidy, asked))
 
     def caption(self) -> str:
         """Small print of the strip: identity, end and cost."""
@@ -151,7 +152,8 @@ class Trace:
             "rounds": "stopped by the limit of rounds",
             "end": "complete",
         }
-        parts = [self.id, *(str(v) for v in self.details.get("caption", ()))]
+        name = [] if self.id == self.request else [self.id]
+        parts = [*name, *(str(v) for v in self.details.get("caption", ()))]
         return "  ·  ".join([*parts, ends[self.ended], f"{self.forwards} forwards"])
 
     def save(self, folder: str | Path) -> Path:

@@ -27,18 +27,18 @@ TIME_FEATURES = 256
 class Bagel(nnx.Module):
     """The network. Inputs and outputs of every method are float32 unless said otherwise."""
 
-    def __init__(self, config: BagelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: BagelConfig):
         """`latent_out` starts at zero, so that the first predicted velocity is zero."""
         self.config = config
         width, features = config.llm.width, config.latent.features
-        made = {"dtype": config.dtype, "rngs": rngs}
+        made = {"dtype": config.dtype}
         wide = {"bias": True, **made}
         table = (config.llm.vocab, width)
-        self.embed = parameter(rngs.params(), table, ("vocab", "embed"), width**-0.5)
-        self.stack = Stack(config, rngs=rngs)
+        self.embed = parameter(table, ("vocab", "embed"), std=width**-0.5)
+        self.stack = Stack(config)
         self.head = Projection((width,), (config.llm.vocab,), axes=("embed", "vocab"), **made)
         if config.vit is not None:
-            self.vit = ViT(config, rngs=rngs)
+            self.vit = ViT(config)
             inner = config.vit.width
             self.connector_in = Projection((inner,), (width,), axes=("embed", "mlp"), **wide)
             self.connector_out = Projection((width,), (width,), axes=("mlp", "embed"), **wide)
@@ -78,6 +78,11 @@ class Bagel(nnx.Module):
             x = self.connector_out(hidden).astype(jnp.float32)
             return x + sincos_positions(positions, vit.side, self.config.llm.width)
 
+    def embed_time(self, t: jax.Array) -> jax.Array:
+        """Flow time [...] in [0, 1] -> [..., D]; entered unscaled."""
+        hidden = jax.nn.silu(self.time_in(timestep_features(t, TIME_FEATURES)))
+        return self.time_out(hidden).astype(jnp.float32)
+
     def embed_latents(self, x_t: jax.Array, t: jax.Array, positions: jax.Array) -> jax.Array:
         """Latent tokens as gen tokens: linear map, flow time, fixed 2-D position.
 
@@ -90,9 +95,7 @@ class Bagel(nnx.Module):
           [B, T, D].
         """
         with jax.named_scope("embed_latents"):
-            hidden = jax.nn.silu(self.time_in(timestep_features(t, TIME_FEATURES)))
-            time = self.time_out(hidden).astype(jnp.float32)
-            x = self.latent_in(x_t).astype(jnp.float32) + time
+            x = self.latent_in(x_t).astype(jnp.float32) + self.embed_time(t)
             fixed = sincos_positions(positions, self.config.latent.side, self.config.llm.width)
             return x + fixed
 

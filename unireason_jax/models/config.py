@@ -93,6 +93,35 @@ class LatentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class VAEConfig:
+    """The FLUX.1 autoencoder.
+
+    Attributes:
+      image_channels: 3.
+      channels: width of the first level.
+      multipliers: width of every level, as multiples of `channels`; each but the last halves the
+        resolution.
+      blocks: residual blocks per level of the encoder; the decoder has one more.
+      latents: channels C of a latent.
+      scale: latent = scale * (z - shift).
+      shift: see `scale`.
+    """
+
+    image_channels: int = 3
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    blocks: int = 2
+    latents: int = 16
+    scale: float = 0.3611
+    shift: float = 0.1159
+
+    @property
+    def stride(self) -> int:
+        """Pixels per latent and side."""
+        return 2 ** (len(self.multipliers) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
 class BagelConfig:
     """A whole model: sizes, and the policies that change speed and memory but not the formula.
 

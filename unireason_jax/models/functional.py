@@ -14,6 +14,7 @@ from flax import nnx
 
 from unireason_jax.models.bagel import Bagel
 from unireason_jax.models.config import BagelConfig
+from unireason_jax.models.layers import draw
 
 Params = dict[str, Any]
 
@@ -32,7 +33,13 @@ def logical_axes(config: BagelConfig) -> Params:
 
 def init(config: BagelConfig, key: jax.Array) -> Params:
     """Freshly drawn float32 parameters; jit it, with `out_shardings` on more than one device."""
-    return nnx.to_pure_dict(nnx.state(Bagel(config, rngs=nnx.Rngs(key)), nnx.Param))
+    leaves, tree = jax.tree.flatten(
+        _template(config)[1], is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
+    )
+    made = [leaf.get_metadata() for leaf in leaves]
+    shapes = [leaf.shape for leaf in leaves]
+    values = draw(key, shapes, [m["fill"] for m in made], [m["std"] for m in made])
+    return nnx.to_pure_dict(jax.tree.unflatten(tree, values))
 
 
 def bind(config: BagelConfig, params: Params) -> Bagel:
@@ -56,7 +63,7 @@ def count(params: Params) -> int:
 @functools.lru_cache(maxsize=16)
 def _template(config: BagelConfig) -> tuple[Any, Any]:
     """Graph definition and abstract state."""
-    model = nnx.eval_shape(lambda: Bagel(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: Bagel(config))
     return nnx.split(model, nnx.Param)
 
 

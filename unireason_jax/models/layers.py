@@ -10,7 +10,7 @@ stacked parameter has one leading dimension more than names, which is "layers".
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,11 +18,49 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+LONGEST_DRAW = 1 << 22
 
-def parameter(key: jax.Array, shape: Sequence[int], axes: Sequence[str], std: float) -> nnx.Param:
-    """A float32 parameter drawn from N(0, std), with named dimensions; std 0 gives zeros."""
-    value = std * jax.random.normal(key, shape) if std else jnp.zeros(shape)
-    return nnx.Param(value, axes=tuple(axes))
+
+def parameter(
+    shape: Sequence[int], axes: Sequence[str | None], *, std: float = 0.0, fill: float = 0.0
+) -> nnx.Param:
+    """A float32 parameter with named dimensions, drawn by `functional.init` from N(fill, std)."""
+    return nnx.Param(jnp.zeros(shape), axes=tuple(axes), std=std, fill=fill)
+
+
+def draw(
+    key: jax.Array,
+    shapes: Sequence[tuple[int, ...]],
+    means: Sequence[float],
+    stds: Sequence[float],
+) -> list[jax.Array]:
+    """Float32 arrays of N(mean, std), std 0 being a constant.
+
+    Small arrays share one long draw, since every draw costs a quarter of a second to compile.
+    """
+    values = [jnp.full(shape, mean, jnp.float32) for shape, mean in zip(shapes, means)]
+    sizes = [math.prod(shape) for shape in shapes]
+    groups: list[list[int]] = []
+    room = 0
+    for i in (i for i, std in enumerate(stds) if std):
+        if sizes[i] > room:
+            groups.append([])
+            room = LONGEST_DRAW
+        groups[-1].append(i)
+        room -= sizes[i]
+    for number, group in enumerate(groups):
+        alone = len(group) == 1  # a large array keeps its shape, and so its sharding
+        whole = shapes[group[0]] if alone else (sum(sizes[i] for i in group),)
+        drawn = jax.random.normal(jax.random.fold_in(key, number), whole, jnp.float32)
+        ends = np.cumsum([sizes[i] for i in group])[:-1]
+        for i, part in zip(group, [drawn] if alone else jnp.split(drawn, ends)):
+            values[i] = values[i] + stds[i] * part.reshape(shapes[i])
+    return values
+
+
+def stacked(make: Callable[[], nnx.Module], count: int) -> nnx.Module:
+    """`count` copies of a module as one, every parameter with a leading layer dimension."""
+    return jax.vmap(lambda _: make())(jnp.arange(count))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -93,7 +131,6 @@ class Projection(nnx.Module):
         *,
         axes: Sequence[str],
         dtype: str,
-        rngs: nnx.Rngs,
         bias: bool = False,
         scale: float = 1.0,
     ):
@@ -101,8 +138,8 @@ class Projection(nnx.Module):
         self.inputs = len(inputs)
         self.dtype = dtype
         std = scale / math.sqrt(math.prod(inputs))
-        self.kernel = parameter(rngs.params(), (*inputs, *outputs), axes, std)
-        self.bias = parameter(rngs.params(), outputs, axes[self.inputs :], 0.0) if bias else None
+        self.kernel = parameter((*inputs, *outputs), axes, std=std)
+        self.bias = parameter(outputs, axes[self.inputs :]) if bias else None
 
     def __call__(self, x: jax.Array, out_dtype: str | None = None) -> jax.Array:
         """[..., *inputs] -> [..., *outputs]."""
@@ -117,7 +154,7 @@ class RMSNorm(nnx.Module):
     def __init__(self, size: int, *, axis: str, eps: float):
         """Scale one; `axis` names the normalised dimension."""
         self.eps = eps
-        self.scale = nnx.Param(jnp.ones(size), axes=(axis,))
+        self.scale = parameter((size,), (axis,), fill=1.0)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., size] of any float type -> float32 of the same shape."""
@@ -132,8 +169,8 @@ class LayerNorm(nnx.Module):
     def __init__(self, size: int, *, axis: str, eps: float):
         """Scale one, bias zero."""
         self.eps = eps
-        self.scale = nnx.Param(jnp.ones(size), axes=(axis,))
-        self.bias = nnx.Param(jnp.zeros(size), axes=(axis,))
+        self.scale = parameter((size,), (axis,), fill=1.0)
+        self.bias = parameter((size,), (axis,))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., size] of any float type -> float32 of the same shape."""

@@ -14,7 +14,7 @@ from flax import nnx
 
 from unireason_jax.models.attention import Keys, Queries, attend
 from unireason_jax.models.config import BagelConfig, LLMConfig
-from unireason_jax.models.layers import Projection, RMSNorm, rotary, rotate
+from unireason_jax.models.layers import Projection, RMSNorm, rotary, rotate, stacked
 from unireason_jax.sharding import constrain
 from unireason_jax.visibility import Visibility
 
@@ -30,10 +30,10 @@ class Past(NamedTuple):
 class Expert(nnx.Module):
     """The weights one kind of token meets in one layer: attention projections and gated MLP."""
 
-    def __init__(self, config: LLMConfig, dtype: str, *, rngs: nnx.Rngs):
+    def __init__(self, config: LLMConfig, dtype: str):
         """Qwen2 shapes: biases on queries, keys and values only."""
         c = config
-        made = {"dtype": dtype, "rngs": rngs}
+        made = {"dtype": dtype}
         into = ("embed", "heads", "head_dim"), ("embed", "kv_heads", "head_dim")
         deep = (2 * c.layers) ** -0.5
         self.attention_norm = RMSNorm(c.width, axis="embed", eps=c.norm_eps)
@@ -77,10 +77,10 @@ class Expert(nnx.Module):
 class Block(nnx.Module):
     """One layer: both experts and the attention that joins them."""
 
-    def __init__(self, config: BagelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: BagelConfig):
         """Two experts of the same shape."""
-        self.und = Expert(config.llm, config.dtype, rngs=rngs)
-        self.gen = Expert(config.llm, config.dtype, rngs=rngs)
+        self.und = Expert(config.llm, config.dtype)
+        self.gen = Expert(config.llm, config.dtype)
         self.attention = {"backend": config.attention, "chunk": config.chunk}
 
     def __call__(
@@ -126,11 +126,10 @@ class Block(nnx.Module):
 class Stack(nnx.Module):
     """All layers, stacked on axis 0 and run by a scan, and the final norm of each expert."""
 
-    def __init__(self, config: BagelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: BagelConfig):
         """Layers are initialised independently."""
         self.config = config
-        keys = jax.random.split(rngs.params(), config.llm.layers)
-        self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+        self.blocks = stacked(lambda: Block(config), config.llm.layers)
         self.und_norm = RMSNorm(config.llm.width, axis="embed", eps=config.llm.norm_eps)
         self.gen_norm = RMSNorm(config.llm.width, axis="embed", eps=config.llm.norm_eps)
 

@@ -12,7 +12,7 @@ from flax import nnx
 
 from unireason_jax.models.attention import Keys, Queries, attend
 from unireason_jax.models.config import BagelConfig, ViTConfig
-from unireason_jax.models.layers import LayerNorm, Projection, parameter
+from unireason_jax.models.layers import LayerNorm, Projection, parameter, stacked
 from unireason_jax.models.mot import remat
 from unireason_jax.sharding import constrain
 
@@ -20,11 +20,11 @@ from unireason_jax.sharding import constrain
 class ViTBlock(nnx.Module):
     """One pre-norm layer."""
 
-    def __init__(self, config: BagelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: BagelConfig):
         """SigLIP shapes; every projection has a bias."""
         c = config.vit
         size = c.width // c.heads
-        made = {"bias": True, "dtype": config.dtype, "rngs": rngs}
+        made = {"bias": True, "dtype": config.dtype}
         into, back = ("embed", "heads", "head_dim"), ("heads", "head_dim", "embed")
         deep = (2 * c.layers) ** -0.5
         self.attention_norm = LayerNorm(c.width, axis="embed", eps=c.norm_eps)
@@ -51,17 +51,16 @@ class ViTBlock(nnx.Module):
 class ViT(nnx.Module):
     """Patch embedding, learned positions, scanned layers, final norm."""
 
-    def __init__(self, config: BagelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: BagelConfig):
         """Layers are stacked on axis 0."""
         c: ViTConfig = config.vit
         self.remat = config.remat
         pixels = 3 * c.patch**2
         self.patch = Projection(
-            (pixels,), (c.width,), axes=("patch", "embed"), bias=True, dtype=config.dtype, rngs=rngs
+            (pixels,), (c.width,), axes=("patch", "embed"), bias=True, dtype=config.dtype
         )
-        self.position = parameter(rngs.params(), (c.side**2, c.width), (None, "embed"), 0.02)
-        keys = jax.random.split(rngs.params(), c.layers)
-        self.blocks = jax.vmap(lambda key: ViTBlock(config, rngs=nnx.Rngs(key)))(keys)
+        self.position = parameter((c.side**2, c.width), (None, "embed"), std=0.02)
+        self.blocks = stacked(lambda: ViTBlock(config), c.layers)
         self.norm = LayerNorm(c.width, axis="embed", eps=c.norm_eps)
 
     def __call__(self, patches: jax.Array, positions: jax.Array, images: jax.Array) -> jax.Array:

@@ -1,0 +1,53 @@
+"""The embedded world on two CPU cores: one model that plans, draws, looks, reflects and refines.
+
+Command:  make quickstart    (or python -m unireason_jax.train --config=configs/quickstart.py
+          --workdir=runs/quickstart, then python -m unireason_jax.evaluate)
+Hardware: two CPU cores, 4 GiB of memory.
+Time:     see README.md, "What it does".
+Result:   see README.md; the report with its pictures is written to runs/quickstart/report.
+
+The recipe is UniReason's stage 2 in small: plan, reflection and refined image are supervised, the
+draft is not; text to image, editing, refinement traces and knowledge prompts share one step.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    config = common.get_config()
+    config.init_from = "scratch"
+    model = config.model
+    model.variant = "world"
+    model.llm.width, model.llm.layers, model.llm.mlp = 128, 4, 384
+    model.llm.heads, model.llm.kv_heads, model.llm.head_dim = 4, 2, 32
+    model.llm.vocab = 256
+    model.vit.width, model.vit.layers, model.vit.heads, model.vit.mlp = 64, 1, 2, 192
+    model.vit.side, model.latent.side = 4, 4
+    model.latent.channels, model.latent.patch = 24, 1
+
+    config.data.examples = 60_000
+    mixture = config.data.mixture
+    mixture.t2i, mixture.think_t2i = 0.22, 0.36
+    mixture.knowledge, mixture.think_knowledge = 0.02, 0.06
+    mixture.edit, mixture.refine_t2i = 0.18, 0.16
+    config.data.tokens = 320
+    config.data.rows = 8
+    config.data.dropout = (0.1, 0.1, 0.1)
+
+    # The latents are whitened, so objects stand far above the noise: most of the deciding is done
+    # at high flow times, where UniReason's shift of 4 puts most of the training.
+    config.loss.timestep_shift = 4.0
+    config.loss.ce_weight = 0.5
+
+    config.optim.lr, config.optim.min_lr = 2e-3, 1e-4
+    config.optim.schedule, config.optim.warmup_steps = "cosine", 50
+    config.optim.b2, config.optim.eps = 0.98, 1e-8
+    config.optim.ema = 0.995
+
+    config.train.steps = 1800
+    config.train.log_every = 50
+    config.train.save_every = 600
+    config.eval.every = 600
+    return config

@@ -1,0 +1,116 @@
+"""The reasoner: same result alone, among others and on eight devices; stopping; errors."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tests.inference import toy
+from unireason_jax import sharding
+from unireason_jax.data.templates import TEMPLATES
+from unireason_jax.inference.reasoner import Reasoner
+from unireason_jax.inference.sampler import TextSettings
+from unireason_jax.world.tasks import example
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+def requests(count, rounds=1):
+    raws = [example(0, i, "t2i", side=toy.SIDE) for i in range(count)]
+    return [
+        TEMPLATES["refine_t2i"]({"id": raw["id"], "prompt": raw["prompt"], "rounds": rounds})
+        for raw in raws
+    ]
+
+
+def same(a, b):
+    """Equal texts and decisions; images equal up to one level of 255 (1e-5 in latents)."""
+    assert a.id == b.id and a.roles == b.roles and a.texts == b.texts
+    assert a.ended == b.ended and a.forwards == b.forwards
+    for one, two in zip(a.steps, b.steps):
+        assert (one.seed, one.handover, one.cut) == (two.seed, two.handover, two.cut)
+        if one.image is not None:
+            assert np.abs(one.image.astype(int) - two.image.astype(int)).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def together():
+    """Eight conversations of different length, every phase of which is walked."""
+    return toy.reasoner(learned_stop=False, flow={"image_scale": 1.5}).run(requests(8))
+
+
+def test_a_conversation_does_not_depend_on_its_batch(together):
+    reasoner = toy.reasoner(learned_stop=False, flow={"image_scale": 1.5})
+    for number in (0, 5):
+        same(together[number], reasoner.run([requests(8)[number]])[0])
+    assert len({t.texts[0] for t in together}) > 1
+    assert len({t.images[0].tobytes() for t in together}) == 8
+
+
+def test_eight_devices_give_the_same():
+    if jax.device_count() < 8:
+        pytest.skip("needs the eight fake devices of conftest")
+    raws = [example(0, i, "edit", side=toy.SIDE) for i in range(8)]
+    keys = ("id", "instruction", "input_image")
+    records = [TEMPLATES["think_edit"]({key: raw[key] for key in keys}) for raw in raws]
+    mesh = sharding.make_mesh(sharding.preset("data_parallel"), devices=jax.devices()[:8])
+    spread = Reasoner(toy.config(), toy.params(), toy.spec(), toy.settings(), mesh=mesh)
+    for a, b in zip(toy.reasoner().run(records), spread.run(records)):
+        same(a, b)
+
+
+def test_steps_follow_the_template(together):
+    roles = ["user", "plan", "draft", "reflection", "refined", "reflection"]
+    for trace, record in zip(together, requests(8)):
+        assert trace.roles == roles and trace.template == "refine_t2i"
+        assert trace.steps[0].text == record.segments[0].text and trace.steps[0].given
+        assert [s.given for s in trace.steps[1:]] == [False] * 5
+        draft, refined = trace.steps[2], trace.steps[4]
+        assert draft.forwards == 2 * 4 and refined.forwards == 3 * 4
+        assert draft.image.shape == (24, 24, 3) and draft.seed != refined.seed
+        assert trace.rounds == 1
+
+
+def test_the_model_may_stop_unless_told_otherwise():
+    free = toy.reasoner(text=TextSettings(temperature=3.0)).run(requests(8, rounds=2))
+    assert {t.ended for t in free} <= {"stop", "rounds"} and len({t.rounds for t in free}) > 1
+    for trace in free:
+        looks = [step.handover for step in trace.steps if step.role == "reflection"]
+        assert "stop" not in looks[:-1]
+        assert (looks[-1] == "stop") == (trace.ended == "stop")
+    twice = toy.reasoner(text=TextSettings(temperature=3.0), min_rounds=1)
+    assert min(t.rounds for t in twice.run(requests(8, rounds=2))) >= 1
+
+
+def test_other_templates_and_sizes():
+    raw = example(0, 0, "edit", side=toy.SIDE)
+    edit = TEMPLATES["think_edit"](
+        {"id": "e", "instruction": raw["instruction"], "input_image": raw["input_image"]}
+    )
+    question = TEMPLATES["vqa"]({"id": "q", "image": raw["input_image"], "question": "what color"})
+    plain = TEMPLATES["t2i"]({"id": "p", "prompt": "a red circle"})
+    reasoner = toy.reasoner()
+    a, b, c, d = reasoner.run([edit, question], samples=2)
+    assert a.roles == ["user", "source", "plan", "image"] and a.image.shape == (24, 24, 3)
+    assert c.roles == ["source", "user", "answer"] and not c.images
+    assert (a.sample, b.sample) == (0, 1) and not np.array_equal(a.image, b.image)
+    assert c.texts == d.texts  # greedy
+    wide = dataclasses.replace(reasoner.settings, size=(16, 32))
+    assert reasoner.run([plain], settings=wide)[0].image.shape == (16, 32, 3)
+    odd = dataclasses.replace(reasoner.settings, size=(20, 20))
+    with pytest.raises(ValueError, match="multiples of 8"):
+        reasoner.run([plain], settings=odd)
+
+
+def test_errors_name_the_record():
+    reasoner = toy.reasoner()
+    raw = example(0, 0, "t2i", side=toy.SIDE)
+    with pytest.raises(ValueError, match="nothing to generate"):
+        reasoner.run([TEMPLATES["t2i"](raw)])
+    long = TEMPLATES["t2i"]({"id": "long", "prompt": "red " * 250})
+    with pytest.raises(ValueError, match=r"'long'.*252 tokens.*200"):
+        reasoner.run([long])
+    small = dataclasses.replace(toy.config(), llm=dataclasses.replace(toy.config().llm, vocab=8))
+    with pytest.raises(ValueError, match="do not belong together"):
+        Reasoner(small, toy.params(), toy.spec())

@@ -1,0 +1,302 @@
+"""The FLUX.1 autoencoder: images to latents an eighth of their size, and back.
+
+Encoder and decoder are convolutional ResNets with one attention layer at the lowest resolution.
+Parameters are a flat dict by official tensor name, convolutions in [height, width, in, out]
+order. Everything is float32. Images of different size are encoded one size at a time: padding
+them into a common canvas, as BAGEL's trainer does, would change the latents of the smaller ones.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from unireason_jax.models.archive import Archive
+from unireason_jax.models.attention import Keys, Queries, attend
+from unireason_jax.models.config import VAEConfig
+from unireason_jax.models.layers import draw
+
+Params = dict[str, jax.Array]
+GROUPS = 32
+EPSILON = 1e-6
+SIDES = ("encoder", "decoder")
+
+
+def shapes(config: VAEConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter by official name, convolutions in our order."""
+    return dict(_shapes(config))
+
+
+def _shapes(config: VAEConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every parameter."""
+    widths = [config.channels * m for m in config.multipliers]
+    last = len(widths) - 1
+    yield from _conv("encoder.conv_in", 3, config.image_channels, config.channels)
+    inner = config.channels
+    for level, width in enumerate(widths):
+        for i in range(config.blocks):
+            yield from _residual(f"encoder.down.{level}.block.{i}", inner, width)
+            inner = width
+        if level < last:
+            yield from _conv(f"encoder.down.{level}.downsample.conv", 3, inner, inner)
+    for side in SIDES:
+        yield from _residual(f"{side}.mid.block_1", inner, inner)
+        yield from _norm(f"{side}.mid.attn_1.norm", inner)
+        for part in ("q", "k", "v", "proj_out"):
+            yield from _conv(f"{side}.mid.attn_1.{part}", 1, inner, inner)
+        yield from _residual(f"{side}.mid.block_2", inner, inner)
+    yield from _norm("encoder.norm_out", inner)
+    yield from _conv("encoder.conv_out", 3, inner, 2 * config.latents)
+    yield from _conv("decoder.conv_in", 3, config.latents, inner)
+    for level in reversed(range(len(widths))):
+        for i in range(config.blocks + 1):
+            yield from _residual(f"decoder.up.{level}.block.{i}", inner, widths[level])
+            inner = widths[level]
+        if level:
+            yield from _conv(f"decoder.up.{level}.upsample.conv", 3, inner, inner)
+    yield from _norm("decoder.norm_out", inner)
+    yield from _conv("decoder.conv_out", 3, inner, config.image_channels)
+
+
+def _conv(name: str, size: int, inner: int, outer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", (size, size, inner, outer)
+    yield f"{name}.bias", (outer,)
+
+
+def _norm(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", (width,)
+    yield f"{name}.bias", (width,)
+
+
+def _residual(name: str, inner: int, outer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for i, width in enumerate((inner, outer), 1):
+        yield from _norm(f"{name}.norm{i}", width)
+        yield from _conv(f"{name}.conv{i}", 3, width, outer)
+    if inner != outer:
+        yield from _conv(f"{name}.nin_shortcut", 1, inner, outer)
+
+
+def init(config: VAEConfig, key: jax.Array) -> Params:
+    """Random parameters: convolutions N(0, 1 / fan in), norms one, biases zero."""
+    table = shapes(config)
+    stds = [math.prod(shape[:3]) ** -0.5 if len(shape) == 4 else 0.0 for shape in table.values()]
+    means = [float(len(shape) == 1 and n.endswith("weight")) for n, shape in table.items()]
+    return dict(zip(table, draw(key, list(table.values()), means, stds)))
+
+
+def moments(params: Params, config: VAEConfig, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and log-variance of the posterior over *scaled* latents.
+
+    Args:
+      params: see `shapes`.
+      config: the sizes.
+      images: [B, H, W, 3] in [-1, 1]; H and W are multiples of the stride.
+
+    Returns:
+      Two arrays [B, H / stride, W / stride, C]. A latent is scale * (z - shift), z the encoder's.
+    """
+    p = _Side(params, "encoder")
+    x = p.conv("conv_in", images.astype(jnp.float32))
+    for level in range(len(config.multipliers)):
+        for i in range(config.blocks):
+            x = p.residual(f"down.{level}.block.{i}", x)
+        if level < len(config.multipliers) - 1:
+            x = jnp.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)])
+            x = p.conv(f"down.{level}.downsample.conv", x, stride=2, padding="VALID")
+    x = p.head(p.middle(x))
+    mean, logvar = jnp.split(x, 2, axis=-1)
+    return config.scale * (mean - config.shift), logvar + 2 * np.log(config.scale)
+
+
+def sample(mean: jax.Array, logvar: jax.Array, noise: jax.Array | None) -> jax.Array:
+    """A latent from the posterior: mean + exp(logvar / 2) * noise; the mean without noise.
+
+    BAGEL samples always, in training and inference, conditioning images included.
+    """
+    return mean if noise is None else mean + jnp.exp(0.5 * logvar) * noise
+
+
+def encode(
+    params: Params, config: VAEConfig, images: jax.Array, key: jax.Array | None = None
+) -> jax.Array:
+    """Scaled latents [B, H / stride, W / stride, C] of images; the mean without a key."""
+    mean, logvar = moments(params, config, images)
+    noise = None if key is None else jax.random.normal(key, mean.shape, jnp.float32)
+    return sample(mean, logvar, noise)
+
+
+def decode(params: Params, config: VAEConfig, latents: jax.Array) -> jax.Array:
+    """Scaled latents [B, h, w, C] -> images [B, h * stride, w * stride, 3], about [-1, 1]."""
+    p = _Side(params, "decoder")
+    x = p.middle(p.conv("conv_in", latents.astype(jnp.float32) / config.scale + config.shift))
+    for level in reversed(range(len(config.multipliers))):
+        for i in range(config.blocks + 1):
+            x = p.residual(f"up.{level}.block.{i}", x)
+        if level:
+            x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+            x = p.conv(f"up.{level}.upsample.conv", x)
+    return p.head(x)
+
+
+class _Side:
+    """The layers of the encoder or the decoder, by the official names of their parameters."""
+
+    def __init__(self, params: Params, side: str):
+        self.params = params
+        self.side = side
+
+    def _get(self, name: str, part: str) -> jax.Array:
+        return self.params[f"{self.side}.{name}.{part}"]
+
+    def conv(self, name: str, x: jax.Array, stride: int = 1, padding: str = "SAME") -> jax.Array:
+        y = jax.lax.conv_general_dilated(
+            x,
+            self._get(name, "weight"),
+            (stride, stride),
+            padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        return y + self._get(name, "bias")
+
+    def norm(self, name: str, x: jax.Array) -> jax.Array:
+        rows, height, width, channels = x.shape
+        x = x.reshape(rows, height, width, GROUPS, channels // GROUPS)
+        x = x - jnp.mean(x, axis=(1, 2, 4), keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=(1, 2, 4), keepdims=True) + EPSILON)
+        x = x.reshape(rows, height, width, channels)
+        return x * self._get(name, "weight") + self._get(name, "bias")
+
+    def residual(self, name: str, x: jax.Array) -> jax.Array:
+        y = x
+        for i in (1, 2):
+            y = self.conv(f"{name}.conv{i}", jax.nn.silu(self.norm(f"{name}.norm{i}", y)))
+        shortcut = f"{self.side}.{name}.nin_shortcut.weight" in self.params
+        return y + (self.conv(f"{name}.nin_shortcut", x) if shortcut else x)
+
+    def middle(self, x: jax.Array) -> jax.Array:
+        x = self.residual("mid.block_1", x)
+        return self.residual("mid.block_2", self.attention("mid.attn_1", x))
+
+    def attention(self, name: str, x: jax.Array) -> jax.Array:
+        rows, height, width, channels = x.shape
+        h = self.norm(f"{name}.norm", x)
+        parts = (self.conv(f"{name}.{part}", h) for part in "qkv")
+        q, k, v = (part.reshape(rows, -1, 1, channels) for part in parts)
+        every = jnp.zeros((rows, height * width), jnp.int32)
+        out = attend(q, Queries(every, every, every - 1), [Keys(k, v, every)], chunk=1024)
+        return x + self.conv(f"{name}.proj_out", out.reshape(x.shape))
+
+    def head(self, x: jax.Array) -> jax.Array:
+        return self.conv("conv_out", jax.nn.silu(self.norm("norm_out", x)))
+
+
+class Autoencoder:
+    """An autoencoder with its weights, image by image, as the data pipeline uses it.
+
+    Attributes:
+      stride: pixels per latent.
+      channels: channels of a latent.
+    """
+
+    def __init__(self, config: VAEConfig, params: Params):
+        """Compiles on first use, once per image size."""
+        self.config = config
+        self.params = params
+        self.stride = config.stride
+        self.channels = config.latents
+        self._moments = jax.jit(moments, static_argnums=1)
+        self._decode = jax.jit(decode, static_argnums=1)
+
+    def encode(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [H, W, 3] -> mean and log-variance of scaled latents, float32 [h, w, C].
+
+        Raises:
+          ValueError: a side is not a multiple of the stride.
+        """
+        if image.shape[0] % self.stride or image.shape[1] % self.stride:
+            raise ValueError(
+                f"image of {image.shape[0]} x {image.shape[1]} pixels: both sides must be "
+                f"multiples of {self.stride}; resize it first."
+            )
+        pixels = np.asarray(image, np.float32)[None] / 127.5 - 1.0
+        mean, logvar = self._moments(self.params, self.config, pixels)
+        return np.asarray(mean[0]), np.asarray(logvar[0])
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Scaled latents [h, w, C] -> uint8 [H, W, 3]; truncated, not rounded (as BAGEL)."""
+        pixels = self._decode(self.params, self.config, np.asarray(latents, np.float32)[None])
+        return to_uint8(np.asarray(pixels[0]))
+
+
+def to_uint8(pixels: np.ndarray) -> np.ndarray:
+    """Pixels in about [-1, 1] -> uint8, clamped and truncated."""
+    return (np.clip(np.asarray(pixels) * 0.5 + 0.5, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def read_config(archive: Archive) -> VAEConfig:
+    """The sizes that an official file implies.
+
+    Raises:
+      ValueError: the file is not an autoencoder of this architecture; the message names the
+        tensor that shows it.
+    """
+    levels = _count(archive, r"encoder\.down\.(\d+)\.block")
+    blocks = _count(archive, r"encoder\.down\.0\.block\.(\d+)\.")
+    needed = ["encoder.conv_in.weight", "decoder.conv_in.weight"]
+    needed += [f"encoder.down.{i}.block.0.conv1.weight" for i in range(levels)]
+    for name in needed:
+        if name not in archive or len(archive.shape(name)) != 4:
+            raise ValueError(f"{archive.path}: tensor {name!r} is missing or not a convolution.")
+    channels, image_channels = archive.shape(needed[0])[:2]
+    widths = [archive.shape(name)[0] for name in needed[2:]]
+    config = VAEConfig(
+        image_channels=image_channels,
+        channels=channels,
+        multipliers=tuple(width // channels for width in widths),
+        blocks=blocks,
+        latents=archive.shape(needed[1])[1],
+    )
+    check(archive, config)
+    return config
+
+
+def check(archive: Archive, config: VAEConfig) -> None:
+    """Raises ValueError naming the first missing, extra or misshaped tensor."""
+    wanted = {name: _official(shape) for name, shape in shapes(config).items()}
+    for name, shape in wanted.items():
+        if name not in archive:
+            raise ValueError(f"{archive.path}: tensor {name!r} {list(shape)} is missing.")
+        if archive.shape(name) != shape:
+            raise ValueError(
+                f"{archive.path}: tensor {name!r} has shape {list(archive.shape(name))} "
+                f"instead of {list(shape)}; this is another autoencoder."
+            )
+    if extra := sorted(set(archive) - set(wanted)):
+        raise ValueError(f"{archive.path}: tensor {extra[0]!r} is not part of the autoencoder.")
+
+
+def load(path: epath.PathLike) -> tuple[VAEConfig, Params]:
+    """Sizes and float32 parameters of an official `ae.safetensors`."""
+    archive = Archive(path)
+    config = read_config(archive)
+    params = {}
+    for name in shapes(config):
+        value = archive.read(name).astype(np.float32)
+        params[name] = jnp.asarray(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value)
+    return config, params
+
+
+def _official(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Our convolution order to the official [out, in, height, width]."""
+    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
+
+
+def _count(archive: Archive, pattern: str) -> int:
+    """One more than the largest number that a pattern finds in a name; 0 if it finds none."""
+    found = (re.match(pattern, name) for name in archive)
+    return max((int(match.group(1)) + 1 for match in found if match), default=0)

@@ -1,0 +1,133 @@
+"""What a comparison found: one row a tensor, and the verdict."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unireason_jax.models.archive import read_json
+from unireason_jax.parity.golden import relative
+
+FORWARD = 1e-5
+GRADIENT = 1e-4
+MARGIN = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One compared tensor.
+
+    Attributes:
+      file: name of the recording.
+      name: name of the tensor in it.
+      relative: L2 norm of the difference over that of the recording.
+      maximum: largest absolute difference.
+      own: the recording's own relative deviation, float32 against float64, if it is known.
+      limit: what `relative` may be; 0 asks for equality.
+      passed: the verdict.
+    """
+
+    file: str
+    name: str
+    relative: float
+    maximum: float
+    own: float | None
+    limit: float
+    passed: bool
+
+
+class Report:
+    """Rows, and what was left out and why."""
+
+    def __init__(self, folder: Path, envelope: Mapping[str, float] | None = None):
+        """`envelope`: limits by "file.tensor"; when given, only these tensors are compared."""
+        self.rows: list[Row] = []
+        self.excluded: list[tuple[str, str, str]] = []
+        self.envelope = envelope
+        path = Path(folder) / "tolerances.json"
+        self._own = read_json(path).get("files", {}) if path.exists() else {}
+
+    def add(
+        self,
+        file: str,
+        name: str,
+        found: Any,
+        wanted: Any,
+        *,
+        limit: float = FORWARD,
+        label: str | None = None,
+    ) -> None:
+        """Compares a tensor; the limit is at least `MARGIN` times the recording's own deviation.
+
+        Args:
+          file: name of the recording.
+          name: name of the tensor in it.
+          found: our value.
+          wanted: the recorded value.
+          limit: largest relative L2 difference; integers must be equal.
+          label: shown instead of the name, when something derived from the tensor is compared.
+        """
+        shown = label or name
+        key = f"{file}.{name}"
+        if self.envelope is not None and key not in self.envelope:
+            return
+        own = self._own.get(file, {}).get(name, (None, None, None))[2]
+        if self.envelope is not None:
+            limit = self.envelope[key]
+        elif not np.issubdtype(np.asarray(wanted).dtype, np.floating):
+            limit = 0.0
+        else:
+            limit = max(limit, MARGIN * (own or 0.0))
+        try:
+            error = relative(found, wanted)
+        except ValueError as mismatch:
+            self.rows.append(Row(file, f"{shown}: {mismatch}", np.inf, np.inf, own, limit, False))
+            return
+        gap = np.abs(np.asarray(found, np.float64) - np.asarray(wanted, np.float64))
+        largest = float(gap.max()) if gap.size else 0.0
+        self.rows.append(Row(file, shown, error, largest, own, limit, bool(error <= limit)))
+
+    def exclude(self, file: str, names: str, reason: str) -> None:
+        """Notes tensors that are not compared."""
+        self.excluded.append((file, names, reason))
+
+    @property
+    def failures(self) -> list[Row]:
+        """Rows that did not pass."""
+        return [row for row in self.rows if not row.passed]
+
+    def table(self) -> str:
+        """All rows, what was left out, and a summary by recording."""
+        width = max((len(f"{row.file} {row.name}") for row in self.rows), default=20)
+        lines = [f"{'tensor':<{width}}  rel L2    max abs   own dev   limit"]
+        for row in self.rows:
+            own = "-" if row.own is None else f"{row.own:.1e}"
+            lines.append(
+                f"{row.file + ' ' + row.name:<{width}}  {row.relative:.2e}  {row.maximum:.2e}  "
+                f"{own:<8}  {row.limit:.1e}  {'pass' if row.passed else 'FAIL'}"
+            )
+        lines += ["", "not compared:"]
+        lines += [f"  {file} {names}: {reason}" for file, names, reason in self.excluded]
+        lines += ["", "worst of each recording:"]
+        for file in dict.fromkeys(row.file for row in self.rows):
+            mine = [row for row in self.rows if row.file == file]
+            worst = max(mine, key=lambda row: row.relative / max(row.limit, 1e-30))
+            good = sum(row.passed for row in mine)
+            lines.append(
+                f"  {file}: {good} of {len(mine)} pass; {worst.name} at {worst.relative:.2e} "
+                f"of {worst.limit:.1e}"
+            )
+        verdict = f"FAIL: {len(self.failures)}" if self.failures else "PASS: all"
+        return "\n".join([*lines, f"{verdict} of {len(self.rows)} tensors"])
+
+    def to_json(self) -> str:
+        """The same as JSON."""
+        value = {
+            "passed": not self.failures,
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+            "excluded": [dict(zip(("file", "tensors", "reason"), x)) for x in self.excluded],
+        }
+        return json.dumps(value, indent=1)
