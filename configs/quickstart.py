@@ -32,8 +32,8 @@ def get_config() -> ConfigDict:
     mixture.t2i, mixture.think_t2i = 0.22, 0.36
     mixture.knowledge, mixture.think_knowledge = 0.02, 0.06
     mixture.edit, mixture.refine_t2i = 0.18, 0.16
-    config.data.tokens = 320
-    config.data.rows = 8
+    config.data.tokens = 448
+    config.data.rows = 6
     config.data.dropout = (0.1, 0.1, 0.1)
 
     # The latents are whitened, so objects stand far above the noise: most of the deciding is done
@@ -46,8 +46,8 @@ def get_config() -> ConfigDict:
     config.optim.b2, config.optim.eps = 0.98, 1e-8
     config.optim.ema = 0.995
 
-    config.train.steps = 1800
+    config.train.steps = 1400
     config.train.log_every = 50
-    config.train.save_every = 600
-    config.eval.every = 600
+    config.train.save_every = 350
+    config.eval.every = 350
     return config

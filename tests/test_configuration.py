@@ -140,3 +140,9 @@ def test_command_line_mistakes_end_with_one_line(parsed, argument, message):
     with pytest.raises(SystemExit) as stop:
         parsed(argument)
     assert message in str(stop.value)
+
+
+def test_the_repository_s_configs_are_found_from_anywhere(parsed, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert parsed("--config", "configs/common.py").model.variant == "world"
+    assert parsed("--config=configs/tiny.py", "--config.train.steps=7").train.steps == 7

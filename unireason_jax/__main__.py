@@ -1,4 +1,4 @@
-"""`unireason <verb> ...`: one door to every entry point (`python -m unireason_jax.<verb>` is the same)."""
+"""`unireason <verb> ...`: one door to the entry points, which also run as modules."""
 
 import difflib
 import runpy
@@ -9,8 +9,9 @@ VERBS = {
     "generate": "plan, draft, reflect and refine a prompt with a trained model",
     "evaluate": "judge a checkpoint in the embedded world and write a report with pictures",
     "prepare": "convert records to shards with an index; --show draws a pack",
+    "convert": "read released BAGEL or UniReason weights, or write them",
+    "parity": "compare with recordings of the official code, tensor by tensor",
     "bench": "measure packing, the loader and the train step",
-    "convert": "official checkpoint folders in and out",
 }
 
 

@@ -225,8 +225,8 @@ def leaf_loader(
     if expected is not None:
         _compare(directory, "params", leaves["params"], _leaves(expected), _OTHER_MODEL)
     averaged = leaves.get("ema") or {}
-    converted = [directory / name for name in CONVERTED if (directory / name).exists()]
-    if which == "ema" and not averaged and not converted:
+    converted = _converted(directory)
+    if which == "ema" and not averaged and converted is None:
         raise CheckpointMismatch(
             f"{directory}: no moving average was kept; ask for 'params' instead of 'ema' "
             "(--config.init_which when training, --which when sampling)."
@@ -241,8 +241,8 @@ def leaf_loader(
         return jax.ShapeDtypeStruct(tuple(shape), wanted, sharding=places.get(name, here))
 
     def load(names: Collection[str]) -> dict[str, jax.Array]:
-        if converted:
-            return place(Archive(converted[0]), {name: target(name) for name in names})
+        if converted is not None:
+            return place(converted, {name: target(name) for name in names})
         own = {n: "ema" if which == "ema" and n in averaged else "params" for n in names}
         wanted = {
             part: unflatten({name: target(name) for name, owner in own.items() if owner == part})
@@ -255,6 +255,17 @@ def leaf_loader(
         return {k: v for part in loaded.values() for k, v in flatten(part).items()}
 
     return list(leaves["params"]), load
+
+
+def converted_weights(path: epath.PathLike, step: int | None = None) -> Archive | None:
+    """The weights that `convert` wrote, by leaf path; None for a checkpoint of a training run."""
+    return _converted(find(path, step))
+
+
+def _converted(directory: epath.Path) -> Archive | None:
+    """The archive in a step's directory, if that is how its weights are kept."""
+    present = [directory / name for name in CONVERTED if (directory / name).exists()]
+    return Archive(present[0]) if present else None
 
 
 def load_state(path: epath.PathLike, abstract: TrainState) -> tuple[TrainState, Any]:

@@ -66,12 +66,7 @@ def load_file(path: str) -> dict[str, Any]:
       ConfigError: no such file, or it defines no `get_config`.
     """
     name = path.split(":", 1)[0]
-    found = next((p for p in (Path(name), _ROOT / name) if p.is_file()), None)
-    if found is None:
-        folder = Path(name).parent if Path(name).parent.is_dir() else _ROOT / "configs"
-        there = sorted(str(p.name) for p in folder.glob("*.py") if p.stem not in ("__init__",))
-        near = difflib.get_close_matches(Path(name).name, there, n=1) or there
-        raise ConfigError(f"--config={name}: no such file; {folder} has {', '.join(near)}.")
+    found = _find(name)
     root = str(found.resolve().parent.parent)
     if root not in sys.path:
         sys.path.insert(0, root)  # so that a config finds `configs.common` from anywhere
@@ -79,6 +74,17 @@ def load_file(path: str) -> dict[str, Any]:
     if "get_config" not in names:
         raise ConfigError(f"--config={name}: the file defines no get_config().")
     return names
+
+
+def _find(name: str) -> Path:
+    """A config file, looked for in the current directory and in the repository."""
+    found = next((p for p in (Path(name), _ROOT / name) if p.is_file()), None)
+    if found is None:
+        folder = Path(name).parent if Path(name).parent.is_dir() else _ROOT / "configs"
+        there = sorted(p.name for p in folder.glob("*.py") if p.stem != "__init__")
+        near = difflib.get_close_matches(Path(name).name, there, n=1) or there
+        raise ConfigError(f"--config={name}: no such file; {folder} has {', '.join(near)}.")
+    return found
 
 
 def load(path: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
@@ -144,7 +150,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             if key and known and key not in known and not whole:
                 raise unknown_key(key, list(known))
         try:
-            return flags.FLAGS(list(argv))
+            return flags.FLAGS([_absolute(argument, file) for argument in argv])
         except flags.Error as error:
             key = re.search(r"--config\.([\w.]+)", str(error))
             if key is None or key.group(1) not in known:
@@ -154,6 +160,15 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             raise ConfigError(f"{error}; config.{key.group(1)} must be {expected}.") from None
     except ConfigError as error:
         sys.exit(f"error: {error}")
+
+
+def _absolute(argument: str, file: str | None) -> str:
+    """A command-line word, with the config file in full wherever it was found."""
+    flag, equals, value = argument.rpartition("=")
+    if file is None or value != file or flag not in ("", "--config", "-config"):
+        return argument
+    name, colon, rest = file.partition(":")
+    return f"{flag}{equals}{_find(name).resolve()}{colon}{rest}"
 
 
 def _kind(value: Any) -> str:

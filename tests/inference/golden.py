@@ -62,11 +62,7 @@ class Golden:
 
     def latents(self, cache: Cache, image: str, noise: str) -> Cache:
         """The clean latents of an image, with the posterior noise of the recording."""
-        config, params = vae.load(self.folder / "ae.safetensors")
-        pixels = jnp.asarray(self.tensors[image].transpose(1, 2, 0))[None]
-        mean, logvar = jax.jit(vae.moments, static_argnums=1)(params, config, pixels)
-        drawn = jnp.asarray(self.tensors[noise].transpose(0, 2, 3, 1))
-        latent = np.asarray(vae.sample(mean, logvar, drawn))[0].transpose(2, 0, 1)
+        latent = _latent(self.folder, self.name, image, noise)
         tokens = patchify(latent, self.config.latent.patch)
         stride = 8 * self.config.latent.patch
         return self._image(
@@ -112,3 +108,14 @@ def _model(folder: Path):
 @functools.cache
 def _tolerances(folder: Path) -> dict[str, dict[str, list]]:
     return json.loads((folder / "tolerances.json").read_text())["files"]
+
+
+@functools.cache
+def _latent(folder: Path, name: str, image: str, noise: str) -> np.ndarray:
+    """[C, h, w] of an image with the posterior noise of the recording."""
+    tensors, _ = read(folder / f"{name}.safetensors")
+    config, params = vae.load(folder / "ae.safetensors")
+    pixels = jnp.asarray(tensors[image].transpose(1, 2, 0))[None]
+    mean, logvar = jax.jit(vae.moments, static_argnums=1)(params, config, pixels)
+    drawn = jnp.asarray(tensors[noise].transpose(0, 2, 3, 1))
+    return np.asarray(vae.sample(mean, logvar, drawn))[0].transpose(2, 0, 1)

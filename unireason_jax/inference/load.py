@@ -13,7 +13,7 @@ from unireason_jax.inference.sampler import FlowSettings
 from unireason_jax.models import functional
 from unireason_jax.world.scenes import CELL
 
-WORLD_FLOW = FlowSettings(timesteps=20, text_scale=2.0, interval=(0.0, 1.0), renorm="none")
+WORLD_FLOW = FlowSettings(timesteps=20, text_scale=1.0, interval=(0.0, 1.0), renorm="none")
 
 
 def load(

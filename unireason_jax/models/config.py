@@ -175,7 +175,7 @@ VARIANTS: dict[str, BagelConfig] = {
     "world": BagelConfig(
         llm=LLMConfig(width=256, layers=6, heads=8, kv_heads=4, head_dim=32, mlp=768, vocab=512),
         vit=ViTConfig(width=128, layers=3, heads=4, mlp=384, patch=8, side=16),
-        latent=LatentConfig(channels=16, patch=2, side=16),
+        latent=LatentConfig(channels=24, patch=1, side=16),
     ),
     "small": BagelConfig(
         llm=LLMConfig(width=512, layers=8, heads=8, kv_heads=4, head_dim=64, mlp=1536, vocab=8192),

@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+
 from unireason_jax.parity.generation import compare_images, compare_text
 from unireason_jax.parity.golden import Golden, read
 from unireason_jax.parity.report import Report
@@ -85,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the rows here")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     given = parser.parse_args(arguments)
+    # Dozens of programs that each run once on a few tokens: compiling is all the time there is.
+    jax.config.update("jax_disable_most_optimizations", True)
     try:
         report = compare(given.goldens, given.dtype)
     except (FileNotFoundError, ValueError) as error:

@@ -1,0 +1,241 @@
+"""`unireason convert`: released BAGEL or UniReason checkpoints in, and out again.
+
+    unireason convert --from bagel --input BAGEL-7B-MoT --output runs/bagel
+    unireason convert --to bagel --input runs/stage2 --output release --which ema
+    unireason convert --to bagel --input runs/bagel --output again --dtype float32
+
+Reading writes a workdir: what `train --config.init_from`, `generate` and `evaluate` take, with the
+weights as checkpoint 0, the configs, the tokenizer and the autoencoder. Tensors are streamed one
+at a time in both directions, and everything is checked before the first byte is written. The
+workdir's weights keep the element type of the files unless --dtype says otherwise.
+"""
+
+import argparse
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from unireason_jax import checkpoint, configuration
+from unireason_jax.data.tokenizer import Qwen2Tokenizer
+from unireason_jax.models import functional, huggingface, vae
+from unireason_jax.models.archive import DTYPES, Archive, type_name, write_archive
+from unireason_jax.models.config import BagelConfig, to_dict
+from unireason_jax.models.layout import Tensor, layout
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+AUTOENCODER = "ae.safetensors"
+TOKENIZER = "tokenizer"
+_BLOCK = 1 << 26
+
+
+def from_bagel(source: Path, workdir: Path, *, dtype: str | None, shard_bytes: int) -> list[str]:
+    """Turns a released folder into a workdir.
+
+    Args:
+      source: the folder with ema.safetensors and its configs.
+      workdir: where to; must not hold a checkpoint yet.
+      dtype: element type of the weights; None keeps that of the files.
+      shard_bytes: size of a weight file.
+
+    Returns:
+      What was done, one line each.
+
+    Raises:
+      FileNotFoundError, ValueError: a file is missing or does not fit; nothing has been written.
+    """
+    config = huggingface.read_config(source)
+    archive = Archive(huggingface.find_weights(source))
+    huggingface.check(archive, config)
+    with_autoencoder = (source / AUTOENCODER).exists()
+    if with_autoencoder:
+        found = vae.read_config(Archive(source / AUTOENCODER))
+        if found.latents != config.latent.channels:
+            raise ValueError(
+                f"{source / AUTOENCODER}: {found.latents} latent channels, but the model has "
+                f"{config.latent.channels}."
+            )
+    tokenizer_files = [name for name in TOKENIZER_FILES if (source / name).exists()]
+    if tokenizer_files:
+        tokenizer = Qwen2Tokenizer.load(source)
+        if tokenizer.vocab_size > config.llm.vocab:
+            raise ValueError(
+                f"{source}: the tokenizer has {tokenizer.vocab_size} ids, but the embedding "
+                f"table {config.llm.vocab} rows."
+            )
+    directory = workdir / checkpoint.FOLDER / "0"
+    if directory.exists():
+        raise ValueError(f"{directory}: exists; choose another --output, or remove it.")
+    directory.mkdir(parents=True)
+    files = _write_weights(directory, config, archive, dtype, shard_bytes)
+    configuration.save(workdir, workdir_config(config))
+    lines = [f"{functional.count(functional.abstract(config)):,} parameters", *files]
+    if with_autoencoder:
+        shutil.copyfile(source / AUTOENCODER, workdir / AUTOENCODER)
+        lines.append(AUTOENCODER)
+    for name in tokenizer_files:
+        (workdir / TOKENIZER).mkdir(exist_ok=True)
+        shutil.copyfile(source / name, workdir / TOKENIZER / name)
+        lines.append(f"{TOKENIZER}/{name}")
+    if not tokenizer_files:
+        lines.append("no tokenizer files found: this workdir can start a training, but not write")
+    return lines
+
+
+def _write_weights(
+    directory: Path, config: BagelConfig, archive: Archive, dtype: str | None, shard_bytes: int
+) -> list[str]:
+    """Streams official tensors into our stacked leaves; returns the files written."""
+    table, shapes = layout(config), _shapes(config)
+    kinds = {
+        path: type_name(dtype) if dtype else archive.dtype(t.names[0]) for path, t in table.items()
+    }
+
+    def produce(path: str) -> Iterator[np.ndarray]:
+        for name in table[path].names:
+            yield from _blocks(table[path], archive.read(name), DTYPES[kinds[path]])
+
+    announced = {path: (shapes[path], kinds[path]) for path in table}
+    files = write_archive(directory, "params", announced, produce, shard_bytes=shard_bytes)
+    leaves = {p: [list(shapes[p]), str(DTYPES[kinds[p]])] for p in table}
+    checkpoint.write_manifest(directory, step=0, data=None, leaves={"params": leaves}, hashes=False)
+    return [f"{checkpoint.FOLDER}/0/{name}" for name in files]
+
+
+def _blocks(tensor: Tensor, official: np.ndarray, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """One tensor in our layout and type, a piece of its first dimension at a time."""
+    ours = tensor.ours(official)
+    count = max(1, len(ours) * _BLOCK // max(1, ours.size * dtype.itemsize)) if ours.ndim else 1
+    for start in range(0, len(ours), count):
+        yield ours[start : start + count].astype(dtype)
+
+
+def _shapes(config: BagelConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every leaf by path."""
+    return {
+        path: (len(t.names), *t.inner) if t.stacked else t.inner
+        for path, t in layout(config).items()
+    }
+
+
+def workdir_config(config: BagelConfig) -> ConfigDict:
+    """A training config whose model has these sizes."""
+    made = configuration.load("configs/common.py")
+    model = to_dict(config)
+    with_vit = model["vit"] is not None
+    if not with_vit:
+        del model["vit"]
+    with made.unlocked():
+        made.model = ConfigDict({"variant": "bagel_7b_mot", "vit_tower": with_vit, **model})
+    return made
+
+
+def to_bagel(
+    workdir: Path, target: Path, *, which: str, step: int | None, dtype: str, shard_bytes: int
+) -> list[str]:
+    """Writes a run's weights, configs, tokenizer and autoencoder in the released format.
+
+    Args:
+      workdir: a training run or a converted folder.
+      target: where to.
+      which: "ema" or "params".
+      step: a certain checkpoint; by default the newest sound one.
+      dtype: element type of the weights.
+      shard_bytes: size of a weight file; a model that fits gets a single one.
+
+    Returns:
+      What was done, one line each.
+
+    Raises:
+      FileNotFoundError, ValueError: no such run or checkpoint, or it does not fit its config.
+    """
+    config = configuration.model_config(configuration.load_workdir(workdir))
+    read = leaf_source(workdir, config, which=which, step=step)
+    files = huggingface.save(target, config, read, dtype=dtype, shard_bytes=shard_bytes)
+    if (workdir / AUTOENCODER).exists():
+        shutil.copyfile(workdir / AUTOENCODER, target / AUTOENCODER)
+        files.append(AUTOENCODER)
+    for name in TOKENIZER_FILES:
+        if (workdir / TOKENIZER / name).exists():
+            shutil.copyfile(workdir / TOKENIZER / name, target / name)
+            files.append(name)
+    return files
+
+
+def leaf_source(
+    workdir: Path, config: BagelConfig, *, which: str, step: int | None
+) -> huggingface.Read:
+    """(path, layer) -> array, from a checkpoint, holding one leaf (or less) at a time."""
+    expected = functional.abstract(config)
+    converted = checkpoint.converted_weights(workdir, step)
+    if converted is not None:
+
+        def read_slice(path: str, layer: int | None) -> np.ndarray:
+            if layer is None:
+                return converted.read(path)
+            return converted.read(path, (slice(layer, layer + 1),))[0]
+
+        return read_slice
+    _, load = checkpoint.leaf_loader(workdir, which=which, step=step, expected=expected)
+    held: dict[str, np.ndarray] = {}
+
+    def read(path: str, layer: int | None) -> np.ndarray:
+        if path not in held:
+            held.clear()
+            held.update({name: np.asarray(leaf) for name, leaf in load([path]).items()})
+        return held[path] if layer is None else held[path][layer]
+
+    return read
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="unireason convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    way = parser.add_mutually_exclusive_group(required=True)
+    way.add_argument("--from", dest="source", choices=("bagel",), help="format of --input")
+    way.add_argument("--to", dest="target", choices=("bagel",), help="format of --output")
+    parser.add_argument("--input", required=True, type=Path)
+    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights written")
+    parser.add_argument("--which", choices=("ema", "params"), default="ema", help="with --to")
+    parser.add_argument("--step", type=int, help="with --to: not the newest checkpoint")
+    parser.add_argument("--shard_gib", type=float, default=5.0, help="size of a weight file")
+    given = parser.parse_args(arguments)
+    started, shard_bytes = time.monotonic(), int(given.shard_gib * 2**30)
+    try:
+        if given.source:
+            options = {"dtype": given.dtype, "shard_bytes": shard_bytes}
+            lines = from_bagel(given.input, given.output, **options)
+        else:
+            options = {"which": given.which, "step": given.step, "shard_bytes": shard_bytes}
+            dtype = given.dtype or "bfloat16"
+            lines = to_bagel(given.input, given.output, dtype=dtype, **options)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(lines))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{time.monotonic() - started:.1f} s, peak memory {peak:.2f} GiB")
+    return 0
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")  # only reads and writes: leave accelerators alone
+    sys.exit(main())
