@@ -142,7 +142,8 @@ def test_command_line_mistakes_end_with_one_line(parsed, argument, message):
     assert message in str(stop.value)
 
 
-def test_the_repository_s_configs_are_found_from_anywhere(parsed, monkeypatch, tmp_path):
+@pytest.mark.parametrize("flag", [["--config=configs/tiny.py"], ["--config", "configs/tiny.py"]])
+def test_the_repository_s_configs_are_found_from_anywhere(parsed, monkeypatch, tmp_path, flag):
     monkeypatch.chdir(tmp_path)
-    assert parsed("--config", "configs/common.py").model.variant == "world"
-    assert parsed("--config=configs/tiny.py", "--config.train.steps=7").train.steps == 7
+    config = parsed(*flag, "--config.train.steps=7")
+    assert config.model.variant == "nano" and config.train.steps == 7

@@ -111,6 +111,10 @@ def test_errors_name_the_record():
     long = TEMPLATES["t2i"]({"id": "long", "prompt": "red " * 250})
     with pytest.raises(ValueError, match=r"'long'.*252 tokens.*200"):
         reasoner.run([long])
+    blind = Reasoner(toy.config(), toy.params(), dataclasses.replace(toy.spec(), vit_patch=0))
+    look = TEMPLATES["vqa"]({"id": "q", "image": np.zeros((24, 24, 3), np.uint8), "question": "?"})
+    with pytest.raises(ValueError, match="'q', source: the image is shown to a ViT only"):
+        blind.run([look])
     small = dataclasses.replace(toy.config(), llm=dataclasses.replace(toy.config().llm, vocab=8))
     with pytest.raises(ValueError, match="do not belong together"):
         Reasoner(small, toy.params(), toy.spec())

@@ -127,6 +127,10 @@ class Reasoner:
             raise ValueError(f"record '{record.id}' has nothing to generate: no segment is a hole.")
         spec, found = self.engine.spec, 0
         for segment in record.segments:
+            try:
+                sequence.copies(segment, spec)
+            except ValueError as error:
+                raise ValueError(f"record '{record.id}', {segment.role}: {error}") from None
             if segment.kind == "text" and not segment.is_hole:
                 found += len(sequence.text_tokens(segment, spec))
         if spec.max_text is not None and found > spec.max_text:
