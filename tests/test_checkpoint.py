@@ -145,6 +145,13 @@ def test_old_steps_are_deleted_but_milestones_stay(tmp_path):
     assert checkpoint.steps(tmp_path) == [20, 40, 50]
 
 
+def test_a_relative_workdir_can_be_read(tmp_path, monkeypatch):
+    save_three(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    here, there = checkpoint.load_params("run"), checkpoint.load_params(tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, here, there)
+
+
 def test_weights_alone_for_inference(tmp_path):
     _, made = save_three(tmp_path, freeze=("^und/",))
     last = advance(made, 30)

@@ -114,7 +114,8 @@ def parsed(monkeypatch, config_file):
     monkeypatch.setattr(flags, "FLAGS", values)
 
     def parse(*arguments):
-        argv = ["train", f"--config={config_file}", *arguments]
+        named = any(argument.split("=")[0] == "--config" for argument in arguments)
+        argv = ["train", *([] if named else [f"--config={config_file}"]), *arguments]
         monkeypatch.setattr("sys.argv", argv)  # config_flags looks there for overrides
         configuration.parse_flags(argv)
         return values.config

@@ -114,6 +114,42 @@ def test_a_trained_run_is_written_out(release, tmp_path):
             np.testing.assert_array_equal(leaf, wanted + moved, path)
 
 
+def test_a_fresh_start_from_a_language_model_and_a_vision_tower(release, tmp_path):
+    """The und expert is copied to the gen expert, a patch convolution becomes linear."""
+    source = Archive(huggingface.find_weights(release))
+    config = huggingface.read_config(release)
+    llm, vit = {}, {}
+    for name in source:
+        if "_moe_gen" not in name and name.startswith("language_model.model."):
+            llm[name.removeprefix("language_model.")] = source.read(name)
+        if name.startswith("vit_model."):
+            vit[name.removeprefix("vit_model.")] = source.read(name)
+    patch = "vision_model.embeddings.patch_embedding.weight"
+    side = config.vit.patch
+    linear = vit[patch]
+    vit[patch] = linear.reshape(-1, side, side, 3).transpose(0, 3, 1, 2)
+    files = huggingface.json_configs(config)
+    parts = (("q", llm, files["llm_config.json"]),
+             ("s", vit, {"vision_config": files["vit_config.json"]}))  # fmt: skip
+    for name, tensors, values in parts:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(values))
+        shapes = {n: (x.shape, "BF16") for n, x in tensors.items()}
+        write_archive(tmp_path / name, "model", shapes, lambda n: [tensors[n]], shard_bytes=1 << 30)  # noqa: B023
+    command = ("--from", "qwen2", "--input", tmp_path / "q", "--vit", tmp_path / "s")
+    assert run(*command, "--latent_side", 8, "--output", tmp_path / "w") == 0
+    found = checkpoint.load_params(tmp_path / "w", dtype="float32")
+    wanted = huggingface.load(release, config)
+    und = found["stack"]["blocks"]["und"]
+    jax.tree.map(np.testing.assert_array_equal, found["vit"], wanted["vit"])
+    np.testing.assert_array_equal(found["head"]["kernel"], wanted["embed"].T)
+    assert (np.asarray(und["query_norm"]["scale"]) == 1).all()
+    jax.tree.map(np.testing.assert_array_equal, und, found["stack"]["blocks"]["gen"])
+    for name, leaf in wanted["stack"]["blocks"]["und"].items():
+        jax.tree.map(np.testing.assert_array_equal, und[name], leaf)
+    assert not np.any(found["latent_out"]["kernel"]) and np.any(found["latent_in"]["kernel"])
+
+
 def copy_with(release, folder, change):
     """A copy of a release with something spoiled."""
     shutil.copytree(release, folder)

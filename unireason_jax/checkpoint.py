@@ -131,6 +131,8 @@ def find(path: epath.PathLike, step: int | None = None) -> epath.Path:
       CheckpointMissing: nothing there, or nothing sound; the message names each fault.
     """
     path = epath.Path(path)
+    if "://" not in str(path):
+        path = path.absolute()  # Orbax refuses relative paths
     if path.name.isdigit() and not (path / FOLDER).exists() and (path / MANIFEST).exists():
         path, step = path.parent.parent, int(path.name)
     if path.name == FOLDER:

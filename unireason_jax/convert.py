@@ -3,6 +3,8 @@
     unireason convert --from bagel --input BAGEL-7B-MoT --output runs/bagel
     unireason convert --to bagel --input runs/stage2 --output release --which ema
     unireason convert --to bagel --input runs/bagel --output again --dtype float32
+    unireason convert --from qwen2 --input Qwen2.5-7B-Instruct --vit siglip --ae ae.safetensors \\
+        --output runs/fresh
 
 Reading writes a workdir: what `train --config.init_from`, `generate` and `evaluate` take, with the
 weights as checkpoint 0, the configs, the tokenizer and the autoencoder. Tensors are streamed one
@@ -26,8 +28,9 @@ from unireason_jax import checkpoint, configuration
 from unireason_jax.data.tokenizer import Qwen2Tokenizer
 from unireason_jax.models import functional, huggingface, vae
 from unireason_jax.models.archive import DTYPES, Archive, type_name, write_archive
-from unireason_jax.models.config import BagelConfig, to_dict
+from unireason_jax.models.config import BagelConfig, LatentConfig, to_dict
 from unireason_jax.models.layout import Tensor, layout
+from unireason_jax.models.pretrained import FreshStart
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -59,22 +62,82 @@ def from_bagel(source: Path, workdir: Path, *, dtype: str | None, shard_bytes: i
     """
     config = huggingface.read_config(source)
     archive = Archive(huggingface.find_weights(source))
+    return write_workdir(
+        workdir,
+        config,
+        archive,
+        tokenizer=source,
+        autoencoder=source / AUTOENCODER,
+        dtype=dtype,
+        shard_bytes=shard_bytes,
+    )
+
+
+def from_parts(
+    llm: Path,
+    vit: Path | None,
+    workdir: Path,
+    *,
+    autoencoder: Path | None,
+    latent_side: int,
+    seed: int,
+    dtype: str | None,
+    shard_bytes: int,
+) -> list[str]:
+    """Makes a workdir of a new model from Qwen2.5 and SigLIP (see `models.pretrained`).
+
+    Args:
+      llm: folder of the language model, with its tokenizer.
+      vit: folder of the vision tower, or None.
+      workdir: where to.
+      autoencoder: an ae.safetensors, or None for FLUX's 16 channels to be added later.
+      latent_side: tokens per side of the latent table (BAGEL: 64).
+      seed: of what neither model has.
+      dtype: element type of the weights; None keeps that of the files.
+      shard_bytes: size of a weight file.
+
+    Returns, Raises: as `from_bagel`.
+    """
+    channels = vae.read_config(Archive(autoencoder)).latents if autoencoder else 16
+    latent = LatentConfig(channels=channels, patch=2, side=latent_side)
+    start = FreshStart(llm, vit, latent=latent, seed=seed)
+    return write_workdir(
+        workdir,
+        start.config,
+        start,
+        tokenizer=llm,
+        autoencoder=autoencoder,
+        dtype=dtype,
+        shard_bytes=shard_bytes,
+    )
+
+
+def write_workdir(
+    workdir: Path,
+    config: BagelConfig,
+    archive: Archive | FreshStart,
+    *,
+    tokenizer: Path,
+    autoencoder: Path | None,
+    dtype: str | None,
+    shard_bytes: int,
+) -> list[str]:
+    """Checks everything, then writes checkpoint 0, configs, tokenizer and autoencoder."""
     huggingface.check(archive, config)
-    with_autoencoder = (source / AUTOENCODER).exists()
-    if with_autoencoder:
-        found = vae.read_config(Archive(source / AUTOENCODER))
+    if autoencoder is not None and autoencoder.exists():
+        found = vae.read_config(Archive(autoencoder))
         if found.latents != config.latent.channels:
             raise ValueError(
-                f"{source / AUTOENCODER}: {found.latents} latent channels, but the model has "
+                f"{autoencoder}: {found.latents} latent channels, but the model has "
                 f"{config.latent.channels}."
             )
-    tokenizer_files = [name for name in TOKENIZER_FILES if (source / name).exists()]
+    tokenizer_files = [name for name in TOKENIZER_FILES if (tokenizer / name).exists()]
     if tokenizer_files:
-        tokenizer = Qwen2Tokenizer.load(source)
-        if tokenizer.vocab_size > config.llm.vocab:
+        size = Qwen2Tokenizer.load(tokenizer).vocab_size
+        if size > config.llm.vocab:
             raise ValueError(
-                f"{source}: the tokenizer has {tokenizer.vocab_size} ids, but the embedding "
-                f"table {config.llm.vocab} rows."
+                f"{tokenizer}: the tokenizer has {size} ids, but the embedding table "
+                f"{config.llm.vocab} rows."
             )
     directory = workdir / checkpoint.FOLDER / "0"
     if directory.exists():
@@ -83,12 +146,12 @@ def from_bagel(source: Path, workdir: Path, *, dtype: str | None, shard_bytes: i
     files = _write_weights(directory, config, archive, dtype, shard_bytes)
     configuration.save(workdir, workdir_config(config))
     lines = [f"{functional.count(functional.abstract(config)):,} parameters", *files]
-    if with_autoencoder:
-        shutil.copyfile(source / AUTOENCODER, workdir / AUTOENCODER)
+    if autoencoder is not None and autoencoder.exists():
+        shutil.copyfile(autoencoder, workdir / AUTOENCODER)
         lines.append(AUTOENCODER)
     for name in tokenizer_files:
         (workdir / TOKENIZER).mkdir(exist_ok=True)
-        shutil.copyfile(source / name, workdir / TOKENIZER / name)
+        shutil.copyfile(tokenizer / name, workdir / TOKENIZER / name)
         lines.append(f"{TOKENIZER}/{name}")
     if not tokenizer_files:
         lines.append("no tokenizer files found: this workdir can start a training, but not write")
@@ -96,7 +159,11 @@ def from_bagel(source: Path, workdir: Path, *, dtype: str | None, shard_bytes: i
 
 
 def _write_weights(
-    directory: Path, config: BagelConfig, archive: Archive, dtype: str | None, shard_bytes: int
+    directory: Path,
+    config: BagelConfig,
+    archive: Archive | FreshStart,
+    dtype: str | None,
+    shard_bytes: int,
 ) -> list[str]:
     """Streams official tensors into our stacked leaves; returns the files written."""
     table, shapes = layout(config), _shapes(config)
@@ -209,20 +276,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     way = parser.add_mutually_exclusive_group(required=True)
-    way.add_argument("--from", dest="source", choices=("bagel",), help="format of --input")
+    way.add_argument("--from", dest="source", choices=("bagel", "qwen2"), help="format of --input")
     way.add_argument("--to", dest="target", choices=("bagel",), help="format of --output")
     parser.add_argument("--input", required=True, type=Path)
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights written")
+    parser.add_argument("--vit", type=Path, help="with --from qwen2: folder of a SigLIP release")
+    parser.add_argument("--ae", type=Path, help="with --from qwen2: FLUX's ae.safetensors")
+    parser.add_argument("--latent_side", type=int, default=64, help="with --from qwen2")
+    parser.add_argument("--seed", type=int, default=0, help="with --from qwen2")
     parser.add_argument("--which", choices=("ema", "params"), default="ema", help="with --to")
     parser.add_argument("--step", type=int, help="with --to: not the newest checkpoint")
     parser.add_argument("--shard_gib", type=float, default=5.0, help="size of a weight file")
     given = parser.parse_args(arguments)
     started, shard_bytes = time.monotonic(), int(given.shard_gib * 2**30)
     try:
-        if given.source:
+        if given.source == "bagel":
             options = {"dtype": given.dtype, "shard_bytes": shard_bytes}
             lines = from_bagel(given.input, given.output, **options)
+        elif given.source:
+            options = {"dtype": given.dtype, "shard_bytes": shard_bytes, "seed": given.seed}
+            options |= {"autoencoder": given.ae, "latent_side": given.latent_side}
+            lines = from_parts(given.input, given.vit, given.output, **options)
         else:
             options = {"which": given.which, "step": given.step, "shard_bytes": shard_bytes}
             dtype = given.dtype or "bfloat16"

@@ -92,11 +92,6 @@ def concat_rows(caches: list[Cache]) -> Cache:
     return jax.tree.map(join, *caches)
 
 
-def take_rows(cache: Cache, rows: jax.Array) -> Cache:
-    """The named rows, in that order, repeats allowed: sharing a prefix, dropping finished rows."""
-    return jax.tree.map(lambda x: jnp.take(x, rows, axis=1 if x.ndim == 5 else 0), cache)
-
-
 def advance(cache: Cache, by: jax.Array) -> Cache:
     """Moves the rotary position without a token: a dropped image copy counts 1 (BAGEL packing)."""
     return dataclasses.replace(cache, positions=cache.positions + by.astype(jnp.int32))

@@ -56,19 +56,9 @@ def read_config(folder: epath.PathLike, **policies: Any) -> BagelConfig:
     archive = Archive(find_weights(folder))
     main, file = read_json(folder / "config.json"), folder / "llm_config.json"
     llm = read_json(file)
-    width, heads = _field(llm, "hidden_size", file), _field(llm, "num_attention_heads", file)
-    language = LLMConfig(
-        width=width,
-        layers=_field(llm, "num_hidden_layers", file),
-        heads=heads,
-        kv_heads=_field(llm, "num_key_value_heads", file),
-        head_dim=llm.get("head_dim") or width // heads,
-        mlp=_field(llm, "intermediate_size", file),
-        vocab=_rows(archive, ROOT["embed"], _field(llm, "vocab_size", file)),
-        rope_theta=float(llm.get("rope_theta", 1e6)),
-        norm_eps=float(llm.get("rms_norm_eps", 1e-6)),
-        qk_norm=any(name.endswith("self_attn.q_norm.weight") for name in archive),
-    )
+    vocab = _rows(archive, ROOT["embed"], _field(llm, "vocab_size", file))
+    normed = any(name.endswith("self_attn.q_norm.weight") for name in archive)
+    language = llm_config({**llm, "vocab_size": vocab}, file, qk_norm=normed)
     patch = main.get("latent_patch_size", 2)
     weight = ROOT["latent_in"] + ".weight"
     if weight not in archive:
@@ -79,27 +69,48 @@ def read_config(folder: epath.PathLike, **policies: Any) -> BagelConfig:
     return BagelConfig(llm=language, latent=latent, vit=vit, **policies)
 
 
+def llm_config(values: Mapping[str, Any], file: epath.Path, *, qk_norm: bool) -> LLMConfig:
+    """Sizes from the fields of a Qwen2 config. Raises ValueError naming file and field."""
+    width, heads = (_field(values, n, file) for n in ("hidden_size", "num_attention_heads"))
+    return LLMConfig(
+        width=width,
+        layers=_field(values, "num_hidden_layers", file),
+        heads=heads,
+        kv_heads=_field(values, "num_key_value_heads", file),
+        head_dim=values.get("head_dim") or width // heads,
+        mlp=_field(values, "intermediate_size", file),
+        vocab=_field(values, "vocab_size", file),
+        rope_theta=float(values.get("rope_theta", 1e6)),
+        norm_eps=float(values.get("rms_norm_eps", 1e-6)),
+        qk_norm=qk_norm,
+    )
+
+
+def vit_config(values: Mapping[str, Any], file: epath.Path) -> ViTConfig:
+    """Sizes from the fields of a SigLIP config, which counts one layer more than is used."""
+    patch = _field(values, "patch_size", file)
+    return ViTConfig(
+        width=_field(values, "hidden_size", file),
+        layers=_field(values, "num_hidden_layers", file) - 1,
+        heads=_field(values, "num_attention_heads", file),
+        mlp=_field(values, "intermediate_size", file),
+        patch=patch,
+        side=_field(values, "image_size", file) // patch,
+        norm_eps=float(values.get("layer_norm_eps", 1e-6)),
+    )
+
+
 def _read_vit(folder: epath.Path, main: Mapping[str, Any]) -> ViTConfig:
     """The vision tower of a folder."""
     file = folder / "vit_config.json"
-    vit = read_json(file)
-    patch = _field(vit, "patch_size", file)
-    side = _field(vit, "image_size", file) // patch
-    if main.get("vit_max_num_patch_per_side", side) != side:
+    found = vit_config(read_json(file), file)
+    if main.get("vit_max_num_patch_per_side", found.side) != found.side:
         raise ValueError(
             f"{folder}/config.json: vit_max_num_patch_per_side "
-            f"{main['vit_max_num_patch_per_side']} differs from image_size / patch_size = {side} "
-            f"in {file.name}; both tables are indexed by the same position."
+            f"{main['vit_max_num_patch_per_side']} differs from image_size / patch_size = "
+            f"{found.side} in {file.name}; both tables are indexed by the same position."
         )
-    return ViTConfig(
-        width=_field(vit, "hidden_size", file),
-        layers=_field(vit, "num_hidden_layers", file) - 1,
-        heads=_field(vit, "num_attention_heads", file),
-        mlp=_field(vit, "intermediate_size", file),
-        patch=patch,
-        side=side,
-        norm_eps=float(vit.get("layer_norm_eps", 1e-6)),
-    )
+    return found
 
 
 def tables(config: BagelConfig) -> dict[str, int]:
