@@ -1,5 +1,7 @@
 """Building, sharding and binding models; policies that must not change the formula."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,7 +132,9 @@ def test_init_is_sharded_from_the_start():
     assert compiled.memory_analysis().output_size_in_bytes <= per_device * 1.05
     assert per_device < 0.3 * 4 * functional.count(shapes)
     single = jax.jit(functional.init, static_argnums=0)(NANO, jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, params, single)
+    # The same draws; newer XLA rounds the last bit by how a shard is vectorised.
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7)
+    jax.tree.map(close, params, single)
 
 
 def test_the_forward_pass_is_the_same_on_a_mesh(params):

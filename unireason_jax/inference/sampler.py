@@ -101,7 +101,7 @@ class FlowSettings:
         return sum((b - a) * (branches if on else 1) for a, b, on in self.segments())
 
 
-class Written(NamedTuple):
+class Drawn(NamedTuple):
     """Text rows as they were written.
 
     Attributes:
@@ -183,7 +183,7 @@ def write_text(
     vocab: int,
     max_tokens: int,
     greedy: bool,
-) -> tuple[Cache, Written]:
+) -> tuple[Cache, Drawn]:
     """Writes one text turn, bos to eos, into the cache of every active row.
 
     Every row stops at its own eos; the loop ends with the last row. The eos is fed as well, as in
@@ -226,7 +226,7 @@ def write_text(
         chosen = jnp.where(full, markers.eos, chosen)
         more = ~done & ~closing & (chosen != markers.eos)
         slot = jnp.where(more, drawn.counts, max_tokens)
-        drawn = Written(
+        drawn = Drawn(
             ids=drawn.ids.at[row, slot].set(chosen, mode="drop"),
             counts=drawn.counts + more,
             handover=jnp.where(closing, handover, drawn.handover),
@@ -234,7 +234,7 @@ def write_text(
         )
         return cache, chosen, done | closing, drawn, place + 1
 
-    drawn = Written(
+    drawn = Drawn(
         ids=jnp.zeros((rows, max_tokens), jnp.int32),
         counts=jnp.zeros(rows, jnp.int32),
         handover=jnp.full(rows, NEVER, jnp.int32),
