@@ -201,9 +201,9 @@ def _step(
 def _sums(
     report: Report, file: str, name: str, tensors: Any, wanted: Any, meta: dict[str, Any]
 ) -> None:
-    """Per parameter: sum, sum of magnitudes and sum of squares, over all the parameters."""
+    """Per parameter: sum, sum of magnitudes and L2 norm, as recorded."""
     names = meta["checksum_row_names"]
     kept = [i for i, n in enumerate(names) if n in tensors and not _dead(n)]
     values = (np.asarray(tensors[names[i]], np.float64) for i in kept)
-    found = np.array([[x.sum(), np.abs(x).sum(), (x**2).sum()] for x in values])
+    found = np.array([[x.sum(), np.abs(x).sum(), np.linalg.norm(x)] for x in values])
     report.add(file, name, found, wanted[name][kept], limit=GRADIENT)
