@@ -16,6 +16,8 @@ from unireason_jax.parity.report import GRADIENT, Report
 DEAD = "self_attn.k_proj.bias"
 VIT = "vit_model."
 
+_gradients = jax.jit(objective.loss_and_grads, static_argnames=("model", "loss"))
+
 
 def compare_autoencoder(golden: Golden, report: Report) -> None:
     """Moments, posterior sample and decoded images of `vae.safetensors`."""
@@ -110,8 +112,7 @@ def compare_gradients(golden: Golden, report: Report) -> None:
     step = golden.step
     for prefix, detach in (("grad.", False), ("grad_freeze_und.", True)):
         loss = objective.LossConfig(timestep_shift=golden.shift, detach_und=detach)
-        grad = jax.jit(functools.partial(objective.loss_and_grads, model=golden.config, loss=loss))
-        _, grads = grad(golden.params, {}, step.batch())
+        _, grads = _gradients(golden.params, {}, step.batch(), model=golden.config, loss=loss)
         found = layout.official_tensors(golden.config, grads)
         for name in sorted(found):
             if not _dead(name):
@@ -151,14 +152,16 @@ def compare_optimiser(golden: Golden, report: Report) -> None:
             flow_weight=recipe["mse_weight"],
             timestep_shift=golden.shift,
         )
-        step = jax.jit(functools.partial(_step, golden=golden, loss=loss, optimizer=optimizer))
+        update = jax.jit(optimizer.update)
         batch = golden.step.batch(reweighted=recipe["ce_loss_reweighting"])
-        state = golden.params, optimizer.init(golden.params), optimizer.init_ema(golden.params)
-        metrics = []
+        params = golden.params
+        opt_state, ema, metrics = optimizer.init(params), optimizer.init_ema(params), []
         for number in (1, 2, 3):
-            *state, measured = step(*state, batch)
-            metrics.append(measured)
-            for tree, kind in ((state[0], "param"), (state[2], "ema")):
+            measured, grads = _gradients(params, {}, batch, model=golden.config, loss=loss)
+            state = {"trainable": params, "opt_state": opt_state, "ema": ema}
+            params, opt_state, ema, moved = update(**state, grads=grads, loss=measured["loss"])
+            metrics.append(measured | moved)
+            for tree, kind in ((params, "param"), (ema, "ema")):
                 tensors = layout.official_tensors(golden.config, tree)
                 _sums(report, file, f"out.{kind}_checksum_step{number}", tensors, wanted, meta)
         for ours, theirs in (
@@ -170,7 +173,7 @@ def compare_optimiser(golden: Golden, report: Report) -> None:
         ):
             values = [float(m[ours]) for m in metrics]
             report.add(file, f"out.{theirs}", values, wanted[f"out.{theirs}"], limit=GRADIENT)
-        for tree, kind in ((state[0], "param"), (state[2], "ema")):
+        for tree, kind in ((params, "param"), (ema, "ema")):
             for name, found in layout.official_tensors(golden.config, tree).items():
                 key = f"out.{kind}_step3.{name}"
                 if key in wanted:
@@ -178,24 +181,6 @@ def compare_optimiser(golden: Golden, report: Report) -> None:
         report.exclude(
             file, f"checksum rows {DEAD} of the ViT", "rounding noise, which AdamW turns into +-lr"
         )
-
-
-def _step(
-    params: Any,
-    opt_state: Any,
-    ema: Any,
-    batch: Any,
-    *,
-    golden: Golden,
-    loss: objective.LossConfig,
-    optimizer: optim.Optimizer,
-) -> tuple[Any, Any, Any, dict[str, jax.Array]]:
-    """One training step from its parts."""
-    metrics, grads = objective.loss_and_grads(params, {}, batch, model=golden.config, loss=loss)
-    *state, moved = optimizer.update(
-        trainable=params, opt_state=opt_state, ema=ema, grads=grads, loss=metrics["loss"]
-    )
-    return *state, metrics | moved
 
 
 def _sums(
