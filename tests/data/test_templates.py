@@ -160,17 +160,34 @@ def test_a_bare_request_has_holes_where_the_sampler_writes(name, request_, holes
     assert [record.segments[i].role for i in record.holes] == holes
 
 
-@pytest.mark.parametrize("task", [t for t in tasks.TASKS if t != "process"])
+GIVEN_IMAGES = {
+    "vqa": ["image"],
+    "uni_edit": ["image"],
+    "process_alignment": ["image"],
+    "irg_initial_thinking_understanding": ["image"],
+    "irg_improving_thinking_understanding": ["image", "improved"],
+}
+
+
+def request_of(example):
+    """What a user gives of an example, and how long the conversation is to be."""
+    given = ("id", "task", "prompt", "instruction", "tag", "input_image", "question", "domain")
+    given = (*given, "op", "complete", *GIVEN_IMAGES.get(example["task"], ()))
+    bare = {key: example[key] for key in given if key in example}
+    if "rounds" in example:
+        bare["rounds"] = len(example["rounds"])
+    if "steps" in example:
+        bare["steps"] = [{"wrong": step["refine"] is not None} for step in example["steps"]]
+    if "refine" in example:
+        bare["wrong"] = example["refine"] is not None
+    return bare
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
 def test_filling_the_holes_gives_the_training_record(task):
     """Same template, same bytes: a request whose holes are filled is the example's record."""
     example = world(task, 3)
-    full = to_record(example)
-    bare = {k: v for k, v in example.items() if k in ("id", "task", "prompt", "instruction", "tag")}
-    bare |= {k: v for k, v in example.items() if k in ("input_image", "question", "domain", "op")}
-    if task in ("vqa", "uni_edit"):
-        bare["image"] = example["image"]
-    if "rounds" in example:
-        bare["rounds"] = len(example["rounds"])
+    full, bare = to_record(example), request_of(example)
     record = TEMPLATES[full.source](bare, Style())
     assert record.holes
     for number in record.holes:

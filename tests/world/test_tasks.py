@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from unireason_jax.world import tasks
+from unireason_jax.world import lessons, tasks
 from unireason_jax.world.dice import Dice
 from unireason_jax.world.edits import apply_edit
 from unireason_jax.world.language import NO_CHANGE_TEXT, parse_plan, parse_reflection
@@ -13,7 +13,13 @@ from unireason_jax.world.process import COMPLETE, CONFLICT, CONTINUE
 from unireason_jax.world.prompts import TAGS, UNSEEN_COUNT_TAG
 from unireason_jax.world.refinement import FAULTS
 from unireason_jax.world.renderer import render
-from unireason_jax.world.scenes import HELD_OUT_PAIRS, Scene, has_held_out_pair, is_held_out_prompt
+from unireason_jax.world.scenes import (
+    HELD_OUT_PAIRS,
+    Scene,
+    has_held_out_pair,
+    is_held_out_prompt,
+    make_scene,
+)
 from unireason_jax.world.verifier import check, check_edit, check_image
 from unireason_jax.world.vocabulary import WORDS
 
@@ -23,18 +29,19 @@ REQUEST_KEYS = ("prompt", "instruction", "question")
 T2I = ("t2i", "think_t2i", "knowledge", "think_knowledge")
 EDITS = ("edit", "think_edit", "uni_edit")
 REFINE = ("refine_t2i", "refine_edit")
+LESSONS = (*lessons.IRG, "process_conflict", "process_alignment")
 
 
 def request_of(raw):
     """The text that the hold-out is decided on."""
-    key = "instruction" if "instruction" in raw else "question" if "question" in raw else "prompt"
-    return raw[key]
+    return raw[next(key for key in REQUEST_KEYS if key in raw)]
 
 
 def texts_of(raw):
     """Yield (limit in words, text) for every text a model reads or writes."""
     limits = {"prompt": 16, "instruction": 16, "question": 16, "think": 38, "explanation": 38}
-    for key in (*limits, "answer", "hint", "final_reflection", "wrong_think"):
+    single = ("answer", "hint", "final_reflection", "wrong_think", "improve", "inspect", "refine")
+    for key in (*limits, *single):
         if raw.get(key) is not None:
             yield limits.get(key, 40), raw[key]
     for step in raw.get("rounds", ()):
@@ -130,6 +137,29 @@ def test_steps_build_the_scene_and_conflicts_are_repaired(count):
     assert min(ops[op] for op in ("change", "remove", "swap")) > 0.005 * count
 
 
+@pytest.mark.parametrize("task", LESSONS)
+def test_lessons_are_told_truly(task):
+    """The right picture passes, the wrong one fails, and the words lead from one to the other."""
+    wrong = 0
+    for i in range(200):
+        raw = tasks.example(1, i, task)
+        step = raw["steps"][-1] if task == "process_conflict" else raw
+        words, after = step.get("improve", step.get("refine")), step.get("improved")
+        after = step.get("refined") if after is None else after
+        before = raw.get("draft_scene", step["scene"]).objects
+        if words is None:
+            assert "initial" in task or step["inspect"] in (COMPLETE, CONTINUE)
+            if "initial" in task:
+                assert check_image(raw["requirement"], raw["image"]).passed
+            continue
+        wrong += 1
+        if task != "process_conflict":
+            assert not check_image(raw["requirement"], raw["image"]).passed
+        repaired = apply_edit(before, parse_reflection(words))
+        np.testing.assert_array_equal(render(make_scene(repaired, raw["scene"].side)), after)
+    assert wrong == 0 if "initial" in task else wrong > 30
+
+
 @pytest.mark.parametrize("task", tasks.TASKS)
 def test_texts_are_short_and_their_words_known(task):
     vocabulary = set(WORDS)
@@ -142,7 +172,7 @@ def test_texts_are_short_and_their_words_known(task):
 
 def test_no_word_of_the_vocabulary_is_dead():
     used = set()
-    for task in tasks.TASKS:
+    for task in set(tasks.TASKS) - set(LESSONS):
         for i in range(3000):
             for _, text in texts_of(tasks.example(7, i, task, render=False)):
                 used.update(text.split())

@@ -12,6 +12,9 @@ no tags (`<think>` and the like belong to the templates).
                                 scene}], final_reflection, faults
     refine_edit                 the same with instruction and input_image
     process                     prompt, steps [{ins, des, image, inspect, refine, refined}]
+    process_conflict            the same, up to a step whose inspection is the point; complete
+    process_alignment           prompt, image, inspect, refine, refined
+    irg_* (six)                 prompt, think, image, and as needed improve, improved, question
     vqa                         image, question, answer
     uni_edit                    image, instruction, output_image, question, answer
 """
@@ -22,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.world import renderer
+from unireason_jax.world import lessons, renderer
 from unireason_jax.world.dice import Dice
 from unireason_jax.world.editing import sample_edit
 from unireason_jax.world.knowledge import all_facts, sample_item, wrong_think
@@ -144,18 +147,7 @@ def _process(dice: Dice, draw: Draw, side: int, *, tag: str | None, **split) -> 
     tag = tag or dice.pick(PROCESS_TAGS)
     prompt = sample_prompt(dice, tag=tag, **split)
     scene = sample_scene(prompt.requirement, dice, side)
-    steps = [
-        {
-            "ins": step.ins,
-            "des": step.des,
-            "image": draw(step.scene),
-            "inspect": step.inspect,
-            "refine": step.refine,
-            "refined": None if step.refined is None else draw(step.refined),
-            "scene": step.scene,
-        }
-        for step in sample_steps(dice, scene)
-    ]
+    steps = [lessons.tell(step, draw) for step in sample_steps(dice, scene)]
     return {
         "task": "process",
         "prompt": prompt.text,
@@ -205,8 +197,11 @@ _BUILDERS: dict[str, Callable[..., Example]] = {
     "refine_t2i": _refine_t2i,
     "refine_edit": _refine_edit,
     "process": _process,
+    "process_conflict": partial(lessons.conflict, tags=PROCESS_TAGS),
+    "process_alignment": lessons.alignment,
     "vqa": _vqa,
     "uni_edit": _uni_edit,
+    **{lesson: partial(lessons.irg, lesson=lesson) for lesson in lessons.IRG},
 }
 TASKS = tuple(_BUILDERS)
 

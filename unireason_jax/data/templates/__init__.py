@@ -9,10 +9,12 @@ import difflib
 from collections.abc import Callable
 
 from unireason_jax.data.records import Record, RecordError
+from unireason_jax.data.templates import irg
 from unireason_jax.data.templates.generation import edit, t2i, think_edit, think_t2i, uni_edit
-from unireason_jax.data.templates.process import process
+from unireason_jax.data.templates.hops import multi_edit
+from unireason_jax.data.templates.process import process, process_alignment, process_conflict
 from unireason_jax.data.templates.refinement import refine_edit, refine_t2i
-from unireason_jax.data.templates.style import PLAIN, Example, Style
+from unireason_jax.data.templates.style import PLAIN, STYLES, Example, Style
 from unireason_jax.data.templates.understanding import vqa
 
 Template = Callable[[Example, Style], Record]
@@ -23,11 +25,20 @@ TEMPLATES: dict[str, Template] = {
         think_t2i,
         edit,
         think_edit,
+        multi_edit,
+        uni_edit,
         refine_t2i,
         refine_edit,
         process,
+        process_conflict,
+        process_alignment,
+        irg.irg_initial_thinking_understanding,
+        irg.irg_initial_thinking_generation,
+        irg.irg_initial_full,
+        irg.irg_improving_thinking_understanding,
+        irg.irg_improving_thinking_generation,
+        irg.irg_improving_full,
         vqa,
-        uni_edit,
     )
 }
 

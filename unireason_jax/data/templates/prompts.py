@@ -44,3 +44,10 @@ UNIREASON = {
     "refine_edit": REFINE,
 }
 """System prompts by template, as UniReason's loaders put them."""
+
+STEP_REQUEST = "Please create the image step-by-step: {prompt}"
+"""Process-driven generation (paper, figure 2): how a prompt asks for a drawing in steps."""
+
+IRG_HOW_TO_THINK = "how to think before drawing this image?"
+IRG_HOW_TO_IMPROVE = "how to improve the first image?"
+"""IRG's questions where an example brings none: our wording, the released data has its own."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unireason_jax.data.records import Next, Record, RecordError, Segment, untag
+from unireason_jax.data.templates import prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,14 +21,25 @@ class Style:
         another image); and a refined trace ends with a stop.
       image_first: edits show the source image before the instruction, as BAGEL and Uni-Edit do;
         UniReason shows it after.
+      step_request: how a prompt asks for a drawing in steps, "... {prompt}"; None for the prompt.
     """
 
     system: str | Mapping[str, str] | None = None
     reference: bool = False
     image_first: bool = False
+    step_request: str | None = None
 
 
 PLAIN = Style()
+STYLES: dict[str, Style] = {
+    "plain": PLAIN,
+    "bagel": Style(image_first=True),
+    "unireason": Style(system=prompts.UNIREASON),
+    "unireason_released": Style(system=prompts.UNIREASON, reference=True),
+    "process": Style(step_request=prompts.STEP_REQUEST),
+}
+"""Styles by the name that configs use."""
+
 Example = Mapping[str, Any]
 
 
@@ -61,9 +73,18 @@ def unsupervised(role: str, text: str | None, tag: str | None) -> Segment:
 
 
 def supervised(
-    role: str, text: str | None, tag: str | None, *, then: Next, style: Style
+    role: str,
+    text: str | None,
+    tag: str | None,
+    *,
+    then: Next,
+    style: Style,
+    drop: bool | None = None,
 ) -> Segment:
-    """A text that is learned; `then` is what its end marker is taught to hand over to."""
+    """A text that is learned; `then` is what its end marker is taught to hand over to.
+
+    `drop` overrides the style's rule on condition dropout.
+    """
     return Segment(
         "text",
         role,
@@ -72,7 +93,7 @@ def supervised(
         else _inside(text, tag),
         loss="text",
         next=then,
-        drop=style.reference,
+        drop=style.reference if drop is None else drop,
         tag=tag,
     )
 
