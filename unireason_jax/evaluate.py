@@ -2,9 +2,9 @@
 
     unireason evaluate --checkpoint runs/quickstart --out runs/quickstart/report
 
-Writes report.md, report.json, chart.png and strips.png (two held-out prompts of every tag with
-plan, draft, reflections, refined images and verdicts). All prompts are held out from training.
-Sizes are flags; 0 leaves a part out.
+Writes report.md, report.json, outcomes.json (every single verdict), chart.png, and strips.png and
+failures.png (prompts of every tag that ended right or wrong, with plan, draft, reflections, refined
+images and verdicts). All prompts are held out from training. Sizes are flags; 0 leaves a part out.
 """
 
 import argparse
@@ -14,16 +14,21 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from unireason_jax import experiment
 from unireason_jax.evals import world
+from unireason_jax.evals.flow_loss import flow_by_time
 from unireason_jax.inference.load import add_flags, from_flags
 
 HELP = {
     "prompts": "held-out prompts per tag (6 tags), drawn in three modes",
+    "controls": "of these, prompts per tag for the controls at equal compute",
     "pairs": "prompts per tag with an unseen (shape, colour) pair (3 tags)",
-    "knowledge": "knowledge prompts per domain (5 domains), with and without plan",
+    "knowledge": "knowledge prompts per domain (5 domains), and their controls",
     "edits": "edit instructions per operation (9 operations)",
     "questions": "questions per kind (8 kinds)",
     "drafts": "given drafts to refine",
+    "process": "prompts per tag (4 tags) to draw step by step",
+    "hidden": "edits per kind (4 kinds) that hide a question",
     "rounds": "most rounds of refinement",
     "seed": "of the requests",
 }
@@ -41,6 +46,12 @@ def parser() -> argparse.ArgumentParser:
     for field in dataclasses.fields(world.Sizes):
         about = f"{HELP[field.name]} (default {field.default})"
         found.add_argument(f"--{field.name}", type=int, default=field.default, help=about)
+    found.add_argument(
+        "--flow_batches",
+        type=int,
+        default=4,
+        help="held-out packs for the flow loss by time bucket (default 4, 0 leaves it out)",
+    )
     add_flags(found)
     return found
 
@@ -92,7 +103,12 @@ def run(arguments: argparse.Namespace) -> Path:
         f"{flow.timesteps - 1} Euler steps, shift {flow.shift:g}, text guidance "
         f"{flow.text_scale:g}, temperature {reasoner.settings.text.temperature:g}"
     )
-    report = dataclasses.replace(report, facts=facts | dict(report.facts))
+    sections = report.sections
+    made = experiment.load(arguments.checkpoint)
+    if arguments.flow_batches and made.config.data.source == "world":
+        params = reasoner.engine.params
+        sections += (flow_by_time(made, params, batches=arguments.flow_batches),)
+    report = dataclasses.replace(report, facts=facts | dict(report.facts), sections=sections)
     folder = report.write(arguments.out)
     for name, rate in report.headline.items():
         print(f"{name:<42} {rate}  (n {rate.count})")

@@ -11,8 +11,8 @@ from unireason_jax.evals import refinement, world
 from unireason_jax.inference.trace import Step, Trace
 from unireason_jax.world import tasks
 from unireason_jax.world.dice import Dice
-from unireason_jax.world.edits import apply_edit
-from unireason_jax.world.language import parse_reflection, plan_text, reflection_text
+from unireason_jax.world.edits import Edit, apply_edit
+from unireason_jax.world.language import parse_plan, parse_reflection, plan_text, reflection_text
 from unireason_jax.world.parser import parse, to_objects
 from unireason_jax.world.renderer import render
 from unireason_jax.world.repair import suggest
@@ -21,7 +21,17 @@ from unireason_jax.world.scenes import make_scene
 
 SIDE = 4
 SIZES = world.Sizes(
-    prompts=3, pairs=2, knowledge=2, edits=2, questions=2, drafts=12, rounds=3, seed=5
+    prompts=3,
+    controls=2,
+    pairs=2,
+    knowledge=2,
+    edits=2,
+    questions=2,
+    drafts=12,
+    process=6,
+    hidden=4,
+    rounds=3,
+    seed=5,
 )
 
 
@@ -38,13 +48,14 @@ class Oracle:
         self.wrong, self.mends, self.stops = wrong, mends, stops
         self.settings = toy.settings(size=(8 * SIDE, 8 * SIDE))
 
-    def run(self, records, *, progress):
-        out = [self.finish(record) for record in records]
+    def run(self, records, *, samples=1, progress):
+        out = [self.finish(record) for record in records for _ in range(samples)]
         progress(len(out))
         return out
 
     def finish(self, record):
         self.raw = self.example(record)
+        self.inspects = record.id.endswith("inspect")
         self.steps, self.rounds = [], 0
         for segment in record.segments:
             given = not segment.is_hole
@@ -61,7 +72,7 @@ class Oracle:
         return Trace(record.id, record.source, tuple(self.steps))
 
     def example(self, record):
-        task, seed, index = record.id.rsplit("-", 2)
+        task, seed, index = record.id.split("-")[:3]
         group = next(
             (record.metadata[k] for k in ("tag", "domain", "op") if k in record.metadata), None
         )
@@ -73,7 +84,7 @@ class Oracle:
                 raw = tasks.example(int(seed), int(index), task, tag=group, side=SIDE, **split)
             except ValueError:
                 continue
-            if asked in (raw.get("prompt"), raw.get("instruction"), raw.get("question")):
+            if asked in [raw.get(k) for k in ("prompt", "instruction", "question", "hint")]:
                 return raw
         raise AssertionError(record)
 
@@ -81,6 +92,8 @@ class Oracle:
         return to_objects(parse(self.steps[-1].image).objects, SIDE)
 
     def say(self, role):
+        if self.raw["task"] == "process":
+            return self.say_process(role)
         if role == "plan":
             return plan_text(self.raw["scene"].objects), "image"
         if role == "answer":
@@ -89,6 +102,17 @@ class Oracle:
         if not edits:
             return "no change", "stop" if self.stops else "image"
         return reflection_text(edits[0], self.seen()), "image"
+
+    def say_process(self, role):
+        objects = self.raw["scene"].objects
+        drawn = sum(step.kind == "image" for step in self.steps)
+        if role == "plan":
+            edit = Edit("add", objects[drawn].cell, "", *objects[drawn].look)
+            text = reflection_text(edit, objects[:drawn])
+            return f"<ins>{text}</ins><des>{plan_text(objects[: drawn + 1])}</des>", "image"
+        if self.inspects:
+            return "conflict" if any(step["refine"] for step in self.raw["steps"]) else "", "stop"
+        return ("complete", "stop") if drawn == len(objects) else ("continue", "text")
 
     def draw(self, role):
         blank = np.zeros((8 * SIDE, 8 * SIDE, 3), np.uint8) + np.array([16, 16, 20], np.uint8)
@@ -100,6 +124,12 @@ class Oracle:
             return render(make_scene(apply_edit(objects, parse_reflection(said, SIDE)), SIDE))
         if self.wrong:
             return blank
+        if role == "sketch":
+            drawn = sum(step.kind == "image" for step in self.steps)
+            return render(make_scene(self.raw["scene"].objects[: drawn + 1], SIDE))
+        given_plan = next((s.text for s in self.steps if s.role == "plan" and s.given), None)
+        if given_plan:
+            return render(make_scene(parse_plan(given_plan, SIDE).objects, SIDE))
         return render(self.raw["scene"])
 
 
@@ -119,13 +149,27 @@ def test_a_perfect_model_scores_one_everywhere(tmp_path):
     assert all(row["rate"].value == 1.0 for row in report_dict(report, "plans").values())
     own = report_dict(report, "own_drafts")
     assert own["stops at a right image"]["rate"].value == 1.0
-    assert own[world.FIX]["rate"].count == 0
+    assert own[refinement.FIX]["rate"].count == 0
+    misled = report_dict(report, "knowledge_controls")["mean of domains"]
+    assert [rate.value for rate in misled.values()] == [1, 0, 1]
+    assert report_dict(report, "preservation")["all"]["levels of 255"].value == 0
+    assert report_dict(report, "process_kept")["all steps"]["levels of 255"].value == 0
+    assert all(r["rate"].value == 1 for r in report_dict(report, "inspections").values())
+    assert report_dict(report, "hidden")["branch, no-op"]["right"].value == 1
+    assert (
+        report_dict(report, "samples")["a further sample shows a layout not seen before"][
+            "rate"
+        ].value
+        == 0
+    )
     folder = report.write(tmp_path / "report")
     names = {path.name for path in folder.iterdir()}
-    assert names == {"report.md", "report.json", "chart.png", "strips.png", "traces"}
-    assert len(list((folder / "traces").iterdir())) == 12
+    expected = {"report.md", "report.json", "outcomes.json", "chart.png", "strips.png", "traces"}
+    assert names == expected
     values = json.loads((folder / "report.json").read_text())
     assert values["headline"]["edits"]["value"] == 1.0
+    outcomes = json.loads((folder / "outcomes.json").read_text())
+    assert outcomes["knowledge, with plan"]["logical"] == [1, 1]
     assert values["sections"]["prompts"]["rows"]["position"]["prompt only"]["count"] == 3
     text = (folder / "report.md").read_text()
     assert "| position | 1.00 [0.44, 1.00] |" in text and "Wilson" in text
@@ -145,14 +189,39 @@ def test_a_model_that_repairs_empty_drafts():
         assert used[f"draft needs {needed}"][f"uses {needed}"].value == 1.0
     own = report_dict(report, "own_drafts")
     assert own["stop accuracy: stops at right, goes on at wrong"]["rate"].value == 1.0
-    assert own["reflection on a wrong image brings it nearer"]["rate"].value == 1.0
+    assert own[refinement.PRECISION]["rate"].value == own[refinement.RECALL]["rate"].value == 1.0
     assert own["reflection follows the grammar"]["rate"].value == 1.0
+    equal = report_dict(report, "equal_compute")
+    rates = {name: row["rate"].value for name, row in equal.items()}
+    assert rates["best of k, exact judge"] == rates["best of k, no judge"] == 0.0
+    assert rates["refined"] == rates["oracle reflections"] > 0.9
+    assert report.failures == () or all(not t.steps[-1].verdict for t in report.failures)
+
+
+def test_a_model_that_looks_is_told_from_one_that_does_not():
+    looking = report_dict(world.evaluate(Oracle(), SIZES), "shuffled")
+    assert looking["own draft in view: the reflection brings it nearer"]["rate"].value == 1.0
+    assert looking["the same words for both"]["rate"].value < 0.5
+
+    class Blind(Oracle):
+        def seen(self):
+            return to_objects(parse(self.raw["draft"]).objects, SIDE)
+
+        def say(self, role):
+            self.steps.append(Step("image", "draft", image=self.raw["draft"]))
+            said = super().say(role)
+            self.steps.pop()
+            return said
+
+    only = world.Sizes(0, 0, 0, 0, 0, 0, drafts=12, rounds=1, seed=5)
+    blind = report_dict(world.evaluate(Blind(), only), "shuffled")
+    assert blind["the same words for both"]["rate"].value == 1.0
 
 
 def test_a_model_that_never_repairs_and_never_stops():
     report = world.evaluate(Oracle(wrong=True, mends=False, stops=False), SIZES)
     own = report_dict(report, "own_drafts")
-    assert own[world.FIX]["rate"].value == 0.0
+    assert own[refinement.FIX]["rate"].value == 0.0
     given = report_dict(report, "given_drafts")
     assert given["break rate: wrong after a round, right before"]["rate"].value == 0.0
     assert given["stops at a right image"]["rate"].value == 0.0
@@ -162,7 +231,7 @@ def test_a_model_that_never_repairs_and_never_stops():
 
 
 def test_parts_can_be_left_out():
-    only = world.Sizes(0, 0, 0, 0, 2, 0, 3)
+    only = world.Sizes(0, 0, 0, 0, 0, 2, 0)
     report = world.evaluate(Oracle(), only)
     assert [section.name for section in report.sections] == ["questions"] and not report.traces
     with pytest.raises(ValueError, match="prompts"):
@@ -181,7 +250,7 @@ def test_turns_of_a_trace():
     )
     trace = refinement.judge(Trace("t", "refine_t2i", steps), requirement)
     first, second = refinement.turns(trace, requirement)
-    assert dataclasses.astuple(first) == (True, False, False, 0, True, None)
-    assert dataclasses.astuple(second) == (False, True, None, 1, False, None)
+    assert dataclasses.astuple(first) == (True, False, False, 0, True, False, False)
+    assert dataclasses.astuple(second) == (False, True, None, 1, False, False, False)
     assert refinement.verdicts(trace) == [True, False]
     assert [refinement.after_round(trace, n) for n in range(3)] == [True, False, False]

@@ -13,10 +13,10 @@ RESAMPLES = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """A share of successes.
+    """A share of successes, or another mean.
 
     Attributes:
-      value: the share in [0, 1]; nan when nothing was counted.
+      value: the share in [0, 1], or the mean; nan when nothing was counted.
       low, high: ends of the 95 % interval; nan with `value`.
       count: how many were judged.
     """
@@ -71,6 +71,16 @@ def mean_of_groups(groups: Mapping[str, Sequence[bool]], *, seed: int = 0) -> Ra
     ]
     low, high = np.percentile(np.mean(means, axis=0), [2.5, 97.5])
     return Rate(value, float(low), float(high), total)
+
+
+def average(values: Sequence[float], *, seed: int = 0) -> Rate:
+    """Mean of numbers (not shares) with a percentile bootstrap interval."""
+    if not len(values):
+        return Rate(math.nan, math.nan, math.nan, 0)
+    x = np.asarray(values, float)
+    picks = np.random.default_rng(seed).integers(0, len(x), (RESAMPLES, len(x)))
+    low, high = np.percentile(x[picks].mean(1), [2.5, 97.5])
+    return Rate(float(x.mean()), float(low), float(high), len(x))
 
 
 def by_group(items: Iterable[tuple[str, bool]]) -> dict[str, list[bool]]:

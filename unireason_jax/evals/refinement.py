@@ -9,13 +9,17 @@ import numpy as np
 from unireason_jax.evals.rates import Rate, wilson
 from unireason_jax.evals.report import Section
 from unireason_jax.inference.trace import Trace
-from unireason_jax.world.edits import NO_CHANGE, apply_edit
+from unireason_jax.world.edits import NO_CHANGE, Edit, apply_edit
 from unireason_jax.world.language import parse_reflection
 from unireason_jax.world.parser import parse, to_objects
 from unireason_jax.world.repair import suggest
 from unireason_jax.world.requirements import Requirement
-from unireason_jax.world.scenes import CELL
+from unireason_jax.world.scenes import CELL, Object
 from unireason_jax.world.verifier import check_image
+
+PRECISION = "precision: an edit that is asked for is right"
+RECALL = "recall: on a wrong image a right edit is asked for"
+FIX = "fix rate: right after a round, wrong before"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +32,8 @@ class Turn:
       after: whether the next image is right; None when none was drawn.
       needed: edits that would repair the image; 0 when it is right.
       readable: the reflection follows the grammar.
-      helpful: carrying the reflection out would leave fewer edits; None for a right image, or a
-        reflection that cannot be read or asks for nothing.
+      asks: it is readable and asks for an edit.
+      helpful: carrying the edit out would leave fewer to do.
     """
 
     passed: bool
@@ -37,7 +41,8 @@ class Turn:
     after: bool | None
     needed: int
     readable: bool
-    helpful: bool | None
+    asks: bool
+    helpful: bool
 
 
 def turns(trace: Trace, requirement: Requirement) -> list[Turn]:
@@ -81,7 +86,7 @@ def section(name: str, title: str, traces: Sequence[Sequence[Turn]]) -> Section:
     wrong = [turn for turn in looks if not turn.passed]
     right = [turn for turn in looks if turn.passed]
     rows = (
-        ("fix rate: right after a round, wrong before", _rate(moved, lambda t: t.after, False)),
+        (FIX, _rate(moved, lambda t: t.after, False)),
         (
             "break rate: wrong after a round, right before",
             _rate(moved, lambda t: not t.after, True),
@@ -90,12 +95,13 @@ def section(name: str, title: str, traces: Sequence[Sequence[Turn]]) -> Section:
         ("stops at a right image", _all(right, lambda t: t.stopped)),
         ("goes on at a wrong image", _all(wrong, lambda t: not t.stopped)),
         ("reflection follows the grammar", _all(looks, lambda t: t.readable)),
-        (
-            "reflection on a wrong image brings it nearer",
-            _all([t for t in wrong if t.helpful is not None], lambda t: t.helpful),
-        ),
+        (PRECISION, _all([t for t in looks if t.asks], lambda t: t.helpful)),
+        (RECALL, _all(wrong, lambda t: t.helpful)),
     )
-    note = "Every look of the model at an image counts once; the verdict is the exact judge's."
+    note = (
+        "Every look of the model at an image counts once; the verdict is the exact judge's. An "
+        "edit is right when fewer edits are left after it, whatever layout it leads to."
+    )
     return Section(name, title, ("rate",), tuple((n, (r,)) for n, r in rows), note)
 
 
@@ -113,19 +119,41 @@ def rounds_section(traces: Sequence[Sequence[Turn]], most: int) -> Section:
     return Section("rounds", "Rounds used against rounds needed", columns, tuple(rows), note)
 
 
+def helps(text: str, seen: tuple[Object, ...], requirement: Requirement, side: int) -> bool:
+    """Whether carrying a reflection out on what is seen would leave fewer edits to do."""
+    edit = _edit(text, side)
+    if edit in (None, NO_CHANGE):
+        return False
+    before = len(suggest(requirement, seen, side=side))
+    try:
+        return len(suggest(requirement, apply_edit(seen, edit), side=side)) < before
+    except ValueError:
+        return False
+
+
 def _turn(image: Any, reflection: Any, requirement: Requirement, *, after: bool | None) -> Turn:
     """Judges one reflection on one image."""
     side = image.image.shape[0] // CELL
     seen = to_objects(parse(image.image).objects, side)
     needed = 0 if image.verdict else max(len(suggest(requirement, seen, side=side)), 1)
-    readable, helpful = True, None
+    edit = _edit(reflection.text, side)
+    return Turn(
+        passed=image.verdict,
+        stopped=reflection.handover == "stop",
+        after=after,
+        needed=needed,
+        readable=edit is not None,
+        asks=edit not in (None, NO_CHANGE),
+        helpful=helps(reflection.text, seen, requirement, side),
+    )
+
+
+def _edit(text: str, side: int) -> Edit | None:
+    """The edit a reflection asks for, or None where it does not follow the grammar."""
     try:
-        edit = parse_reflection(reflection.text, side)
-        if not image.verdict and edit != NO_CHANGE:
-            helpful = len(suggest(requirement, apply_edit(seen, edit), side=side)) < needed
+        return parse_reflection(text, side)
     except ValueError:
-        readable = False
-    return Turn(image.verdict, reflection.handover == "stop", after, needed, readable, helpful)
+        return None
 
 
 def _stop_is_right(turn: Turn) -> bool:

@@ -11,6 +11,7 @@ from unireason_jax.evals.rates import Rate
 from unireason_jax.inference.strip import contact_sheet
 from unireason_jax.inference.trace import Trace
 
+Row = tuple[str, tuple[Rate | None, ...]]
 NOTE = (
     "Intervals are 95 %: Wilson's score interval for a single rate, a bootstrap of 2000 resamples "
     "within tags for a mean of tags."
@@ -33,7 +34,7 @@ class Section:
     name: str
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Rate | None, ...]], ...]
+    rows: tuple[Row, ...]
     note: str = ""
     chart: bool = False
 
@@ -66,14 +67,18 @@ class Report:
       facts: what was evaluated and how, in order.
       sections: tables.
       traces: conversations to draw, judged.
+      failures: conversations to draw that ended wrong.
       headline: the few numbers that a reader wants first.
+      outcomes: verdicts by name and group, in the order of the requests.
     """
 
     title: str
     facts: Mapping[str, Any]
     sections: tuple[Section, ...]
     traces: tuple[Trace, ...] = ()
+    failures: tuple[Trace, ...] = ()
     headline: Mapping[str, Rate] = dataclasses.field(default_factory=dict)
+    outcomes: Mapping[str, Mapping[str, Sequence[bool]]] = dataclasses.field(default_factory=dict)
 
     def markdown(self) -> str:
         """The whole report; it names the pictures that `write` puts beside it."""
@@ -85,20 +90,24 @@ class Report:
             parts.append("\n".join(rows) + "\n")
         if any(section.chart for section in self.sections):
             parts.append("![rates](chart.png)\n")
-        if self.traces:
-            parts.append("![strips](strips.png)\n")
+        for name in self._strips():
+            parts.append(f"![{name}]({name}.png)\n")
         parts += [section.markdown() for section in self.sections]
         return "\n".join([*parts, NOTE, ""])
 
     def write(self, folder: str | Path) -> Path:
-        """Writes report.md, report.json, chart.png, strips.png and one folder per trace."""
+        """Writes report.md, report.json, outcomes.json and the pictures, and one folder per trace.
+
+        Pictures: chart.png, strips.png, failures.png; each only where there is something to draw.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for number, trace in enumerate(self.traces):
-            trace.save(folder / "traces" / f"{number:02d}_{_file_name(trace.id)}")
-        if self.traces:
-            strips = [trace.strip() for trace in self.traces]
-            contact_sheet(strips, title=self.title, columns=3).save(folder / "strips.png")
+        for name, traces in self._strips().items():
+            for number, trace in enumerate(traces):
+                trace.save(folder / "traces" / f"{name}_{number:02d}_{_file_name(trace.id)}")
+            strips = [trace.strip() for trace in traces]
+            title = f"{self.title}: {'wrong in the end' if name == 'failures' else 'examples'}"
+            contact_sheet(strips, title=title, columns=3).save(folder / f"{name}.png")
         charts = [_chart(section) for section in self.sections if section.chart]
         if charts:
             contact_sheet(charts).save(folder / "chart.png")
@@ -109,9 +118,19 @@ class Report:
             "sections": {section.name: section.to_dict() for section in self.sections},
         }
         text = json.dumps(values, indent=1, ensure_ascii=False, default=str)
+        outcomes = {
+            name: {group: [int(x) for x in values] for group, values in groups.items()}
+            for name, groups in self.outcomes.items()
+        }
+        (folder / "outcomes.json").write_text(json.dumps(outcomes) + "\n", encoding="utf-8")
         (folder / "report.json").write_text(text + "\n", encoding="utf-8")
         (folder / "report.md").write_text(self.markdown(), encoding="utf-8")
         return folder
+
+    def _strips(self) -> dict[str, tuple[Trace, ...]]:
+        """Traces to draw by the name of their picture."""
+        named = {"strips": self.traces, "failures": self.failures}
+        return {name: traces for name, traces in named.items() if traces}
 
 
 def _chart(section: Section) -> Any:
