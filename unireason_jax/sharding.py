@@ -11,7 +11,7 @@ which mesh axis a name means. Axes are `AxisType.Auto`: the compiler inserts the
 import difflib
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -173,6 +173,39 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
         return x
     wanted = fitted_spec(x.shape, logical, mesh.shape)
     return jax.lax.with_sharding_constraint(x, wanted)
+
+
+def platform() -> str:
+    """What the program that is being traced will run on: that of the mesh, if one is set."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.default_backend()
+
+
+def divides() -> bool:
+    """Whether `per_device` reaches every device: a mesh is set, or there is one device only."""
+    return not jax.sharding.get_abstract_mesh().empty or jax.device_count() == 1
+
+
+def per_device(
+    function: Callable[..., jax.Array],
+    arrays: Sequence[jax.Array],
+    logical: Sequence[tuple[str | None, ...]],
+) -> jax.Array:
+    """Calls a function on every device with its own part of the arrays.
+
+    For what the compiler cannot divide by itself: kernels, and loops whose length depends on the
+    data. Outside a mesh, and on a mesh of one device, the function gets the whole arrays.
+
+    Args:
+      function: of as many arrays; its result is divided like the first one.
+      arrays: the arguments.
+      logical: logical names of each argument; a dimension without one is gathered whole.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function(*arrays)
+    specs = tuple(fitted_spec(x.shape, names, mesh.shape) for x, names in zip(arrays, logical))
+    return jax.shard_map(function, in_specs=specs, out_specs=specs[0], check_vma=False)(*arrays)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,4 +1,4 @@
-"""Both attention backends against brute force on random packings, with gradients."""
+"""All attention backends against brute force on random packings, with gradients."""
 
 import functools
 
@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from unireason_jax import visibility
+from unireason_jax import sharding, visibility
 from unireason_jax.models.attention import Keys, Queries, attend
 from unireason_jax.models.chunked import Ids, active_blocks
+from unireason_jax.models.flash import flash_attention
+from unireason_jax.models.flash_kernels import Tiles
 from unireason_jax.visibility import Visibility
 
 
@@ -39,51 +42,98 @@ def inputs(rng, rows, length, heads=4, kv_heads=2, size=8):
     return *(jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes), seen
 
 
-def brute_force(q, k, v, seen):
-    """Loops over rows, queries and heads, in float64."""
-    mask = np.asarray(visibility.dense(seen))
+def brute_force(q, k, v, seen, target=None):
+    """Output, and with a target the gradients of sum(output * target), in float64."""
+    mask = np.asarray(visibility.dense(seen))[:, None, None]
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
-    out, group = np.zeros_like(q), q.shape[2] // k.shape[2]
-    for b, t, n in np.ndindex(q.shape[:3]):
-        keys = np.flatnonzero(mask[b, t])
-        scores = k[b, keys, n // group] @ q[b, t, n] / np.sqrt(q.shape[3])
-        weights = np.exp(scores - scores.max())
-        out[b, t, n] = weights @ v[b, keys, n // group] / weights.sum()
-    return out
+    rows, length, heads, size = q.shape
+    grouped = (rows, length, k.shape[2], heads // k.shape[2], size)
+    q, scale = q.reshape(grouped), size**-0.5
+    scores = np.where(mask, np.einsum("btkgh,bskh->bkgts", q, k) * scale, -np.inf)
+    weights = np.exp(scores - np.max(scores, axis=-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    out = np.einsum("bkgts,bskh->btkgh", weights, v)
+    if target is None:
+        return out.reshape(rows, length, heads, size)
+    ct = np.asarray(target, np.float64).reshape(grouped)
+    d_weights = np.einsum("btkgh,bskh->bkgts", ct, v)
+    d_scores = weights * (d_weights - (weights * d_weights).sum(-1, keepdims=True)) * scale
+    dq = np.einsum("bkgts,bskh->btkgh", d_scores, k).reshape(rows, length, heads, size)
+    dk = np.einsum("bkgts,btkgh->bskh", d_scores, q)
+    return out.reshape(rows, length, heads, size), (
+        dq,
+        dk,
+        np.einsum("bkgts,btkgh->bskh", weights, ct),
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("backend", "chunk"))
 def run(q, k, v, seen, backend, chunk=8):
-    """`attend` within the row."""
+    """`attend` within the row; "tiles" is flash with tiles far smaller than the row."""
+    if backend == "tiles":
+        return flash_attention(q, k, v, Ids(*seen[1:], seen.key), Tiles(chunk, 16), True)
     return attend(q, Queries(*seen[1:]), [Keys(k, v, seen.key)], backend=backend, chunk=chunk)
 
 
-@pytest.mark.parametrize("options", [{"backend": "dense"}, {"backend": "chunked", "chunk": 8}])
-@pytest.mark.parametrize("seed", range(3))
-def test_backends_equal_brute_force(options, seed):
-    q, k, v, seen = inputs(np.random.default_rng(seed), 2, 45)
-    real = np.asarray(seen.lo) != visibility.PADDING
-    found = np.asarray(run(q, k, v, seen, **options))
-    np.testing.assert_allclose(found[real], brute_force(q, k, v, seen)[real], atol=2e-6)
-    assert np.isfinite(found).all()
+@functools.partial(jax.jit, static_argnames="backend")
+def run_and_grads(qkv, seen, target, backend):
+    """Output of real queries, and gradients of sum(output * target)."""
+
+    def loss(qkv):
+        out = run(*qkv, seen, backend)
+        return jnp.sum(out.astype(jnp.float32) * target), out
+
+    grads, out = jax.grad(loss, has_aux=True)(qkv)
+    return out, grads
 
 
-@pytest.mark.parametrize("length", [17, 150])
-def test_gradients_of_the_backends_agree(length):
-    rng = np.random.default_rng(7)
-    *qkv, seen = inputs(rng, 2, length)
-    real = (seen.lo != visibility.PADDING)[:, :, None, None]
+@pytest.mark.parametrize("backend", ["dense", "chunked", "tiles"])
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_fifty_random_packings_equal_brute_force(backend, dtype, bound):
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        *qkv, seen = inputs(rng, 10, 45)
+        qkv = [x.astype(dtype) for x in qkv]
+        real = np.asarray(seen.lo != visibility.PADDING)[:, :, None, None]
+        target = jnp.asarray(rng.normal(size=qkv[0].shape) * real, jnp.float32)
+        out, grads = run_and_grads(qkv, seen, target, backend)
+        wanted, wanted_grads = brute_force(*qkv, seen, target)
+        assert np.isfinite(out.astype(jnp.float32)).all()
+        pairs = [(out * real, wanted * real), *zip(grads, wanted_grads)]
+        for found, right in pairs:
+            error = np.abs(np.asarray(found, np.float64) - right).max() / np.abs(right).max()
+            assert error <= bound, (seed, error)
+
+
+@pytest.mark.parametrize(("size", "heads", "kv_heads"), [(72, 3, 3), (64, 7, 1), (128, 2, 1)])
+def test_flash_with_the_head_sizes_of_the_models(size, heads, kv_heads):
+    rng = np.random.default_rng(size)
+    *qkv, seen = inputs(rng, 1, 40, heads, kv_heads, size)
+    real = np.asarray(seen.lo != visibility.PADDING)[:, :, None, None]
+    target = jnp.asarray(rng.normal(size=qkv[0].shape) * real, jnp.float32)
+    out, grads = run_and_grads(qkv, seen, target, "flash")
+    wanted, wanted_grads = brute_force(*qkv, seen, target)
+    np.testing.assert_allclose(out * real, wanted * real, atol=3e-6)
+    for found, right in zip(grads, wanted_grads):
+        np.testing.assert_allclose(found, right, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["chunked", "flash"])
+@pytest.mark.parametrize(
+    "sizes", [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 4, "context": 2}, {"tensor": 8}]
+)
+def test_devices_share_the_work(backend, sizes):
+    rng = np.random.default_rng(12)
+    *qkv, seen = inputs(rng, 4, 32)
     target = jnp.asarray(rng.normal(size=qkv[0].shape), jnp.float32)
-
-    def loss(qkv, options):
-        return jnp.sum(jnp.where(real, run(*qkv, seen, **dict(options)) * target, 0.0))
-
-    grad = jax.jit(jax.grad(loss), static_argnums=1)
-    dense, chunked = (
-        grad(qkv, (("backend", name), ("chunk", 16))) for name in ("dense", "chunked")
-    )
-    for a, b in zip(dense, chunked):
-        np.testing.assert_allclose(a, b, atol=3e-6)
+    alone = run_and_grads(qkv, seen, target, backend)
+    mesh = sharding.make_mesh(sizes)
+    with jax.set_mesh(mesh):
+        row = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), "context"))
+        placed = jax.device_put((qkv, seen, target), row)
+        spread = run_and_grads(*placed, backend)
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(spread)):
+        np.testing.assert_allclose(a, b, atol=5e-6)
 
 
 def test_dense_gradient_equals_finite_differences():
@@ -121,7 +171,7 @@ def test_skipped_blocks_hold_nothing_visible_and_some_are_skipped():
     assert (active >= mask.reshape(8, 8, 4, 16).any((1, 3))).all()
 
 
-@pytest.mark.parametrize("backend", ["dense", "chunked"])
+@pytest.mark.parametrize("backend", ["dense", "chunked", "flash"])
 def test_two_blocks_of_keys_equal_one(backend):
     q, k, v, seen = inputs(np.random.default_rng(10), 2, 40)
     whole = run(q, k, v, seen, backend=backend, chunk=8)
@@ -134,8 +184,8 @@ def test_two_blocks_of_keys_equal_one(backend):
 
 def test_large_scores_do_not_overflow():
     q, k, v, seen = inputs(np.random.default_rng(11), 1, 30)
-    for options in ({"backend": "dense"}, {"backend": "chunked", "chunk": 8}):
-        out = run(1e3 * q, k, v, seen, **options)
+    for backend in ("dense", "chunked", "tiles"):
+        out = run(1e3 * q, k, v, seen, backend)
         assert np.isfinite(out).all() and np.abs(out).max() <= np.abs(v).max() + 1e-5
 
 

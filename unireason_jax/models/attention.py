@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from unireason_jax.models.chunked import MASKED, Ids, chunked_attention
+from unireason_jax.models.flash import default_tiles, flash_attention
 from unireason_jax.models.layers import precision
+from unireason_jax.sharding import divides, per_device, platform
 from unireason_jax.visibility import visible
 
 
@@ -54,14 +56,29 @@ def attend(
     Returns:
       [B, T, N, H] in q's dtype. What a query that sees no key gets is finite, and of no meaning.
     """
-    length = q.shape[1]
-    dense = backend == "dense" or (backend == "auto" and length <= chunk)
+    length, on_tpu = q.shape[1], platform() == "tpu"
+    if backend == "auto":
+        backend = "dense" if length <= chunk else "flash" if on_tpu and divides() else "chunked"
     with jax.named_scope("attention"):
-        if dense or not length:
+        if backend == "dense" or not length:
             return checkpoint_name(_dense(q, queries, keys), "attention")
         k, v, ids = (x[0] if len(x) == 1 else jnp.concatenate(x, axis=1) for x in zip(*keys))
-        block = min(4 * chunk, -(-ids.shape[1] // 128) * 128)
-        return chunked_attention(q, k, v, Ids(*queries, ids), chunk, block)
+
+        def local(q: jax.Array, k: jax.Array, v: jax.Array, *ids: jax.Array) -> jax.Array:
+            flat = q.reshape(*q.shape[:2], -1, q.shape[4])
+            if backend == "flash":
+                tiles = default_tiles(q.shape[3], q.shape[1], k.shape[1])
+                out = flash_attention(flat, k, v, Ids(*ids), tiles, not on_tpu)
+            else:
+                block = min(4 * chunk, -(-k.shape[1] // 128) * 128)
+                out = chunked_attention(flat, k, v, Ids(*ids), chunk, block)
+            return out.reshape(q.shape)
+
+        grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
+        row = ("batch", "length")
+        names = [(*row, "kv_heads", None, None), *[("batch", None, "kv_heads", None)] * 2]
+        names += [*[row] * 3, ("batch", None)]
+        return per_device(local, (grouped, k, v, *queries, ids), names).reshape(q.shape)
 
 
 def _dense(q: jax.Array, queries: Queries, keys: Sequence[Keys]) -> jax.Array:

@@ -10,7 +10,7 @@ from typing import Any
 
 DTYPES = ("float32", "bfloat16")
 REMAT = ("none", "full", "save_attention", "save_matmuls")
-ATTENTION = ("auto", "dense", "chunked")
+ATTENTION = ("auto", "dense", "chunked", "flash")
 
 
 def _one_of(field: str, value: str, choices: tuple[str, ...]) -> None:
@@ -134,7 +134,7 @@ class BagelConfig:
         input; "save_attention": like full, but attention outputs are kept; "save_matmuls": only
         what is not a projection.
       attention: backend of `models.attention.attend`; "auto" is dense for few queries, else
-        chunked.
+        flash on TPU and chunked on CPU and GPU.
       chunk: query tokens that the chunked backend handles at a time.
     """
 
