@@ -1,91 +1,55 @@
-"""Convert records once: JSON rows and image files -> ArrayRecord shards with a length index.
+"""Convert records once: published rows and image files -> ArrayRecord shards with a length index.
 
     unireason prepare --input train.jsonl --images images/ --output data/train
+    unireason prepare --format bagel_t2i --input 'parquet/*.parquet' --sizes bagel --workers 16 ...
     unireason prepare --format world --tasks t2i=2,refine_t2i=1 --size 1000 --output data/world
     unireason prepare --input train.jsonl --output data/train --show pack.png
 
-The output folder holds
+Inputs are files, folders or patterns of JSON lines, JSON arrays and parquet, read as a stream. The
+output folder holds
 
     records-00000.array_record ...   one record per entry, images inside, random access
     lengths.npy                      tokens by stream of every record, int32 [records, 3]
-    manifest.json                    shards, counts, settings, and a key of the contents
+    manifest.json                    shards with sha256, counts, licences, token statistics
     quarantine.jsonl                 every record that cannot be used, with its reason
     tokenizer/                       the tokenizer the lengths were measured with
 
-and is read by `data.sources.ArrayRecordSource`. Nothing is dropped silently, and a folder without a
-manifest is an interrupted run.
+and is read by `data.sources.ArrayRecordSource`. Nothing is dropped silently. An interrupted run
+goes on where it stopped when the same command is given again, and ends with the same bytes; so does
+a run with another number of workers.
 """
 
-import collections
 import dataclasses
 import hashlib
-import json
 import os
+import pickle
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
+from tqdm import tqdm
 
-from unireason_jax.data import assemble, draw, images, storage
+from unireason_jax.data import assemble, draw, images, shards, storage
 from unireason_jax.data.packing import Budgets
-from unireason_jax.data.quarantine import Quarantine
+from unireason_jax.data.planning import advise_budgets
+from unireason_jax.data.readers import find_files
+from unireason_jax.data.reading import FileRecords, IndexedRecords, Piece, Reading, in_shards
 from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.sequence import SequenceSpec, lengths, render
-from unireason_jax.data.sources import (
-    LENGTHS,
-    MANIFEST,
-    ArrayRecordSource,
-    JsonSource,
-    WorldSource,
-)
+from unireason_jax.data.shards import Kept, Refused
+from unireason_jax.data.sizes import SIZES, row_tokens
+from unireason_jax.data.sources import ArrayRecordSource, WorldSource
 from unireason_jax.data.templates import Style, prompts
+from unireason_jax.data.templates.official import FORMATS
 from unireason_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 
-QUARANTINE = "quarantine.jsonl"
 SYSTEMS = {"none": None, "unireason": prompts.UNIREASON}
+TOKENIZER = "tokenizer"
 _SHOWN_TOKENS = 512
-
-
-class SizeCodec:
-    """Stands in for an autoencoder where only sizes and colours matter (index and pictures).
-
-    Its latents hold the mean colour of their pixels in the first three channels, in [-1, 1].
-    """
-
-    def __init__(self, stride: int, channels: int):
-        self.stride, self.channels = stride, channels
-
-    def encode(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and log variance (of a certain value), float32 [H / stride, W / stride, C]."""
-        rows, columns = (edge // self.stride for edge in image.shape[:2])
-        pixels = images.PIXEL_VALUES[image].reshape(rows, self.stride, columns, self.stride, 3)
-        mean = np.zeros((rows, columns, self.channels), np.float32)
-        mean[..., :3] = pixels.mean((1, 3))
-        return mean, np.full_like(mean, -np.inf)
-
-    def decode(self, latents: np.ndarray) -> np.ndarray:
-        """The mean colours as uint8 [h * stride, w * stride, 3]."""
-        colors = np.clip((latents[..., :3] + 1) * 127.5, 0, 255).astype(np.uint8)
-        return colors.repeat(self.stride, 0).repeat(self.stride, 1)
-
-
-_LARGE = {
-    "codec": SizeCodec(8, 16),
-    "latent_patch": 2,
-    "latent_side": 64,
-    "vit_patch": 14,
-    "vit_side": 70,
-    "latent_resize": images.Resize(1024, 512, 16),
-}
-SIZES = {
-    "world": {"codec": SizeCodec(8, 24), "latent_patch": 1, "vit_patch": 8},
-    "bagel": _LARGE | {"vit_resize": images.Resize(518, 224, 14)},
-    "unireason": _LARGE | {"vit_resize": images.Resize(532, 224, 14)},
-}
-"""Image sizes and patches by name: the embedded world, BAGEL's and UniReason's training."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -100,97 +64,133 @@ def main(argv: Sequence[str]) -> None:
             raise ValueError(f"unknown argument {rest[1]!r}; flags start with --")
         if not options.output:
             raise ValueError("say where to write: --output DIR")
-        source = _source(options)
         report = prepare(
-            source,
+            _records(options),
             Path(options.output),
             sizes=options.sizes,
             tokenizer=load_tokenizer(Path(options.tokenizer)) if options.tokenizer else None,
-            shard_bytes=options.shard_megabytes << 20,
+            shard_records=options.shard_records,
+            workers=options.workers,
+            tokens=options.row_tokens,
             overwrite=options.overwrite,
         )
         print(report)
         if options.show:
             show(Path(options.output), Path(options.show), sizes=options.sizes)
             print(f"drew the first records into {options.show}")
-    except (flags.Error, ValueError, OSError) as error:
+    except (flags.Error, ValueError, OSError, RuntimeError) as error:
         sys.exit(f"prepare: {error}")
 
 
 def prepare(
-    source: JsonSource | WorldSource,
+    records: FileRecords | IndexedRecords,
     output: Path,
     *,
     sizes: str,
     tokenizer: Tokenizer | None = None,
-    shard_bytes: int = 256 << 20,
+    shard_records: int = 1024,
+    workers: int = 0,
+    tokens: int = 0,
     overwrite: bool = False,
 ) -> str:
-    """Writes the records of `source` into the folder `output`.
+    """Writes `records` into the folder `output`, or goes on with what an interrupted run left.
 
     Args:
-      source: random-access records.
-      output: new folder, or an earlier one with `overwrite`.
+      records: where they come from.
+      output: new folder, or an earlier one.
       sizes: name in SIZES, for the length index.
       tokenizer: for the length index; None trains a word vocabulary on all texts.
-      shard_bytes: a shard is closed when it is larger.
+      shard_records: rows that make a shard.
+      workers: processes; 0 works in this one.
+      tokens: wished tokens of a packed row, for the advice in the report; 0 for the usual.
       overwrite: replace an earlier result.
 
     Returns:
       A report of a few lines.
 
     Raises:
-      FileExistsError: `output` holds prepared data and `overwrite` is False.
-      ValueError: no record is usable.
+      FileExistsError: `output` holds prepared data, or an interrupted run of another request.
+      ValueError: there are no rows, or none is usable.
+      RuntimeError: a worker process died.
     """
     output = Path(output)
-    if (output / MANIFEST).exists() and not overwrite:
-        raise FileExistsError(
-            f"{output} already holds prepared data; give --overwrite to replace it"
-        )
-    _clear(output)
-    tokenizer = tokenizer or SentencePieceTokenizer.train(_texts(source))
-    tokenizer.save(output / "tokenizer")
-    spec = SequenceSpec(tokenizer, **SIZES[sizes])
-    quarantine = Quarantine(output / QUARANTINE)
-    writer = _ShardWriter(output, shard_bytes)
-    found, counts = [], collections.Counter()
-    for record in _usable(source, spec, quarantine):
-        found.append(lengths(record, spec))
-        writer.write(storage.to_bytes(record))
-        counts[f"template {record.source}"] += 1
-        counts[f"licence {record.licence or 'unknown'}"] += 1
-    shards = writer.close()
-    if not found:
-        first = next(iter(quarantine.reasons.values()), "the source is empty")
-        raise ValueError(f"no record of {source!r} can be used; the first: {first}")
-    np.save(output / LENGTHS, np.array(found, np.int32))
-    manifest = {
-        "version": 1,
-        "records": len(found),
-        "shards": shards,
-        "key": writer.key(),
-        "source": repr(source),
+    tasks = list(tqdm(in_shards(records, shard_records), desc="counting rows", unit=" shards"))
+    if not tasks:
+        raise ValueError(f"{records.name} is empty; there is nothing to read")
+    request = {
+        "source": repr(records),
+        "files": records.stamps(),
         "sizes": sizes,
-        "tokens": dict(zip(("text", "vit", "latent"), np.sum(found, 0).tolist())),
-        "quarantined": len(quarantine),
-        "counts": dict(sorted(counts.items())),
+        "shard_records": shard_records,
+        "tokenizer": tokenizer and hashlib.sha256(pickle.dumps(tokenizer)).hexdigest(),
     }
-    part = output / f"{MANIFEST}.part"
-    part.write_text(json.dumps(manifest, indent=1))
-    part.replace(output / MANIFEST)
-    tokens = ", ".join(f"{count:,} {name}" for name, count in manifest["tokens"].items())
-    kinds = ", ".join(f"{n} {name.split()[1]}" for name, n in counts.items() if "template" in name)
-    return (
-        f"{len(found)} records ({kinds}) in {len(shards)} shards of {output}\n"
-        f"{tokens} tokens at the sizes of '{sizes}'\n{quarantine.summary()}"
+    resumed = shards.begin(output, request, overwrite=overwrite)
+    tokenizer = _tokenizer(output / TOKENIZER, tokenizer, tasks, records, keep=resumed)
+    job = Conversion(records, SequenceSpec(tokenizer, **SIZES[sizes]))
+    shards.build(output, tasks, job, workers=workers, about="preparing")
+    manifest = shards.finish(output, {"source": repr(records), "sizes": sizes})
+    return report(output, manifest, tokens or row_tokens(sizes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """The job of one shard: records with their images inside that can be measured, or why not.
+
+    Attributes:
+      records: where they come from.
+      spec: what measures them.
+    """
+
+    records: FileRecords | IndexedRecords
+    spec: SequenceSpec
+
+    def __call__(self, pieces: tuple[Piece, ...]) -> Iterator[Kept | Refused]:
+        """The entries of the shard that `pieces` make, in order."""
+        for piece in pieces:
+            for source, name, found in self.records.records(piece):
+                try:
+                    yield self._kept(found)
+                except RecordError as error:
+                    yield Refused(source, name, error.reason)
+
+    def _kept(self, found: Record | RecordError) -> Kept:
+        if isinstance(found, RecordError):
+            raise found
+        record = _with_images(found)
+        if not any(s.loss != "none" or s.next != "none" for s in record.segments):
+            raise RecordError(record.id, None, "nothing in it is learned; set a loss")
+        counts = (f"template {record.source}", f"licence {record.licence or 'unknown'}")
+        return Kept(storage.to_bytes(record), lengths(record, self.spec), counts)
+
+
+def report(folder: Path, manifest: dict[str, Any], tokens: int) -> str:
+    """What a prepared folder holds, and the budgets that a row of `tokens` tokens should have."""
+    table = np.load(folder / shards.LENGTHS)
+    totals = manifest["tokens"]
+    kinds = ", ".join(
+        f"{n} {name.split()[1]}" for name, n in manifest["counts"].items() if "template" in name
+    )
+    numbers = ", ".join(f"{count:,} {name}" for name, count in totals.items())
+    und, gen = totals["text"] + totals["vit"], totals["latent"]
+    bad = manifest["quarantined"]
+    return "\n".join(
+        [
+            f"{len(table)} records ({kinds}) in {len(manifest['shards'])} shards of {folder}, "
+            f"{manifest['bytes'] / 2**20:.1f} MiB",
+            f"{numbers} tokens at the sizes of '{manifest['sizes']}', "
+            f"und:gen {und / gen if gen else float('inf'):.3f}",
+            f"advice: {advise_budgets(table, tokens)}",
+            f"{bad} records quarantined; reasons in {folder / shards.QUARANTINE}"
+            if bad
+            else "no record quarantined",
+        ]
     )
 
 
 def show(folder: Path, picture: Path, *, sizes: str) -> None:
     """Draws the first records of a prepared folder as one packed row into the file `picture`."""
     source = ArrayRecordSource(folder)
-    spec = SequenceSpec(load_tokenizer(folder / "tokenizer"), **SIZES[sizes])
+    spec = SequenceSpec(load_tokenizer(folder / TOKENIZER), **SIZES[sizes])
     ends = np.cumsum(source.lengths().sum(1))
     count = max(1, int(np.searchsorted(ends, _SHOWN_TOKENS, side="right")))
     sequences = [render(source[i], spec, np.random.default_rng(i)) for i in range(count)]
@@ -201,52 +201,27 @@ def show(folder: Path, picture: Path, *, sizes: str) -> None:
     draw.draw_row(row, spec.tokenizer, title=title).save(picture)
 
 
-class _ShardWriter:
-    """ArrayRecord shards of about the same size, and a hash of all that went into them."""
-
-    def __init__(self, folder: Path, limit: int):
-        self.folder, self.limit = folder, limit
-        self.shards: list[dict] = []
-        self._digest = hashlib.sha256()
-        self._writer = None
-
-    def write(self, data: bytes) -> None:
-        from array_record.python.array_record_module import ArrayRecordWriter
-
-        if self._writer is None:
-            name = f"records-{len(self.shards):05}.array_record"
-            self._writer = ArrayRecordWriter(str(self.folder / name), "group_size:1")
-            self.shards.append({"file": name, "records": 0, "bytes": 0})
-        self._writer.write(data)
-        self._digest.update(data)
-        self.shards[-1]["records"] += 1
-        self.shards[-1]["bytes"] += len(data)
-        if self.shards[-1]["bytes"] >= self.limit:
-            self.close()
-
-    def close(self) -> list[dict]:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        return self.shards
-
-    def key(self) -> str:
-        return self._digest.hexdigest()[:16]
+def _tokenizer(folder: Path, given: Tokenizer | None, tasks, records, *, keep: bool) -> Tokenizer:
+    """The tokenizer of the output folder: the one given, an earlier one, or one trained now."""
+    if keep and folder.exists():
+        return load_tokenizer(folder)
+    made = given or SentencePieceTokenizer.train(_texts(records, tasks))
+    part = folder.with_name(f"{folder.name}.part")
+    for path in (part, folder):
+        shutil.rmtree(path, ignore_errors=True)
+    made.save(part)
+    part.replace(folder)
+    return made
 
 
-def _usable(source, spec: SequenceSpec, quarantine: Quarantine) -> Iterator[Record]:
-    """Records with their images inside that can be measured; the others go to quarantine."""
-    name = source.path.name if isinstance(source, JsonSource) else "world"
-    for index in range(len(source)):
-        try:
-            record = _with_images(source[index])
-            if not any(s.loss != "none" or s.next != "none" for s in record.segments):
-                raise RecordError(record.id, None, "nothing in it is learned; set a loss")
-            lengths(record, spec)
-        except RecordError as error:
-            quarantine.add(name, f"{index}: {error.record_id}", error.reason)
-            continue
-        yield record
+def _texts(records, tasks) -> Iterator[str]:
+    pieces = [piece for pieces, _ in tasks for piece in pieces]
+    for piece in tqdm(pieces, desc="reading words", unit=" pieces"):
+        for _, _, record in records.records(piece):
+            if isinstance(record, Record):  # others are quarantined when the shards are made
+                yield from (
+                    s.content for s in record.segments if s.kind == "text" and not s.is_hole
+                )
 
 
 def _with_images(record: Record) -> Record:
@@ -267,26 +242,7 @@ def _with_images(record: Record) -> Record:
     return dataclasses.replace(record, segments=tuple(segments))
 
 
-def _texts(source) -> Iterator[str]:
-    for index in range(len(source)):
-        try:
-            record = source[index]
-        except RecordError:
-            continue  # quarantined with its reason when the records are written
-        yield from (s.content for s in record.segments if s.kind == "text" and not s.is_hole)
-
-
-def _clear(output: Path) -> None:
-    """Removes what an earlier or interrupted run left; other files of the folder stay."""
-    output.mkdir(parents=True, exist_ok=True)
-    for path in [*output.glob("records-*.array_record"), *output.glob(f"{MANIFEST}*")]:
-        path.unlink()
-    for name in (LENGTHS, QUARANTINE):
-        (output / name).unlink(missing_ok=True)
-    shutil.rmtree(output / "tokenizer", ignore_errors=True)
-
-
-def _source(options) -> JsonSource | WorldSource:
+def _records(options) -> FileRecords | IndexedRecords:
     style = Style(
         system=SYSTEMS[options.system],
         reference=options.reference,
@@ -300,19 +256,29 @@ def _source(options) -> JsonSource | WorldSource:
                 weights[task] = float(weight or 1)
             except ValueError:
                 raise ValueError(f"--tasks {part!r} is not NAME=WEIGHT") from None
-        return WorldSource(options.seed, options.size, weights, style=style)
+        return IndexedRecords(WorldSource(options.seed, options.size, weights, style=style))
     if not options.input:
-        raise ValueError("say what to read: --input FILE (JSON lines or a JSON array)")
-    return JsonSource(options.input, options.images, style)
+        raise ValueError("say what to read: --input FILE (JSON lines, a JSON array, or parquet)")
+    folder = Path(options.images) if options.images else None
+    if folder and not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist; check --images")
+    reading = Reading(options.format, style, options.licence)
+    return FileRecords(tuple(find_files(options.input)), reading, folder, options.visits)
 
 
 def _flags() -> flags.FlagValues:
     """The command line; not in absl's global flags, so that entry points can share a process."""
     own = flags.FlagValues()
-    flags.DEFINE_enum("format", "jsonl", ["jsonl", "world"], "what to read", flag_values=own)
-    flags.DEFINE_string("input", None, "JSON lines, or a JSON array", flag_values=own)
+
+    formats = [*FORMATS, "world"]
+    flags.DEFINE_enum("format", "auto", formats, "format of the rows", flag_values=own)
+    flags.DEFINE_list("input", [], "files, folders or patterns", flag_values=own)
     flags.DEFINE_string(
-        "images", None, "folder of relative image paths [the input's]", flag_values=own
+        "images", None, "folder of relative image paths [each input's own]", flag_values=own
+    )
+    flags.DEFINE_string("licence", "", "licence of rows that name none", flag_values=own)
+    flags.DEFINE_integer(
+        "visits", 1, "records drawn from each BAGEL caption or edit row", 1, flag_values=own
     )
     flags.DEFINE_string("output", None, "folder to write", flag_values=own)
     flags.DEFINE_string(
@@ -324,6 +290,9 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_enum(
         "sizes", "world", sorted(SIZES), "image sizes of the length index", flag_values=own
     )
+    flags.DEFINE_integer(
+        "row_tokens", 0, "tokens of a row to advise budgets for [usual]", 0, flag_values=own
+    )
     flags.DEFINE_enum("system", "none", sorted(SYSTEMS), "system prompts", flag_values=own)
     flags.DEFINE_bool(
         "reference", False, "the released loaders' supervision, not ours", flag_values=own
@@ -334,7 +303,8 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_list("tasks", ["t2i"], "world tasks as NAME=WEIGHT,...", flag_values=own)
     flags.DEFINE_integer("size", 1000, "world records", 1, flag_values=own)
     flags.DEFINE_integer("seed", 0, "world seed", 0, flag_values=own)
-    flags.DEFINE_integer("shard_megabytes", 256, "size of a shard", 1, flag_values=own)
+    flags.DEFINE_integer("shard_records", 1024, "rows that make a shard", 1, flag_values=own)
+    flags.DEFINE_integer("workers", 0, "processes [0: this one]", 0, flag_values=own)
     flags.DEFINE_bool("overwrite", False, "replace an earlier result", flag_values=own)
     return own
 

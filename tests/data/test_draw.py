@@ -9,9 +9,9 @@ from unireason_jax.data.draw import draw_row
 from unireason_jax.data.layout import LATENT, TEXT, VIT
 from unireason_jax.data.packing import Budgets
 from unireason_jax.data.sequence import SequenceSpec, render
+from unireason_jax.data.sizes import SizeCodec
 from unireason_jax.data.sources import WorldSource
 from unireason_jax.data.tokenizer import SentencePieceTokenizer
-from unireason_jax.prepare import SizeCodec
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ Decisions where the reference is loose:
 import dataclasses
 import functools
 import io
+import math
 import os
 import warnings
 from pathlib import Path
@@ -73,6 +74,49 @@ class Resize:
 
     def _multiple(self, length: int) -> int:
         return max(self.stride, round(length / self.stride) * self.stride)
+
+
+@dataclasses.dataclass(frozen=True)
+class Buckets:
+    """A few fixed sizes instead of `Resize`'s hundreds, so that an encoder compiles a few times.
+
+    The long edge is always `long`; the short one is `short`, `short` + `step`, ... up to `long`,
+    lying or standing: (1024, 512, 128) gives nine sizes. An image goes to the nearest aspect ratio
+    and is cut to it evenly on both sides, never stretched. Of two images of one size, as in an edit
+    pair, the same part is kept.
+
+    Attributes:
+      long, short, step: in pixels; `step` divides long - short.
+    """
+
+    long: int
+    short: int
+    step: int
+
+    def __post_init__(self):
+        if not 0 < self.short <= self.long or (self.long - self.short) % self.step:
+            raise ValueError(
+                f"{self}: short must be <= long, and step must divide their difference"
+            )
+
+    def __call__(self, width: int, height: int, images: int = 1) -> tuple[int, int]:
+        """(width, height) of the bucket; the number of `images` plays no part."""
+        ratio = max(width, height) / min(width, height)
+        shorts = range(self.short, self.long + 1, self.step)
+        short = min(shorts, key=lambda edge: abs(math.log(self.long / edge / ratio)))
+        return (self.long, short) if width >= height else (short, self.long)
+
+    def apply(self, image: np.ndarray, images: int = 1) -> np.ndarray:
+        """`image` uint8 [H, W, 3] cut and resized (bicubic, antialiased) -> uint8 [H', W', 3]."""
+        height, width = image.shape[:2]
+        to_width, to_height = self(width, height)
+        if (to_width, to_height) == (width, height):
+            return image
+        scale = min(width / to_width, height / to_height)
+        left, top = (width - to_width * scale) / 2, (height - to_height * scale) / 2
+        box = (left, top, left + to_width * scale, top + to_height * scale)
+        picture = Image.fromarray(image)
+        return np.asarray(picture.resize((to_width, to_height), Image.Resampling.BICUBIC, box))
 
 
 def load(source: Any, root: Path | None = None, *, upright: bool = False) -> np.ndarray:

@@ -52,6 +52,8 @@ class Segment:
       drop: whether condition dropout may remove the segment's visible copies (each on its own).
       weight: loss weight of the segment's tokens, > 0.
       tag: the text is written as `<tag>text</tag>`.
+      moments: mean and log variance of the image's latents [2, h, w, C], made ahead of time by
+        `unireason encode`; with them, an image without a ViT copy needs no pixels.
     """
 
     kind: Kind
@@ -65,11 +67,14 @@ class Segment:
     drop: bool = False
     weight: float = 1.0
     tag: str | None = None
+    moments: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
     @property
     def is_hole(self) -> bool:
         """Whether the content is still to be generated."""
-        return (self.text if self.kind == "text" else self.image) is None
+        if self.kind == "text":
+            return self.text is None
+        return self.image is None and (self.moments is None or self.und)
 
     @property
     def content(self) -> str:
@@ -110,7 +115,7 @@ class Record:
         """The record with text or image `content` in segment `number`."""
         segment = self.segments[number]
         field = "text" if segment.kind == "text" else "image"
-        segment = dataclasses.replace(segment, **{field: content})
+        segment = dataclasses.replace(segment, **{field: content, "moments": None})
         segments = (*self.segments[:number], segment, *self.segments[number + 1 :])
         return dataclasses.replace(self, segments=segments)
 
@@ -144,7 +149,7 @@ def _problem(segment: Segment) -> str | None:
 def _text_problem(segment: Segment) -> str | None:
     if segment.text is not None and not isinstance(segment.text, str):
         return f"field 'text' is {type(segment.text).__name__}; give a string, or None for a hole"
-    if segment.image is not None:
+    if segment.image is not None or segment.moments is not None:
         return "a text segment carries an image; make it a segment of its own"
     if segment.loss == "flow" or segment.und or segment.gen:
         return "fields loss='flow', 'und' and 'gen' are for images; a text takes loss='text'"
@@ -158,6 +163,9 @@ def _image_problem(segment: Segment) -> str | None:
         return "field loss='text' is for texts; an image takes loss='flow'"
     if segment.loss == "none" and not (segment.und or segment.gen):
         return "the image is neither target nor shown; set loss='flow', 'und' or 'gen'"
+    moments = segment.moments
+    if moments is not None and (moments.ndim != 4 or len(moments) != 2):
+        return f"field 'moments' is {list(moments.shape)}; give mean and log variance [2, h, w, C]"
     image = segment.image
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:

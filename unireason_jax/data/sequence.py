@@ -116,18 +116,34 @@ def vit_tokens(image, spec: SequenceSpec, sharing: int = 1) -> tuple[np.ndarray,
     return patches, images.positions(rows, columns, spec.vit_side, spec.interpolate)
 
 
-def latent_tokens(
-    image, spec: SequenceSpec, rng: np.random.Generator | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Latents float32 [m, p*p*C] and positions int32 [m] of an image.
+def latent_pixels(image, spec: SequenceSpec) -> np.ndarray:
+    """What the codec encodes of an image: uint8 [H, W, 3], resized.
 
-    The posterior is sampled with `rng` as in the reference's training; without, its mean is taken.
+    Raises:
+      ValueError: an edge is not a multiple of a latent token.
     """
     pixels = images.load(image, spec.image_root)
     if spec.latent_resize:
         pixels = spec.latent_resize.apply(pixels)
     _check_multiple(pixels.shape[1], pixels.shape[0], spec.codec.stride * spec.latent_patch)
-    latents, logvar = spec.codec.encode(pixels)
+    return pixels
+
+
+def latent_tokens(
+    image,
+    spec: SequenceSpec,
+    rng: np.random.Generator | None = None,
+    moments: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Latents float32 [m, p*p*C] and positions int32 [m] of an image.
+
+    The posterior is sampled with `rng` as in the reference's training; without, its mean is taken.
+    `moments` of the posterior made ahead of time (`Segment.moments`) are used instead of the image.
+    """
+    if moments is None:
+        latents, logvar = spec.codec.encode(latent_pixels(image, spec))
+    else:
+        latents, logvar = moments.astype(np.float32)
     if rng is not None:
         noise = rng.standard_normal(latents.shape, np.float32)
         latents = latents + np.exp(np.float32(0.5) * logvar) * noise
@@ -174,7 +190,7 @@ def lengths(record: Record, spec: SequenceSpec) -> tuple[int, int, int]:
                     total[TEXT] += len(text_tokens(segment, spec))
                 else:
                     total[TEXT] += 2
-                    total[stream] += _image_length(segment.image, stream, spec, sharing)
+                    total[stream] += _image_length(segment, stream, spec, sharing)
         except (ValueError, OSError) as error:
             raise RecordError(record.id, number, str(error)) from error
     _check_limits(record, total, spec)
@@ -210,7 +226,7 @@ def render(record: Record, spec: SequenceSpec, rng: np.random.Generator) -> Sequ
         following = segment.next if last[number] == place else "none"
         try:
             if stream == LATENT and number not in latents:
-                latents[number] = latent_tokens(segment.image, spec, rng)
+                latents[number] = latent_tokens(segment.image, spec, rng, segment.moments)
             if drops[place]:
                 build.skip(stream)
             elif stream == TEXT:
@@ -283,11 +299,14 @@ def _check_multiple(width: int, height: int, multiple: int) -> None:
         )
 
 
-def _image_length(image, stream: int, spec: SequenceSpec, sharing: int) -> int:
-    width, height = images.size(image, spec.image_root)
-    resize = spec.vit_resize if stream == VIT else spec.latent_resize
-    if resize:
-        width, height = resize(width, height, sharing if stream == VIT else 1)
+def _image_length(segment: Segment, stream: int, spec: SequenceSpec, sharing: int) -> int:
+    if stream == LATENT and segment.moments is not None:
+        height, width = (edge * spec.codec.stride for edge in segment.moments.shape[1:3])
+    else:
+        width, height = images.size(segment.image, spec.image_root)
+        resize = spec.vit_resize if stream == VIT else spec.latent_resize
+        if resize:
+            width, height = resize(width, height, sharing if stream == VIT else 1)
     cell = spec.vit_patch if stream == VIT else spec.codec.stride * spec.latent_patch
     _check_multiple(width, height, cell)
     side = spec.vit_side if stream == VIT else spec.latent_side

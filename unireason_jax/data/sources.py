@@ -1,4 +1,4 @@
-"""Where records come from: the embedded world, JSON files with an image folder, ArrayRecord shards.
+"""Where records come from: the embedded world, JSON and parquet files, ArrayRecord shards.
 
 Every source is random access, the same on every host and worker, picklable, and has a `repr` that
 names its contents, because Grain and cached lengths are keyed by it.
@@ -6,10 +6,10 @@ names its contents, because Grain and cached lengths are keyed by it.
 
 import bisect
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.data import storage
+from unireason_jax.data import readers, storage
+from unireason_jax.data.reading import Reading
 from unireason_jax.data.records import Record, RecordError
+from unireason_jax.data.shards import LENGTHS, MANIFEST
 from unireason_jax.data.templates import PLAIN, Example, Style, to_record
-from unireason_jax.data.templates.official import read_row
 from unireason_jax.world import tasks
 
-MANIFEST = "manifest.json"
-LENGTHS = "lengths.npy"
 _GOLDEN = 0.6180339887498949
 
 
@@ -104,80 +103,110 @@ class WorldSource:
         )
 
 
-class JsonSource:
+class _FileSource:
+    """A file of rows with a folder of images; `_row` reads one row."""
+
+    def __init__(self, path: str | Path, images: str | Path | None, reading: Reading):
+        self.path = Path(path)
+        self.images = Path(images) if images else self.path.parent
+        self.reading = reading
+        for place in (self.path, self.images):
+            if not place.exists():
+                raise FileNotFoundError(f"{place} does not exist; check the input")
+
+    def __getitem__(self, index: int) -> Record:
+        row = self._row(_checked(index, len(self)))
+        return self.reading.record(row, f"{self.path.name}:{index + 1}", self.images)
+
+    def __reduce__(self):
+        return type(self), (self.path, self.images, self.reading)
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        return f"{name}({self.path.name}, {len(self)}, {self._digest}, {self.reading})"
+
+    @cached_property
+    def _digest(self) -> str:
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+class JsonSource(_FileSource):
     """Rows of a JSON-lines file or a JSON array, with a folder of images.
 
-    A row is a raw example or a row of a published data set (`templates.official`). Lines are read
-    when they are asked for; a line that does not parse fails by itself, with its number.
+    A row is a raw example or a row of a published data set (`templates.official`). Rows are read
+    when they are asked for; one that does not parse fails by itself, with its number.
 
     Args:
       path: the file; a byte order mark and blank lines do no harm.
       images: folder of relative image paths; by default the file's own.
-      style: switches of the templates.
+      reading: how rows become records.
 
     Raises:
       FileNotFoundError: no such file or folder.
-      ValueError: the file has no rows, or is neither JSON lines nor an array.
+      ValueError: the file has no rows, or is one object over several lines.
     """
 
-    def __init__(self, path: str | Path, images: str | Path | None = None, style: Style = PLAIN):
-        self.path = Path(path)
-        self.images = Path(images) if images else self.path.parent
-        self.style = style
-        for place in (self.path, self.images):
-            if not place.exists():
-                raise FileNotFoundError(f"{place} does not exist; check the input")
-        self._rows: list[Any] | None = None
-        data = self.path.read_bytes()
-        self._digest = hashlib.sha256(data).hexdigest()[:16]
-        self._starts = _line_starts(data)
-        if not len(self._starts):
+    def __init__(
+        self,
+        path: str | Path,
+        images: str | Path | None = None,
+        reading: Reading = Reading(),  # noqa: B008  frozen
+    ):
+        super().__init__(path, images, reading)
+        rows = readers.json_rows(self.path)
+        edges = (edge for start, data in rows for edge in (start, start + len(data)))
+        self._spans = np.fromiter(edges, np.int64).reshape(-1, 2)
+        if not len(self._spans):
             raise ValueError(f"{self.path} is empty; there is nothing to read")
-        if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
-            self._rows = _array(self.path, data)
-        elif len(self._starts) > 1 and _is_one_object(data):
-            raise ValueError(
-                f"{self.path} is one JSON object over several lines; write one object per line, "
-                "or an array of objects"
-            )
 
     def __len__(self) -> int:
-        return len(self._starts if self._rows is None else self._rows)
+        return len(self._spans)
 
-    def __getitem__(self, index: int) -> Record:
-        index = _checked(index, len(self))
-        found = read_row(self._row(index))
-        record = found if isinstance(found, Record) else to_record(found, self.style)
-        return _rooted(record, self.images)
+    def _row(self, index: int) -> dict[str, Any] | readers.Broken:
+        start, end = self._spans[index].tolist()
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return readers.parse(file.read(end - start))
 
-    def name(self, index: int) -> str:
-        """File and row number of a record, for when its id cannot be read."""
-        return f"{self.path.name}:{index + 1}"
 
-    def _row(self, index: int) -> dict[str, Any]:
-        if self._rows is not None:
-            row = self._rows[index]
-        else:
-            start, end = self._starts[index]
-            with self.path.open("rb") as file:
-                file.seek(start)
-                line = file.read(end - start)
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except ValueError as error:
-                raise RecordError(
-                    self.name(index), None, f"the line is not JSON: {error}"
-                ) from None
-        if not isinstance(row, dict):
-            kind = type(row).__name__
-            raise RecordError(self.name(index), None, f"the row is a {kind}, not an object")
-        return row if row.get("id") not in (None, "") else {**row, "id": self.name(index)}
+class ParquetSource(_FileSource):
+    """Rows of a parquet file, by row group.
 
-    def __reduce__(self):
-        return JsonSource, (self.path, self.images, self.style)
+    The two row groups read last are kept, so that reading in order costs nothing extra; a shuffled
+    run reads a whole row group for each record unless the groups are small. `unireason prepare`
+    makes shards without this cost.
 
-    def __repr__(self) -> str:
-        return f"JsonSource({self.path.name}, {len(self)}, {self._digest}, {self.style})"
+    Args, Raises: as `JsonSource`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        images: str | Path | None = None,
+        reading: Reading = Reading(),  # noqa: B008  frozen
+    ):
+        super().__init__(path, images, reading)
+        metadata = readers.open_parquet(self.path).metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._ends = list(itertools.accumulate(sizes))
+        if not self._ends or not self._ends[-1]:
+            raise ValueError(f"{self.path} is empty; there is nothing to read")
+        self._group = functools.lru_cache(maxsize=2)(self._read_group)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def _row(self, index: int) -> dict[str, Any] | readers.Broken:
+        group = bisect.bisect_right(self._ends, index)
+        start = self._ends[group - 1] if group else 0
+        try:
+            return self._group(group).slice(index - start, 1).to_pylist()[0]
+        except (OSError, ValueError) as error:
+            return readers.Broken(f"row group {group} cannot be read: {error}")
+
+    def _read_group(self, group: int):
+        return readers.open_parquet(self.path).read_row_group(group)
 
 
 class ArrayRecordSource:
@@ -240,44 +269,16 @@ def _checked(index: int, size: int) -> int:
     return int(index)
 
 
-def _line_starts(data: bytes) -> np.ndarray:
-    """(start, end) of every line that is not blank, int64 [n, 2]."""
-    breaks = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
-    starts = np.concatenate([[0], breaks + 1]).astype(np.int64)
-    ends = np.concatenate([breaks, [len(data)]]).astype(np.int64)
-    filled = [bool(data[a:b].strip(b"\xef\xbb\xbf \t\r")) for a, b in zip(starts, ends)]
-    return np.stack([starts, ends], 1)[np.array(filled, bool)]
+def open_source(path: str | Path, reading: Reading = Reading()) -> "Source":  # noqa: B008  frozen
+    """The source for a prepared folder, a parquet file, or a JSON file.
+
+    Raises:
+      FileNotFoundError, ValueError: as the source.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return ArrayRecordSource(path)
+    return (ParquetSource if path.suffix == ".parquet" else JsonSource)(path, reading=reading)
 
 
-def _array(path: Path, data: bytes) -> list[Any]:
-    try:
-        rows = json.loads(data.decode("utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} starts with '[' but is not a JSON array: {error}; repair it, or write one "
-            "object per line"
-        ) from None
-    if not rows:
-        raise ValueError(f"{path} is an empty array; there is nothing to read")
-    return rows
-
-
-def _is_one_object(data: bytes) -> bool:
-    first = data.lstrip(b"\xef\xbb\xbf \t\r\n").split(b"\n", 1)[0].strip()
-    if first not in (b"{",) and first.endswith(b"}"):
-        return False
-    try:
-        return isinstance(json.loads(data.decode("utf-8-sig")), dict)
-    except ValueError:
-        return False
-
-
-def _rooted(record: Record, root: Path) -> Record:
-    """The record with relative image paths below `root`."""
-    segments = tuple(
-        dataclasses.replace(segment, image=root / segment.image)
-        if isinstance(segment.image, str | os.PathLike)
-        else segment
-        for segment in record.segments
-    )
-    return dataclasses.replace(record, segments=segments)
+Source = WorldSource | JsonSource | ParquetSource | ArrayRecordSource

@@ -1,68 +1,109 @@
-"""Rows of the published data sets -> raw examples or records, told apart by their keys.
+"""Rows of the published data sets -> raw examples or records, by format or told apart by keys.
 
-Known rows: UniReason's six JSON formats, Uni-Edit's JSON lines, BAGEL's visual conversations, and
-IRG's conversations with flags. What the official loaders let through by accident is refused with
-its reason: a prompt that is null or a number, a trace without an image, a reference to an image
-that the row does not have.
+What the official loaders let through by accident is refused with its reason: a prompt that is null
+or a number, a trace without an image, a reference to an image that the row does not have.
 """
 
-import base64
-import binascii
+import difflib
+import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from unireason_jax.data.records import Record, RecordError, Segment
+import numpy as np
+
+from unireason_jax.data.records import Record, Segment
+from unireason_jax.data.templates import official_bagel
+from unireason_jax.data.templates.official_fields import (
+    Row,
+    images_of,
+    licence,
+    one_image,
+    origin,
+    problem,
+    reasoning,
+    row_id,
+)
+from unireason_jax.data.templates.official_irg import irg_row
 from unireason_jax.data.templates.style import Example
 
-Row = Mapping[str, Any]
 _REFERENCE = re.compile(r"<image_start>\[([^\[\]]+)\]<image_end>")
 _THOUGHT = re.compile(r"THOUGHT\s*\d+:\s*")
-_MARKER = "<image>"
 
 
-def read_row(row: Row) -> Example | Record:
+def read_row(row: Row, form: str = "auto", visit: int = 0) -> Example | Record:
     """The example (or, for conversations, the record) that a row of a published set stands for.
 
     A row with the key `task` is already an example and comes back as it is. `id` must be there.
+
+    Args:
+      row: one object of a JSON file or one row of a parquet file.
+      form: a name in FORMATS; "auto" tells the format by the row's keys.
+      visit: which of the many records a BAGEL row stands for; the same visit, the same record.
 
     Raises:
       RecordError: unknown keys, or contents that cannot be used.
     """
     if "task" in row:
         return row
-    for key, reader in _READERS.items():
+    if form == "auto":
+        form = next((name for key, name in _KEYS.items() if key in row), None)
+    if form is None:
+        raise problem(
+            row,
+            f"unknown fields {sorted(row)}; give 'task', or the keys of one of the formats "
+            f"{', '.join(FORMATS)}",
+        )
+    if form in DRAWN:
+        return DRAWN[form](row, _generator(row, visit))
+    return _READERS[form](row)
+
+
+def checked_format(form: str) -> str:
+    """`form`, if there is such a format. Raises ValueError naming the nearest one."""
+    if form not in FORMATS:
+        near = difflib.get_close_matches(form, FORMATS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(FORMATS)}"
+        raise ValueError(f"unknown format {form!r}; {hint}")
+    return form
+
+
+def _generator(row: Row, visit: int) -> np.random.Generator:
+    key = hashlib.sha256(f"{row_id(row)}@{visit}".encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:8], "little")))
+
+
+def _unireason(row: Row) -> Example:
+    """A row of UniReason's six JSON formats."""
+    for key, reader in {"Text Reasoning Trace": _refine, "txt": _t2i, "instruction": _edit}.items():
         if key in row:
             return reader(row)
-    raise RecordError(
-        _id(row),
-        None,
-        f"unknown fields {sorted(row)}; give 'task', or the keys of a UniReason, BAGEL, IRG or "
-        "Uni-Edit row",
+    raise problem(
+        row, f"has fields {sorted(row)}; give 'txt', 'instruction' or 'Text Reasoning Trace'"
     )
 
 
 def _t2i(row: Row) -> Example:
     return {
         "task": "t2i",
-        **_origin(row),
-        "prompt": row["txt"],
-        "think": _present(row, "Reasoning", "reasoning"),
-        "image": _image(row, "image_path"),
+        **origin(row),
+        "prompt": row.get("txt"),
+        "think": reasoning(row, "Reasoning", "reasoning"),
+        "image": one_image(row, "image_path"),
     }
 
 
 def _edit(row: Row) -> Example:
-    sources = row.get("input_image")
-    if not sources or (isinstance(sources, list) and not all(sources)):
-        raise RecordError(_id(row), None, "field 'input_image' is missing or has an empty entry")
+    sources = images_of(row, "input_image")
+    if not sources:
+        raise problem(row, "field 'input_image' is missing or has an empty entry")
     return {
         "task": "edit",
-        **_origin(row),
-        "instruction": row["instruction"],
-        "think": _present(row, "reasoning", "Reasoning"),
+        **origin(row),
+        "instruction": row.get("instruction"),
+        "think": reasoning(row, "reasoning", "Reasoning"),
         "input_image": sources,
-        "output_image": _image(row, "output_image"),
+        "output_image": one_image(row, "output_image"),
     }
 
 
@@ -70,140 +111,100 @@ def _refine(row: Row) -> Example:
     """Text before an image reference is its reflection, text after the last one the final one."""
     trace = row["Text Reasoning Trace"]
     if not isinstance(trace, str) or not trace.strip():
-        raise RecordError(_id(row), None, "field 'Text Reasoning Trace' has no text")
+        raise problem(row, "field 'Text Reasoning Trace' has no text")
     keys = _REFERENCE.findall(trace)
     texts = [text.strip() for text in _REFERENCE.split(_THOUGHT.sub("", trace))[::2]]
     if any("<image_start>" in text or "<image_end>" in text for text in texts):
-        raise RecordError(
-            _id(row),
-            None,
+        raise problem(
+            row,
             "field 'Text Reasoning Trace' has a broken reference; write "
             "<image_start>[key]<image_end>",
         )
     common = {
-        **_origin(row),
-        "explanation": row["explanation"] if "explanation" in row else "",
-        "rounds": [{"reflection": t, "image": _image(row, k)} for t, k in zip(texts, keys)],
+        **origin(row),
+        "explanation": row.get("explanation", ""),
+        "rounds": [{"reflection": t, "image": one_image(row, k)} for t, k in zip(texts, keys)],
         "final_reflection": texts[-1],
     }
+    if not isinstance(common["explanation"], str):
+        raise problem(row, f"field 'explanation' is {common['explanation']!r:.100}; give a text")
     if "before_image_path" in row:
-        edit = {"instruction": row.get("prompt"), "input_image": _image(row, "before_image_path")}
-        return {"task": "refine_edit", **common, **edit, "draft": _image(row, "after_image_path")}
-    draft = _image(row, "img_path")
+        edit = {
+            "instruction": row.get("prompt"),
+            "input_image": one_image(row, "before_image_path"),
+            "draft": one_image(row, "after_image_path"),
+        }
+        return {"task": "refine_edit", **common, **edit}
+    draft = one_image(row, "img_path")
     return {"task": "refine_t2i", **common, "prompt": row.get("prompt"), "draft": draft}
 
 
 def _uni_edit(row: Row) -> Example:
     return {
         "task": "uni_edit",
-        **_origin(row),
-        "image": _image(row, "image_path"),
-        "instruction": row["edit_instruction"],
-        "output_image": _image(row, "output_image_path"),
+        **origin(row),
+        "image": one_image(row, "image_path"),
+        "instruction": row.get("edit_instruction"),
+        "output_image": one_image(row, "output_image_path"),
     }
 
 
-def _bagel_vlm(row: Row) -> Record:
-    """Turns in order; `<image>` in a human turn shows the next image, BAGEL's answers are learned.
-
-    Human text is stripped around markers only, answers are left as they are, and system turns are
-    passed over, all as in BAGEL.
-    """
-    pictures = row.get("image") or []
-    pictures = list(pictures) if isinstance(pictures, list) else [pictures]
-    segments, left = [], list(pictures)
-    for turn in row["conversations"] or []:
-        speaker, text = turn.get("from"), turn.get("value")
-        if speaker == "system":
-            continue
-        if speaker not in ("human", "gpt") or not isinstance(text, str):
-            raise RecordError(_id(row), None, f"field 'conversations' has the turn {turn!r}")
-        if speaker == "gpt":
-            segments += [Segment("text", "answer", text=text, loss="text")] if text else []
-            continue
-        parts = text.split(_MARKER)
-        for number, part in enumerate(parts):
-            if number and not left:
-                raise RecordError(_id(row), None, f"more {_MARKER} markers than images")
-            if number:
-                segments.append(Segment("image", "source", image=left.pop(0), und=True))
-            part = part.strip() if len(parts) > 1 else part
-            segments += [Segment("text", "user", text=part)] if part else []
-    if left:
-        raise RecordError(_id(row), None, f"{len(left)} images have no {_MARKER} marker")
-    if not any(segment.loss == "text" for segment in segments):
-        raise RecordError(_id(row), None, "field 'conversations' has no answer to learn")
-    return Record(_id(row), tuple(segments), source="vqa", licence=row.get("licence", ""))
-
-
-def _irg(row: Row) -> Record:
-    """IRG's conversation: user texts, and assistant parts with need_loss, need_vae, need_vit."""
-    segments = []
-    for turn in row["conversation"] or []:
-        role, content = turn.get("role"), turn.get("content")
-        if role == "user" and isinstance(content, str):
-            loss = "text" if turn.get("need_loss", False) else "none"
-            segments.append(Segment("text", "user", text=content, loss=loss, drop=True))
-        elif role == "assistant" and isinstance(content, list):
-            segments += [_irg_part(row, part) for part in content]
-        else:
-            raise RecordError(_id(row), None, f"field 'conversation' has an unknown turn of {role}")
-    return Record(_id(row), tuple(segments), source="irg", licence=row.get("licence", ""))
-
-
-def _irg_part(row: Row, part: Row) -> Segment:
-    if part.get("type") == "text":
-        loss = "text" if part.get("need_loss", True) else "none"
-        return Segment("text", "plan", text=part.get("text"), loss=loss, drop=True)
-    try:
-        image = base64.b64decode(part.get("image") or "", validate=True)
-    except (binascii.Error, TypeError, ValueError):
-        image = b""
-    if not image:
-        raise RecordError(_id(row), None, "field 'conversation' has an image that is not base64")
-    return Segment(
-        "image",
-        "image",
-        image=image,
-        loss="flow" if part.get("need_loss") else "none",
-        gen=bool(part.get("need_vae")),
-        und=bool(part.get("need_vit")),
-        drop=True,
+def _uni_edit_question(row: Row) -> Record:
+    """The question behind a Uni-Edit row: question, its images (ViT copies), answer."""
+    question, answer = row.get("original_question"), row.get("original_answer")
+    for key, text in (("original_question", question), ("original_answer", answer)):
+        if not isinstance(text, str) or not text.strip():
+            raise problem(row, f"field '{key}' is {text!r:.100}; give a text")
+    pictures = images_of(row, "image_path")
+    shown = [Segment("image", "source", image=image, und=True) for image in pictures]
+    question = question.strip() if pictures else question
+    segments = (
+        Segment("text", "user", text=question),
+        *shown,
+        Segment("text", "answer", text=answer, loss="text"),
     )
+    return Record(row_id(row), segments, source="vqa", licence=licence(row))
+
+
+def _sharegpt_4o(row: Row) -> Example:
+    """A row of ShareGPT-4o-Image: an edit where it has input images, else text to image."""
+    text, output = row.get("input_prompt"), one_image(row, "output_image")
+    sources = images_of(row, "input_image")
+    if not sources:
+        return {"task": "t2i", **origin(row), "prompt": text, "image": output}
+    edit = {"instruction": text, "input_image": sources, "output_image": output}
+    return {"task": "edit", **origin(row), **edit}
+
+
+def _example(row: Row) -> Any:
+    raise problem(row, f"has fields {sorted(row)}; an example names its 'task'")
 
 
 _READERS: dict[str, Callable[[Row], Example | Record]] = {
-    "conversation": _irg,
-    "conversations": _bagel_vlm,
-    "Text Reasoning Trace": _refine,
-    "edit_instruction": _uni_edit,
-    "txt": _t2i,
-    "instruction": _edit,
+    "examples": _example,
+    "unireason": _unireason,
+    "bagel_vlm": official_bagel.conversation_row,
+    "irg": irg_row,
+    "uni_edit": _uni_edit,
+    "uni_edit_vqa": _uni_edit_question,
+    "sharegpt_4o": _sharegpt_4o,
 }
-
-
-def _origin(row: Row) -> dict[str, Any]:
-    return {"id": _id(row), "licence": row.get("licence", "")}
-
-
-def _id(row: Row) -> str:
-    return str(row.get("id", "?"))
-
-
-def _image(row: Row, key: str) -> Any:
-    image = row.get(key)
-    if isinstance(image, list) and len(image) == 1:
-        image = image[0]
-    if not image or isinstance(image, list):
-        raise RecordError(_id(row), None, f"field '{key}' is {image!r}; give one image")
-    return image
-
-
-def _present(row: Row, *keys: str) -> Any:
-    """The first of `keys` that the row has, whatever its value; None where it has none."""
-    found = [row[key] for key in keys if key in row]
-    if found and (not isinstance(found[0], str) or not found[0].strip()):
-        raise RecordError(
-            _id(row), None, f"field '{keys[0]}' is {found[0]!r}; give a reasoning text"
-        )
-    return found[0] if found else None
+DRAWN: dict[str, Callable[[Row, np.random.Generator], Example | Record]] = {
+    "bagel_t2i": official_bagel.t2i_row,
+    "bagel_edit": official_bagel.edit_row,
+}
+"""Formats whose rows stand for many records, one of which is drawn."""
+FORMATS = ("auto", *_READERS, *DRAWN)
+"""Names of the formats; "examples" are rows that name their task."""
+_KEYS = {  # key that gives a format away -> format, first match wins
+    "conversation": "irg",
+    "conversations": "bagel_vlm",
+    "Text Reasoning Trace": "unireason",
+    "edit_instruction": "uni_edit",
+    "txt": "unireason",
+    "captions": "bagel_t2i",
+    "image_list": "bagel_edit",
+    "input_prompt": "sharegpt_4o",
+    "instruction": "unireason",
+    "original_question": "uni_edit_vqa",
+}

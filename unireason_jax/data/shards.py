@@ -1,0 +1,249 @@
+"""Folders of ArrayRecord shards, made one by one: parallel, resumable, always the same bytes.
+
+A shard is a function of its task alone, so neither the number of processes nor an interruption
+shows in the result. While a folder is being made, `unfinished/` holds what was asked for and a note
+for every shard that is done; the manifest comes last, and with it the notes go.
+"""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from unireason_jax.data.layout import STREAMS
+
+MANIFEST = "manifest.json"
+LENGTHS = "lengths.npy"
+QUARANTINE = "quarantine.jsonl"
+_UNFINISHED, _REQUEST = "unfinished", "request.json"
+
+
+class Kept(NamedTuple):
+    """A record for a shard: its bytes, its tokens by stream, and what it counts for."""
+
+    data: bytes
+    lengths: tuple[int, int, int]
+    counts: tuple[str, ...] = ()
+
+
+class Refused(NamedTuple):
+    """A record for the quarantine."""
+
+    source: str
+    record: str
+    reason: str
+
+
+Job = Callable[[Any], Iterable[Kept | Refused]]
+
+
+def begin(folder: Path, request: dict[str, Any], *, overwrite: bool = False) -> bool:
+    """Opens a folder for `build`; returns whether an interrupted run of the same request goes on.
+
+    Args:
+      folder: new, or what a run has left there; files of others stay.
+      request: everything that the result depends on, as JSON.
+      overwrite: throw away what another run has made.
+
+    Raises:
+      FileExistsError: there is a finished result, or an interrupted run of another request.
+    """
+    notes = folder / _UNFINISHED
+    if (folder / MANIFEST).exists() and not overwrite:
+        raise FileExistsError(
+            f"{folder} already holds prepared data; give --overwrite to replace it"
+        )
+    if any(notes.glob("[0-9]*.json")) and not overwrite:
+        if json.loads((notes / _REQUEST).read_text()) == json.loads(json.dumps(request)):
+            return True
+        raise FileExistsError(
+            f"{folder} holds an interrupted run with other inputs or settings; repeat those to go "
+            "on with it, or give --overwrite to start anew"
+        )
+    for path in [*folder.glob("records-*.array_record*"), *folder.glob(f"{MANIFEST}*")]:
+        path.unlink()
+    for name in (LENGTHS, QUARANTINE):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(notes, ignore_errors=True)
+    notes.mkdir(parents=True)
+    _write(notes / _REQUEST, json.dumps(request))
+    return False
+
+
+def build(
+    folder: Path, tasks: Sequence[tuple[Any, int]], job: Job, *, workers: int = 0, about: str
+) -> None:
+    """Makes every shard that is not there yet, with a progress bar on stderr.
+
+    Args:
+      folder: opened by `begin`.
+      tasks: what `job` is given for each shard, and the rows it stands for.
+      job: yields the records of one task, in order; picklable where there are workers.
+      workers: processes; 0 works in this one.
+      about: word before the bar.
+
+    Raises:
+      RuntimeError: a worker process died.
+    """
+    todo = [number for number in range(len(tasks)) if not _note(folder, number).exists()]
+    rows = [count for _, count in tasks]
+    done = sum(rows) - sum(rows[number] for number in todo)
+    with tqdm(total=sum(rows), initial=done, desc=about, unit=" rows", smoothing=0.05) as bar:
+        if not workers:
+            for number in todo:
+                _make(folder, number, _counted(job(tasks[number][0]), bar, rows[number]))
+            return
+        for number in _in_processes(folder, todo, tasks, job, workers):
+            bar.update(rows[number])
+
+
+def finish(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Joins the notes of all shards into index, quarantine and manifest; returns the manifest.
+
+    Args:
+      folder: all its shards made.
+      about: entries of the manifest beside those that follow from the shards.
+
+    Raises:
+      ValueError: no shard holds a record; the message has the first reason.
+    """
+    shards, counts, quarantined, first = [], Counter(), 0, "the input is empty"
+    lengths = []
+    with (folder / QUARANTINE).open("w", encoding="utf-8") as book:
+        for path in sorted((folder / _UNFINISHED).glob("[0-9]*.json")):
+            note = json.loads(path.read_text())
+            for number, refused in enumerate(note["refused"]):
+                first = refused[2] if not quarantined + number else first
+                book.write(json.dumps(Refused(*refused)._asdict()) + "\n")
+            quarantined += len(note["refused"])
+            counts.update(note["counts"])
+            if note["lengths"]:
+                lengths.append(np.array(note["lengths"], np.int32))
+                shards.append(note["shard"])
+    if not lengths:
+        shutil.rmtree(folder / _UNFINISHED)
+        raise ValueError(f"no record can be used; the first: {first}")
+    table = np.concatenate(lengths)
+    _write(folder / LENGTHS, table)
+    manifest = {
+        "version": 1,
+        "records": len(table),
+        "bytes": sum(shard["bytes"] for shard in shards),
+        "shards": shards,
+        "key": hashlib.sha256("".join(s["sha256"] for s in shards).encode()).hexdigest()[:16],
+        **about,
+        "tokens": dict(zip(STREAMS, table.sum(0, dtype=np.int64).tolist())),
+        "statistics": {s: _statistics(table[:, i]) for i, s in enumerate(STREAMS)},
+        "quarantined": quarantined,
+        "counts": dict(sorted(counts.items())),
+    }
+    _write(folder / MANIFEST, json.dumps(manifest, indent=1))
+    shutil.rmtree(folder / _UNFINISHED)
+    for path in folder.glob("*.part"):
+        path.unlink()
+    return manifest
+
+
+def _statistics(tokens: np.ndarray) -> dict[str, float]:
+    p50, p99 = np.percentile(tokens, [50, 99])
+    return {
+        "mean": float(tokens.mean()),
+        "median": float(p50),
+        "p99": float(p99),
+        "max": int(tokens.max()),
+    }
+
+
+def _make(folder: Path, number: int, found: Iterable[Kept | Refused]) -> None:
+    """One shard and, last, its note."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    name = f"records-{number:05}.array_record"
+    lengths, refused, counts = [], [], Counter()
+    with _replacing(folder / name) as part:
+        writer = ArrayRecordWriter(str(part), "group_size:1")
+        for entry in found:
+            if isinstance(entry, Refused):
+                refused.append(entry)
+                continue
+            writer.write(entry.data)
+            lengths.append(entry.lengths)
+            counts.update(entry.counts)
+        writer.close()
+        shard = {"file": name, "records": len(lengths), "bytes": part.stat().st_size}
+        with part.open("rb") as file:
+            shard["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    if not lengths:
+        (folder / name).unlink()
+    note = {"shard": shard, "lengths": lengths, "refused": refused, "counts": counts}
+    _write(_note(folder, number), json.dumps(note))
+
+
+def _counted(found: Iterable, bar: tqdm, rows: int) -> Iterator:
+    """Moves the bar with the records, `rows` in all."""
+    seen = 0
+    for entry in found:
+        yield entry
+        seen += 1
+        bar.update(seen <= rows)
+    bar.update(max(rows - seen, 0))
+
+
+def _in_processes(folder, todo, tasks, job, workers) -> Iterator[int]:
+    """Numbers of shards as they get done."""
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), _start, (folder, job)
+    )
+    try:
+        futures = {pool.submit(_work, number, tasks[number][0]): number for number in todo}
+        for future in concurrent.futures.as_completed(futures):
+            future.result()
+            yield futures[future]
+    except concurrent.futures.process.BrokenProcessPool:
+        raise RuntimeError(
+            "a worker process died, perhaps for lack of memory; run the same command again to go "
+            "on, with fewer --workers"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(folder: Path, job: Job) -> None:
+    """What a worker process keeps; it ends with the process that started it, however that ends."""
+    global _worker
+    _worker = (folder, job)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _work(number: int, task: Any) -> None:
+    folder, job = _worker
+    _make(folder, number, job(task))
+
+
+def _note(folder: Path, number: int) -> Path:
+    return folder / _UNFINISHED / f"{number:05}.json"
+
+
+def _write(path: Path, content: str | np.ndarray) -> None:
+    with _replacing(path) as part, part.open("wb") as file:
+        np.save(file, content) if isinstance(content, np.ndarray) else file.write(content.encode())
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file to write that takes the place of `path` when it is whole."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    yield part
+    part.replace(path)

@@ -1,0 +1,55 @@
+"""Image sizes by name, for measuring records without a model."""
+
+import numpy as np
+
+from unireason_jax.data import images
+
+
+class SizeCodec:
+    """Stands in for an autoencoder where only sizes and colours matter (index and pictures).
+
+    Its latents hold the mean colour of their pixels in the first three channels, in [-1, 1].
+    """
+
+    def __init__(self, stride: int, channels: int):
+        self.stride, self.channels = stride, channels
+
+    def encode(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and log variance (of a certain value), float32 [H / stride, W / stride, C]."""
+        rows, columns = (edge // self.stride for edge in image.shape[:2])
+        pixels = images.PIXEL_VALUES[image].reshape(rows, self.stride, columns, self.stride, 3)
+        mean = np.zeros((rows, columns, self.channels), np.float32)
+        mean[..., :3] = pixels.mean((1, 3))
+        return mean, np.full_like(mean, -np.inf)
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """The mean colours as uint8 [h * stride, w * stride, 3]."""
+        colors = np.clip((latents[..., :3] + 1) * 127.5, 0, 255).astype(np.uint8)
+        return colors.repeat(self.stride, 0).repeat(self.stride, 1)
+
+
+_LARGE = {
+    "codec": SizeCodec(8, 16),
+    "latent_patch": 2,
+    "latent_side": 64,
+    "vit_patch": 14,
+    "vit_side": 70,
+    "latent_resize": images.Resize(1024, 512, 16),
+}
+_BUCKETS = {"latent_resize": images.Buckets(1024, 512, 128)}
+_BAGEL = _LARGE | {"vit_resize": images.Resize(518, 224, 14)}
+_UNIREASON = _LARGE | {"vit_resize": images.Resize(532, 224, 14)}
+SIZES = {
+    "world": {"codec": SizeCodec(8, 24), "latent_patch": 1, "vit_patch": 8},
+    "bagel": _BAGEL,
+    "bagel_buckets": _BAGEL | _BUCKETS,
+    "unireason": _UNIREASON,
+    "unireason_buckets": _UNIREASON | _BUCKETS,
+}
+"""Image sizes and patches by name: the embedded world, BAGEL's and UniReason's training, and theirs
+with the nine latent shapes of `images.Buckets`."""
+
+
+def row_tokens(sizes: str) -> int:
+    """Usual tokens of a packed row: ours in the world, BAGEL's and UniReason's settings."""
+    return {"world": 480, "bagel": 36_864, "unireason": 50_000}[sizes.removesuffix("_buckets")]

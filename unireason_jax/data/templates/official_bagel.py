@@ -1,0 +1,138 @@
+"""BAGEL's published rows: captioned images, chains of edits, visual conversations.
+
+A row of the first two stands for many records. Which one is drawn from a generator that the caller
+keys by row and visit. Two oddities of the official edit loader are left out: it sends a joined
+instruction back by one image when its target is the last image of the chain, and puts a full stop
+behind instructions that already end in one.
+"""
+
+import json
+import re
+from typing import Any
+
+import numpy as np
+
+from unireason_jax.data.records import Record, Segment
+from unireason_jax.data.templates.official_fields import (
+    Row,
+    entries,
+    images_of,
+    licence,
+    one_image,
+    origin,
+    problem,
+    row_id,
+)
+from unireason_jax.data.templates.style import Example, given, shown, target, target_and_shown
+
+_MARKER = "<image>"
+_SENTENCE_END = re.compile("[.!?\u3002\uff01\uff1f]$")  # and those of Chinese
+
+
+def t2i_row(row: Row, rng: np.random.Generator) -> Example:
+    """`image` and `captions`, a JSON object of texts: one caption that is not blank, at random.
+
+    Raises:
+      RecordError: no image, or captions that are not an object of texts with words in one.
+    """
+    captions = row.get("captions")
+    try:
+        captions = json.loads(captions) if isinstance(captions, str) else captions
+    except (ValueError, RecursionError) as error:
+        raise problem(row, f"field 'captions' is not JSON: {error}") from None
+    if not isinstance(captions, dict) or not all(isinstance(c, str) for c in captions.values()):
+        raise problem(row, f"field 'captions' is {captions!r:.200}; give an object of texts")
+    filled = [caption for caption in captions.values() if caption.strip()]
+    if not filled:
+        raise problem(row, "field 'captions' has no caption with words")
+    return {
+        "task": "t2i",
+        **origin(row),
+        "prompt": filled[int(rng.integers(len(filled)))],
+        "image": one_image(row, "image"),
+    }
+
+
+def edit_row(row: Row, rng: np.random.Generator) -> Record:
+    """`image_list` and `instruction_list` (alternatives for each hop): one or two hops, at random.
+
+    Two hops are two turns, or (half of them) one turn with both instructions.
+
+    Raises:
+      RecordError: fewer than two images, or a hop without an instruction.
+    """
+    images = images_of(row, "image_list")
+    if len(images) < 2:
+        raise problem(row, f"field 'image_list' has {len(images)} images; an edit needs two")
+    texts = [_instruction(row, hop, rng) for hop in range(len(images) - 1)]
+    start = int(rng.integers(len(images) - 1))
+    end = int(rng.integers(start + 1, min(start + 3, len(images))))
+    if end - start > 1 and rng.random() < 0.5:
+        turns = [(" ".join(map(_sentence, texts[start:end])), images[end])]
+    else:
+        turns = list(zip(texts[start:end], images[start + 1 : end + 1]))
+    segments = [shown("source", images[start])]
+    for number, (text, image) in enumerate(turns):
+        last = number == len(turns) - 1
+        picture = target("image", image) if last else target_and_shown("image", image)
+        segments += [given("user", text), picture]
+    return Record(row_id(row), tuple(segments), source="edit", licence=licence(row))
+
+
+def _instruction(row: Row, hop: int, rng: np.random.Generator) -> str:
+    hops = row.get("instruction_list")
+    choices = hops[hop] if isinstance(hops, list) and hop < len(hops) else None
+    if not isinstance(choices, list) or not choices:
+        raise problem(row, f"field 'instruction_list', hop {hop} has no list of instructions")
+    text = choices[int(rng.integers(len(choices)))]
+    if not isinstance(text, str) or not text.strip():
+        raise problem(row, f"field 'instruction_list', hop {hop} has {text!r}; give a text")
+    return text
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text if _SENTENCE_END.search(text) else f"{text}."
+
+
+def conversation_row(row: Row) -> Record:
+    """Turns in order; `<image>` in a human turn shows the next image, BAGEL's answers are learned.
+
+    Human text is stripped around markers only, answers are left as they are, and system turns are
+    passed over, all as in BAGEL.
+
+    Raises:
+      RecordError: an unknown turn, markers and images that do not match, or no answer.
+    """
+    if "video" in row:
+        raise problem(row, "field 'video': clips are not read; extract their frames as images")
+    segments, left = [], images_of(row, "image")
+    for turn in entries(row, "conversations"):
+        speaker, text = turn.get("from"), turn.get("value")
+        if speaker == "system":
+            continue
+        if speaker not in ("human", "gpt") or not isinstance(text, str):
+            raise problem(row, f"field 'conversations' has the turn {turn!r:.200}")
+        if speaker == "gpt":
+            segments += [Segment("text", "answer", text=text, loss="text")] if text else []
+        else:
+            segments += _human(row, text, left)
+    if left:
+        raise problem(row, f"{len(left)} images have no {_MARKER} marker")
+    if not any(segment.loss == "text" for segment in segments):
+        raise problem(row, "field 'conversations' has no answer to learn")
+    return Record(row_id(row), tuple(segments), source="vqa", licence=licence(row))
+
+
+def _human(row: Row, text: str, left: list[Any]) -> list[Segment]:
+    """A human turn; takes the images it shows from the front of `left`."""
+    segments = []
+    parts = text.split(_MARKER)
+    for number, part in enumerate(parts):
+        if number and not left:
+            raise problem(row, f"more {_MARKER} markers than images")
+        if number:
+            segments.append(Segment("image", "source", image=left.pop(0), und=True))
+        part = part.strip() if len(parts) > 1 else part
+        segments += [Segment("text", "user", text=part)] if part else []
+    return segments
