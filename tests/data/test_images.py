@@ -1,8 +1,6 @@
 """Pixels, sizes, patches and positions equal the recordings; bad files are errors."""
 
-import hashlib
 import io
-import json
 
 import numpy as np
 import pytest
@@ -11,92 +9,11 @@ from PIL import Image
 from unireason_jax.data import images
 from unireason_jax.data.images import Resize
 
-VAE = Resize(128, 32, 16)
-VIT = Resize(112, 28, 14)
-BETTER = {  # where the reference loses information and we do not (see the module's docstring)
-    "gray_alpha.png",
-    "depth_i16.png",
-}
-
 
 def encoded(image, kind="PNG"):
     file = io.BytesIO()
     image.save(file, kind)
     return file.getvalue()
-
-
-def test_every_recorded_file_decodes_to_the_official_rgb(data_goldens):
-    checked = 0
-    for entry in json.loads((data_goldens / "rgb.json").read_text()):
-        source = data_goldens / "images" / entry["name"]
-        if "error" in entry or "truncated" in entry["name"]:
-            with pytest.raises(ValueError, match=entry["name"].split("/")[-1]):
-                images.load(source)
-            continue
-        pixels = images.load(source)
-        assert pixels.dtype == np.uint8 and pixels.shape == (*entry["size"][::-1], 3)
-        assert images.size(source) == tuple(entry["size"])
-        if entry["name"] in BETTER:
-            continue
-        np.testing.assert_allclose(pixels.mean((0, 1)), entry["mean"], atol=0.6)
-        checked += 1
-        if entry["name"].endswith(".png"):  # lossless: exact whatever decoder is installed
-            assert hashlib.sha256(pixels.tobytes()).hexdigest() == entry["sha256"], entry["name"]
-    assert checked > 30
-
-
-def test_every_recorded_transform_gives_the_official_pixels(data_goldens):
-    """93 resized images: exact from PNG, within a level where a JPEG decoder is in between."""
-    stored = np.load(data_goldens / "images_u8.npz")
-    rules = {
-        ("vae", None): VAE,
-        ("vit", None): VIT,
-        ("vit", "vlm"): Resize(112, 42, 14, max_pixels=9000),
-        ("vit", "irg"): Resize(98, 42, 14),
-    }
-    checked = 0
-    for sample in json.loads((data_goldens / "samples.json").read_text()):
-        setting = sample["type"] if sample["type"] == "vlm" else None
-        setting = "irg" if sample["tree"] == "irg" else setting
-        if sample["type"] == "vqa":
-            setting = "vlm"
-        for picture in sample["images"]:
-            if picture["source"] in BETTER:
-                continue
-            rule = rules[picture["transform"], setting if picture["transform"] == "vit" else None]
-            pixels = images.load(data_goldens / "images" / picture["source"])
-            ours = rule.apply(pixels, picture["img_num"]).transpose(2, 0, 1)
-            expected = stored[picture["tensor"]]
-            assert ours.shape == expected.shape, picture
-            level = 0 if picture["source"].endswith(".png") else 2
-            assert np.abs(ours.astype(int) - expected).max() <= level, picture["source"]
-            checked += 1
-    assert checked > 80
-
-
-def test_pixel_values_are_the_official_floats(data_goldens):
-    lut = np.load(data_goldens / "images_u8.npz")["lut_float32"]
-    np.testing.assert_array_equal(images.PIXEL_VALUES, lut)
-
-
-def test_every_recorded_size(data_goldens):
-    """4480 sizes: 64 images, 10 settings, 7 numbers of images that share the pixels."""
-    table = json.loads((data_goldens / "resize_table.json").read_text())
-    settings = table["settings"]
-    checked = 0
-    for key, results in table["results"].items():
-        name, number = key.split("/img_num=")
-        entry = settings[name]
-        rule = Resize(
-            entry["max_image_size"],
-            entry["min_image_size"],
-            entry["image_stride"],
-            **({"max_pixels": entry["max_pixels"]} if entry.get("max_pixels") else {}),
-        )
-        for size, result in zip(table["sizes"], results):
-            assert rule(*size, int(number)) == tuple(result), (key, size)
-            checked += 1
-    assert checked > 4000
 
 
 @pytest.mark.parametrize(
@@ -126,15 +43,10 @@ def test_patches_run_row_by_row_with_channels_fastest():
         images.patchify(image, 3)
 
 
-def test_positions_equal_the_recordings(data_goldens):
+def test_positions_count_by_rows_and_columns():
     rows, columns = np.divmod(images.positions(4, 3, 64), 64)
     assert rows.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
     assert columns.tolist() == [0, 1, 2] * 4
-    table = json.loads((data_goldens / "position_ids.json").read_text())["interpolate_1d"]
-    for side, counts in table.items():
-        for count, expected in counts.items():
-            ours = images.positions(1, int(count), int(side), True)
-            assert ours.tolist() == expected, (side, count)
     with pytest.raises(ValueError, match="5 x 2 patches do not fit a table of 4 x 4"):
         images.positions(5, 2, 4)
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from tests.data.stand_ins import IdsTokenizer, MeanCodec
 from unireason_jax.data import images
 from unireason_jax.data.records import Record, RecordError, Segment
 from unireason_jax.data.sequence import SequenceSpec, lengths, render
+from unireason_jax.parity.recorded import IdsTokenizer, MeanCodec
 
 
 def picture(value, size=(16, 16)):

@@ -5,7 +5,6 @@ import pytest
 
 from unireason_jax.data.records import RecordError
 from unireason_jax.data.templates import STYLES, TEMPLATES, Style, to_record
-from unireason_jax.data.templates.hops import choose_hops
 from unireason_jax.world import tasks
 
 REFERENCE = Style(reference=True)
@@ -142,27 +141,6 @@ def test_every_image_of_a_chain_but_the_first_is_learned():
     asked = [{"instruction": "one"}]
     record = TEMPLATES["multi_edit"]({"id": "m", "input_image": A, "hops": asked}, Style())
     assert record.holes == (2,)
-
-
-def test_hops_are_one_or_two_steps_and_joined_ones_stay_within_the_chain():
-    images, words = ["a", "b", "c", "d"], [["ab", "AB"], ["bc"], ["cd"]]
-    seen = set()
-    for seed in range(300):
-        chosen = choose_hops(images, words, np.random.default_rng(seed))
-        seen.add((chosen["input_image"], *((h["instruction"], h["image"]) for h in chosen["hops"])))
-    assert ("a", ("AB", "b"), ("bc", "c")) in seen
-    assert ("a", ("ab. bc.", "c")) in seen and ("b", ("bc.", "c")) in seen
-    joined = {hops[1][1] for hops in seen if len(hops) == 2 and hops[1][0].endswith(".")}
-    assert "d" not in joined and max(len(hops) for hops in seen) == 3
-
-
-@pytest.mark.parametrize(
-    ("images", "words", "message"),
-    [(["a"], [], "takes two"), (["a", "b"], [[]], "no instruction"), (["a", "b"], [], "no instr")],
-)
-def test_broken_chains_say_what_is_missing(images, words, message):
-    with pytest.raises(ValueError, match=message):
-        choose_hops(images, words, np.random.default_rng(0))
 
 
 # ------------------------------------------------------------------ turns

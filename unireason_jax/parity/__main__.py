@@ -3,21 +3,27 @@
     unireason parity --goldens ../shared/goldens/open
     unireason parity --goldens DIR --json parity.json
     unireason parity --goldens DIR --dtype bfloat16     inside the recorded bfloat16 envelope?
+    unireason parity --goldens ../shared/goldens/data_open     records, packs, images, masks
 
 Prints one row a tensor: relative L2 difference, largest absolute difference, the recording's own
 float32-against-float64 deviation, the limit and the verdict; then what was left out and why. The
 exit status is 1 when a tensor differs. In float32 the limit is 1e-5 for forward passes, 1e-4 for
 gradients and optimiser steps, or ten times the recording's own deviation where that is larger. In
 bfloat16 it is the deviation of the official bfloat16 run.
+
+A folder of recorded data (it has packs.json) is compared exactly: one row a kind of check, then
+what is different on purpose, with its reason and how often it was met.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
+from unireason_jax.parity.data import MARK, compare_data
 from unireason_jax.parity.generation import compare_images, compare_text
 from unireason_jax.parity.golden import Golden, read
 from unireason_jax.parity.report import Report
@@ -76,6 +82,20 @@ def envelope(folder: Path) -> dict[str, float]:
     return limits
 
 
+def compare_recorded_data(folder: Path, output: Path | None) -> int:
+    """Prints what is found in a folder of recorded data; returns the exit status."""
+    try:
+        tally = compare_data(folder)
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        print(f"error: {folder}: {error}", file=sys.stderr)
+        return 2
+    print(tally.table())
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(tally.to_json(), indent=1) + "\n")
+    return 1 if tally.failures else 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -87,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the rows here")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     given = parser.parse_args(arguments)
+    if (given.goldens / MARK).exists():
+        return compare_recorded_data(given.goldens, given.json)
     # Dozens of programs that each run once on a few tokens: compiling is all the time there is.
     jax.config.update("jax_disable_most_optimizations", True)
     try:
