@@ -55,6 +55,8 @@ def get_config() -> ConfigDict:
         {
             "source": "world",
             "held_out": "",
+            # Records of a file or prepared folder beside `source`: their share of the examples.
+            "extra": {"path": "", "share": 0.0},
             "seed": 0,
             "side": 4,
             "examples": 20_000,

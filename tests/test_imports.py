@@ -7,7 +7,18 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "unireason_jax"
 LEVELS = {
-    5: {"train", "generate", "evaluate", "prepare", "convert", "parity", "bench", "__main__"},
+    5: {
+        "train",
+        "generate",
+        "evaluate",
+        "ablation",
+        "synthesize",
+        "prepare",
+        "convert",
+        "parity",
+        "bench",
+        "__main__",
+    },
     4: {"inference", "evals", "synthesis", "benchmarks"},
     3: {
         "objective",

@@ -8,6 +8,8 @@ VERBS = {
     "train": "train from a config; resumes by itself",
     "generate": "plan, draft, reflect and refine a prompt with a trained model",
     "evaluate": "judge a checkpoint in the embedded world and write a report with pictures",
+    "ablation": "train, evaluate and compare the rows of a study; resumes by itself",
+    "synthesize": "let a model draw, criticise its drafts, and write refinement records",
     "prepare": "convert records to shards with an index; --show draws a pack",
     "convert": "read released BAGEL or UniReason weights, or write them",
     "parity": "compare with recordings of the official code, tensor by tensor",

@@ -10,13 +10,13 @@ images and verdicts). All prompts are held out from training. Sizes are flags; 0
 import argparse
 import dataclasses
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from unireason_jax import experiment
 from unireason_jax.evals import world
 from unireason_jax.evals.flow_loss import flow_by_time
+from unireason_jax.evals.progress import Progress
 from unireason_jax.inference.load import add_flags, from_flags
 
 HELP = {
@@ -56,47 +56,14 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-class Progress:
-    """How far the evaluation is and how long it will take, on stderr.
-
-    Args:
-      total: cost of everything (see `world.Sizes.cost`).
-    """
-
-    def __init__(self, total: float):
-        self.total, self.done = max(total, 1e-9), 0.0
-        self.started = time.perf_counter()
-        self.told = 0.0
-        self.terminal = sys.stderr.isatty()
-
-    def __call__(self, cost: float) -> None:
-        """Notes what was finished; speaks every half second on a terminal, else every ten."""
-        self.done += cost
-        gone = time.perf_counter() - self.started
-        finished = self.done >= self.total - 1e-6
-        if not finished and gone - self.told < (0.5 if self.terminal else 10):
-            return
-        self.told = gone
-        left = gone * (self.total - self.done) / self.done
-        line = (
-            f"evaluate {100 * self.done / self.total:3.0f} % of at most {self.total:.0f} images, "
-            f"{_clock(gone)} gone, about {_clock(left)} left"
-        )
-        end = "\n" if finished or not self.terminal else "\r"
-        print(line, end=end, file=sys.stderr, flush=True)
-
-
-def _clock(seconds: float) -> str:
-    """Minutes and seconds."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
 def run(arguments: argparse.Namespace) -> Path:
     """Evaluates and writes the report; returns its folder."""
     names = [field.name for field in dataclasses.fields(world.Sizes)]
     sizes = world.Sizes(**{name: getattr(arguments, name) for name in names})
     reasoner = from_flags(arguments)
-    report = world.evaluate(reasoner, sizes, advance=Progress(sizes.cost()))
+    report = world.evaluate(
+        reasoner, sizes, advance=Progress("evaluate", sizes.cost(), "images at most")
+    )
     facts = {"checkpoint": arguments.checkpoint, "weights": arguments.which}
     flow = reasoner.settings.flow
     facts["sampling"] = (

@@ -134,12 +134,35 @@ def make_source(config: ConfigDict, *, seed: int, held_out: bool = False) -> Rec
         path = data.held_out if held_out else data.source
         if not path:
             raise ConfigError("config.data.held_out: name the held-out records, or eval.every=0.")
-        return ArrayRecordSource(path) if Path(path).is_dir() else JsonSource(path)
+        return _open(path)
     weights = {task: weight for task, weight in data.mixture.items() if weight > 0}
     if not weights:
         raise ConfigError("config.data.mixture: every weight is 0; give one task a weight.")
     size = config.eval.examples if held_out else data.examples
     return WorldSource(seed, size, weights, held_out=held_out, side=data.side)
+
+
+def _open(path: str) -> RecordSource:
+    """Records of a prepared folder or of a JSON file."""
+    return ArrayRecordSource(path) if Path(path).is_dir() else JsonSource(path)
+
+
+def _with_extra(
+    config: ConfigDict, sources: dict[str, RecordSource]
+) -> tuple[dict[str, RecordSource], dict[str, float] | None]:
+    """Adds `data.extra` to the one source of a config; returns sources and shares (None: all).
+
+    Raises:
+      ConfigError: a path without a share in (0, 1), or a share without a path.
+    """
+    extra = config.data.extra
+    if not extra.path and not extra.share:
+        return sources, None
+    if not extra.path or not 0 < extra.share < 1:
+        raise ConfigError("config.data.extra: set path and share together, 0 < share < 1.")
+    (name,) = sources
+    sources = {**sources, "extra": _open(extra.path)}
+    return sources, {name: 1 - extra.share, "extra": extra.share}
 
 
 def make_pipeline(
@@ -173,9 +196,12 @@ def make_pipeline(
             "from which they are advised)."
         )
     quarantine = epath.Path(workdir) / "quarantine.jsonl" if workdir and process == 0 else None
+    sources = {data.source: make_source(experiment.config, seed=seed, held_out=held_out)}
+    sources, shares = (sources, None) if held_out else _with_extra(experiment.config, sources)
     return Pipeline(
-        {data.source: make_source(experiment.config, seed=seed, held_out=held_out)},
+        sources,
         spec,
+        weights=shares,
         budgets=budgets,
         rows=data.rows,
         window=data.window,

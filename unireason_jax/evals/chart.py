@@ -1,6 +1,6 @@
-"""Bar charts with intervals, drawn with Pillow."""
+"""Bar charts with intervals and curves, drawn with Pillow."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw
@@ -9,6 +9,7 @@ from unireason_jax.evals.rates import Rate
 from unireason_jax.inference.strip import FAINT, INK, LINE, PAPER, font, wrap
 
 COLORS = ((150, 160, 178), (88, 116, 196), (34, 150, 94), (214, 132, 40))
+LINES = (*COLORS, (190, 60, 140), (20, 140, 160), (120, 90, 40), (90, 90, 90))
 HEIGHT, LEFT, TOP, BAR = 260, 58, 92, 26
 
 
@@ -49,6 +50,40 @@ def bar_chart(title: str, groups: Sequence[Bars], series: Sequence[str]) -> Imag
         for line, text in enumerate(wrap(group.name.replace("_", " "), 13, pitch - 8)):
             y = TOP + HEIGHT + 10 + 16 * line
             draw.text((middle, y), text, INK, font(13), anchor="ma")
+    return sheet
+
+
+def curves(
+    title: str, lines: Mapping[str, Sequence[tuple[float, float]]], *, across: str = "step"
+) -> Image.Image:
+    """Draws curves of a loss.
+
+    Args:
+      title: headline.
+      lines: (x, y) points of every curve by name.
+      across: what x is.
+    """
+    points = [point for line in lines.values() for point in line]
+    right = max((x for x, _ in points), default=1.0) or 1.0
+    top = max((y for _, y in points), default=1.0) or 1.0
+    width = 640
+    sheet = Image.new("RGB", (width, TOP + HEIGHT + 50 + 20 * len(lines)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((20, 14), title, INK, font(20), stroke_width=0.3)
+    for tick in range(6):
+        y = _height(tick / 5)
+        draw.line([(LEFT, y), (width - 16, y)], LINE if tick else FAINT, 1)
+        draw.text((LEFT - 10, y), f"{top * tick / 5:.2g}", FAINT, font(13), anchor="rm")
+    label = f"{across}, 0 to {right:g}"
+    draw.text((width - 16, TOP + HEIGHT + 8), label, FAINT, font(13), anchor="ra")
+    for number, (name, line) in enumerate(lines.items()):
+        color = LINES[number % len(LINES)]
+        path = [(LEFT + (width - LEFT - 16) * x / right, _height(y / top)) for x, y in line]
+        draw.line(path, color, 2, joint="curve")
+        y = TOP + HEIGHT + 30 + 20 * number
+        draw.line([(20, y + 8), (44, y + 8)], color, 3)
+        last = f", ends at {line[-1][1]:.3f}" if line else ""
+        draw.text((52, y), f"{name}{last}", INK, font(14))
     return sheet
 
 

@@ -48,7 +48,8 @@ def held_out_prompts(run: Run, count: int, rounds: int) -> tuple[Part, Judged]:
         refinement.rounds_section(turns, rounds),
     ]
     headline = {f"held-out prompts, {mode}": rate for mode, rate in means.items()}
-    outcomes = {f"held-out prompts, {mode}": groups for mode, groups in columns.items()}
+    named = columns | {f"round {n}": _after("tag", judged, n) for n in range(rounds + 1)}
+    outcomes = {f"held-out prompts, {mode}": groups for mode, groups in named.items()}
     return Part(sections, headline, outcomes, traces), judged
 
 
@@ -68,7 +69,7 @@ def unseen_pairs(run: Run, count: int) -> Part:
 
 
 def world_knowledge(run: Run, count: int, rounds: int) -> Part:
-    """Prompts that do not name what to draw: without plan, with plan, refined; and two controls.
+    """Prompts that do not name what to draw: prompt only, with plan, refined; and two controls.
 
     Controls: the hint names what to draw, so it separates knowing from drawing; a wrong plan, of
     another fact of the same kind, tells whether the picture follows the plan or the prompt.
@@ -84,7 +85,7 @@ def world_knowledge(run: Run, count: int, rounds: int) -> Part:
         (e, refinement.judge(t, e["requirement"], caption=[e["domain"]]))
         for e, t in zip(examples, planned)
     ]
-    columns = {"without plan": _right("domain", examples, plain)}
+    columns = {"prompt only": _right("domain", examples, plain)}
     columns |= by_rounds("domain", judged, rounds)
     rows, means = table(columns, "mean of domains")
     note = "The prompt implies what to draw; its wording is held out."

@@ -73,6 +73,60 @@ def mean_of_groups(groups: Mapping[str, Sequence[bool]], *, seed: int = 0) -> Ra
     return Rate(value, float(low), float(high), total)
 
 
+def mean_over_runs(runs: Sequence[Mapping[str, Sequence[float]]], *, seed: int = 0) -> Rate:
+    """Mean of the groups' means over runs that answered the same prompts (training seeds).
+
+    The interval is a bootstrap over prompts: a prompt is drawn with the answers of all runs, so
+    more runs do not pretend to be more prompts. Where nothing varies, Wilson's interval.
+
+    Raises:
+      ValueError: the runs did not answer the same prompts.
+    """
+    groups = _stacked(runs)
+    if not groups:
+        return Rate(math.nan, math.nan, math.nan, 0)
+    count = sum(values.shape[1] for values in groups.values())
+    if all(values.min() == values.max() for values in groups.values()):
+        return dataclasses.replace(
+            mean_of_groups({name: values.mean(0) for name, values in groups.items()}), count=count
+        )
+    return _bootstrap({name: values.mean(0) for name, values in groups.items()}, seed)
+
+
+def mean_difference(
+    larger: Sequence[Mapping[str, Sequence[float]]],
+    smaller: Sequence[Mapping[str, Sequence[float]]],
+    *,
+    seed: int = 0,
+) -> Rate:
+    """Mean of the groups' means of `larger` minus those of `smaller`, prompt by prompt.
+
+    Raises:
+      ValueError: the runs did not answer the same prompts.
+    """
+    one, two = _stacked(larger), _stacked(smaller)
+    if {k: v.shape[1] for k, v in one.items()} != {k: v.shape[1] for k, v in two.items()}:
+        raise ValueError("the rows were not asked the same prompts; evaluate both with one setting")
+    return _bootstrap({name: one[name].mean(0) - two[name].mean(0) for name in one}, seed)
+
+
+def _stacked(runs: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, np.ndarray]:
+    """Answers by group, float [runs, prompts]."""
+    shapes = [{name: len(values) for name, values in run.items() if len(values)} for run in runs]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError("the runs were not asked the same prompts; evaluate all with one setting")
+    return {name: np.array([run[name] for run in runs], float) for name in shapes[0]}
+
+
+def _bootstrap(groups: Mapping[str, np.ndarray], seed: int) -> Rate:
+    """Mean of the groups' means, prompts [n] resampled within each group."""
+    rng = np.random.default_rng(seed)
+    means = [x[rng.integers(0, len(x), (RESAMPLES, len(x)))].mean(1) for x in groups.values()]
+    low, high = np.percentile(np.mean(means, axis=0), [2.5, 97.5])
+    value = float(np.mean([x.mean() for x in groups.values()]))
+    return Rate(value, float(low), float(high), sum(map(len, groups.values())))
+
+
 def average(values: Sequence[float], *, seed: int = 0) -> Rate:
     """Mean of numbers (not shares) with a percentile bootstrap interval."""
     if not len(values):

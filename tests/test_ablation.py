@@ -1,0 +1,140 @@
+"""The ablation's plan and its jobs: equal images, budgets, resuming, and the whole in small."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unireason_jax import ablation
+from unireason_jax.configuration import ConfigError
+
+STUDY = str(Path(__file__).parent / "tiny_ablation.py")
+REAL = "configs/world_ablation.py"
+GROUPS = {
+    "held-out prompts": ("position", "colors"),
+    "knowledge": ("logical",),
+}
+MODES = ("prompt only", "with plan", "plan + refinement")
+
+
+def arguments(workdir, *more):
+    return ablation.parser().parse_args(["--config", STUDY, "--workdir", str(workdir), *more])
+
+
+class Executor:
+    """Stands in for processes: leaves what an evaluation leaves; dies at the given job."""
+
+    def __init__(self, dies_at=None):
+        self.commands, self.dies_at = [], dies_at
+
+    def __call__(self, command):
+        if len(self.commands) == self.dies_at:
+            raise KeyboardInterrupt
+        self.commands.append(command)
+        flags = dict(word.removeprefix("--").split("=", 1) for word in command[1:])
+        if command[0].endswith("evaluate"):
+            folder = Path(flags["out"])
+            folder.mkdir(parents=True)
+            found = {
+                f"{measure}, {mode}": {group: [0, 1, 1] for group in groups}
+                for measure, groups in GROUPS.items()
+                for mode in MODES
+            }
+            (folder / "outcomes.json").write_text(json.dumps(found))
+
+
+def test_killed_and_started_again_it_does_what_is_left(tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        ablation.run(arguments(tmp_path), first := Executor(dies_at=3))
+    assert not (tmp_path / "report" / "report.md").exists() or len(first.commands) == 3
+    folder = ablation.run(arguments(tmp_path), second := Executor())
+    names = [command[0].split(".")[1] for command in first.commands + second.commands]
+    assert names == [
+        "train",
+        "evaluate",
+        "train",
+        "train",
+        "evaluate",
+        "synthesize",
+        "train",
+        "evaluate",
+    ]
+    text = (folder / "report.md").read_text()
+    assert "knowledge: base < two-stage does NOT come out" in text
+    assert "not yet evaluated: nothing" in text
+    ablation.run(arguments(tmp_path), third := Executor())
+    assert not third.commands
+    assert "min left in all" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="another --workdir"):
+        ablation.run(arguments(tmp_path, "--seeds", "2"), Executor())
+
+
+def test_stages_hand_over_and_seeds_are_told_apart(tmp_path):
+    ablation.run(arguments(tmp_path, "--seeds", "2"), executed := Executor())
+    trains = [" ".join(c) for c in executed.commands if c[0].endswith("train")]
+    assert len(trains) == 8
+    after = [t for t in trains if ":stage2" in t or ":own" in t]
+    for command in after:
+        seed = re.search(r"--config\.seed=(\d)", command).group(1)
+        assert f"--config.init_from={tmp_path}/seed{seed}/stage1" in command
+    own = next(t for t in trains if ":own" in t)
+    assert "--config.data.extra.share=0.5" in own and "own_records/records.jsonl" in own
+
+
+def test_all_rows_draw_the_same_number_of_images():
+    study = ablation.load_study(STUDY)
+    plan = ablation.plan_steps(study, STUDY, seeds=1, minutes=None)
+    whole = plan["plain"]["images"]
+    assert whole == plan["stage1"]["images"] + plan["stage2"]["images"] == study.images
+    for run, numbers in plan.items():
+        config = ablation.configuration.load(f"{STUDY}:{run}")
+        if "own_critiques" not in study.runs[run]:
+            drawn = ablation.images_per_step(config) * numbers["steps"]
+            assert drawn == pytest.approx(numbers["images"], rel=0.08), run
+    # refinement records hold several pictures, so a step of them draws another number
+    assert plan["stage1"]["steps"] != plan["stage2"]["steps"]
+
+
+def test_the_budget_scales_the_steps_and_says_when_it_is_too_small():
+    study = ablation.load_study(STUDY)
+    short, long = (ablation.plan_steps(study, STUDY, 1, minutes) for minutes in (2, 4))
+    for minutes, plan in ((2, short), (4, long)):
+        jobs = ablation.make_jobs(study, STUDY, Path("x"), 1, plan)
+        assert sum(job.seconds for job in jobs) == pytest.approx(60 * minutes, rel=0.02)
+    assert long["plain"]["steps"] > 2 * short["plain"]["steps"]
+    with pytest.raises(ConfigError, match="too short"):
+        ablation.plan_steps(study, STUDY, 1, 0.1)
+
+
+def test_the_study_of_the_world_is_sound(capsys):
+    study = ablation.load_study(REAL)
+    names = {name for name, _, _ in study.rows}
+    for measure, smaller, larger in study.claims:
+        assert {smaller, larger} <= names and measure in ablation.ablation.MEASURES
+    for run in study.needed():
+        config = ablation.configuration.load(f"{REAL}:{run}")
+        shares = {k: v for k, v in config.data.mixture.items() if v}
+        assert shares == study.runs[run]["mixture"]
+        extra = study.runs[run].get("own_critiques", 0)
+        assert sum(shares.values()) + extra == pytest.approx(1.0)
+    with pytest.raises(ConfigError, match="no row 'bse'; there are base"):
+        study.only(["bse"])
+    assert study.only(["+ reasoning"]).needed() == ["stage1", "stage2"]
+
+
+@pytest.mark.slow
+def test_the_whole_in_small(tmp_path):
+    """Every kind of job in real processes; then a second start finds nothing to do."""
+    command = [sys.executable, "-m", "unireason_jax.ablation", "--config", STUDY]
+    command += ["--workdir", str(tmp_path), "--only", "base,+ refinement,own critiques"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"report.md", "report.json", "chart.png", "curves.png", "outcomes.json"} <= names
+    rows = json.loads((tmp_path / "report" / "report.json").read_text())["sections"]["rows"]
+    assert rows["rows"]["+ refinement"]["knowledge"]["count"] == 5
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0 and "min left in all" not in again.stdout

@@ -1,0 +1,43 @@
+"""Progress of long jobs with an estimate of the time that is left."""
+
+import sys
+import time
+
+
+class Progress:
+    """How far a long job is and how long it will take, on stderr.
+
+    Args:
+      name: of the job.
+      total: cost of everything.
+      unit: what the cost counts.
+      done: cost of what an earlier run has finished; it does not count for the pace.
+    """
+
+    def __init__(self, name: str, total: float, unit: str, *, done: float = 0.0):
+        self.name, self.unit = name, unit
+        self.total, self.done, self.first = max(total, 1e-9), done, done
+        self.started = time.perf_counter()
+        self.told = 0.0
+        self.terminal = sys.stderr.isatty()
+
+    def __call__(self, cost: float) -> None:
+        """Notes what was finished; speaks every half second on a terminal, else every ten."""
+        self.done += cost
+        gone = time.perf_counter() - self.started
+        finished = self.done >= self.total - 1e-6
+        if not finished and gone - self.told < (0.5 if self.terminal else 10):
+            return
+        self.told = gone
+        left = gone * (self.total - self.done) / max(self.done - self.first, 1e-9)
+        line = (
+            f"{self.name} {100 * self.done / self.total:3.0f} % of {self.total:.0f} {self.unit}, "
+            f"{_clock(gone)} gone, about {_clock(left)} left"
+        )
+        end = "\n" if finished or not self.terminal else "\r"
+        print(line, end=end, file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,112 @@
+"""Drafts -> refinement records: draw, verify, repair, judge, keep or say why not."""
+
+import collections
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from unireason_jax.synthesis.journal import Journal
+from unireason_jax.synthesis.roles import Request, Roles, Unusable
+
+RECORDS, JOURNAL, IMAGES = "records.jsonl", "journal.jsonl", "images"
+KEPT, RIGHT, UNUSABLE, WORSE = "kept", "right", "unusable", "worse"
+
+
+def criticise(
+    requests: Sequence[Request],
+    roles: Roles,
+    folder: Path,
+    *,
+    settings: dict[str, Any],
+    batch: int = 64,
+    right_share: float = 0.3,
+    progress: Callable[[int], None] = lambda count: None,
+) -> collections.Counter:
+    """Makes refinement records of drafts; started again, it goes on where it stopped.
+
+    The folder gets `journal.jsonl` (every request with its fate and reason), `images/`, and
+    `records.jsonl`: raw examples of `refine_t2i` that a config's `data.extra.path` reads.
+
+    Args:
+      requests: what to draw.
+      roles: who draws, verifies, repairs and judges.
+      folder: new, or of an earlier run with the same settings.
+      settings: what the drafts depend on; the journal refuses others.
+      batch: requests drawn together; at most so much work is repeated after a crash.
+      right_share: of the records, how many may be drafts that were right at once; the first ones
+        in the order of the requests are taken.
+      progress: called with the number of requests just finished.
+
+    Returns:
+      Counts by fate, and the number of records under "records".
+
+    Raises:
+      ValueError: the folder belongs to other settings, or no draft gave a record.
+    """
+    journal = Journal(folder / JOURNAL, settings)
+    (folder / IMAGES).mkdir(exist_ok=True)
+    todo = [request for request in requests if request.id not in journal]
+    for start in range(0, len(todo), batch):
+        part = todo[start : start + batch]
+        drafts = roles.generator(part)
+        journal.add([_fate(request, draft, roles, folder) for request, draft in zip(part, drafts)])
+        progress(len(part))
+    rows = [journal.rows[request.id] for request in requests]
+    records = _chosen(rows, right_share)
+    counts = collections.Counter(row["fate"] for row in rows)
+    counts["records"] = len(records)
+    if not records:
+        reasons = collections.Counter(row.get("reason", row["fate"]) for row in rows)
+        raise ValueError(f"{folder}: no draft gave a record; fates: {dict(reasons.most_common(5))}")
+    part = folder / f"{RECORDS}.part"
+    part.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    part.replace(folder / RECORDS)
+    return counts
+
+
+def _fate(request: Request, draft: np.ndarray, roles: Roles, folder: Path) -> dict[str, Any]:
+    """The journal's row of a draft; its images are saved where there is a record."""
+    row = {"key": request.id}
+    try:
+        finding = roles.verifier(request, draft)
+        lesson = roles.teacher(request, draft, finding)
+    except Unusable as error:
+        return row | {"fate": UNUSABLE, "reason": str(error)}
+    refined = [step.image for step in lesson.rounds]
+    if refined and not roles.judge(request, draft, refined[-1]):
+        return row | {"fate": WORSE, "reason": "the judge does not prefer the repaired picture"}
+    names = [f"{IMAGES}/{request.id}_{number}.png" for number in range(1 + len(refined))]
+    for name, image in zip(names, [draft, *refined]):
+        Image.fromarray(image).save(folder / name)
+    record = {
+        "task": "refine_t2i",
+        "id": f"own-{request.id}",
+        "prompt": request.prompt,
+        "explanation": lesson.plan,
+        "draft": names[0],
+        "rounds": [
+            {"reflection": step.reflection, "image": name}
+            for step, name in zip(lesson.rounds, names[1:])
+        ],
+        "final_reflection": lesson.final_reflection,
+    }
+    fate = RIGHT if finding.passed else KEPT
+    return row | {"fate": fate, "faults": list(finding.faults), "record": record}
+
+
+def _chosen(rows: Sequence[dict[str, Any]], right_share: float) -> list[dict[str, Any]]:
+    """Records in the order of the requests, right drafts only up to their share."""
+    repaired = sum(row["fate"] == KEPT for row in rows)
+    limit = int(repaired * right_share / (1 - right_share)) if right_share < 1 else len(rows)
+    records, right = [], 0
+    for row in rows:
+        if "record" not in row:
+            continue
+        right += row["fate"] == RIGHT
+        if row["fate"] == KEPT or right <= limit:
+            records.append(row["record"])
+    return records

@@ -1,0 +1,100 @@
+"""The roles of the embedded world: a model draws, the exact judge verifies, repairs and decides."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from unireason_jax.data.templates import TEMPLATES
+from unireason_jax.inference.reasoner import Reasoner
+from unireason_jax.synthesis.roles import Finding, Lesson, Request, Roles, Round, Unusable
+from unireason_jax.world import renderer, tasks
+from unireason_jax.world.edits import Edit, apply_edit, diff
+from unireason_jax.world.language import NO_CHANGE_TEXT, plan_text, reflection_text
+from unireason_jax.world.parser import parse, to_objects
+from unireason_jax.world.repair import closest_scene
+from unireason_jax.world.requirements import Requirement
+from unireason_jax.world.scenes import CELL, Object, make_scene, row_column
+from unireason_jax.world.verifier import MAX_RESIDUAL, check, check_image
+
+MAX_ROUNDS = 3
+
+
+def requests(seed: int, count: int, side: int) -> list[Request]:
+    """Prompts of the training side of the hold-out, with the exact requirement as details."""
+    found = []
+    for index in range(count):
+        raw = tasks.example(seed, index, "refine_t2i", side=side, render=False)
+        found.append(Request(raw["id"], raw["prompt"], raw["requirement"]))
+    return found
+
+
+def roles(reasoner: Reasoner, template: str = "t2i") -> Roles:
+    """A model as the generator, the exact judge as everybody else."""
+    return Roles(ModelGenerator(reasoner, template), verify, teach, prefer)
+
+
+class ModelGenerator:
+    """Draws with a model.
+
+    Args:
+      reasoner: the model.
+      template: "t2i", or "think_t2i" for a model that plans.
+    """
+
+    def __init__(self, reasoner: Reasoner, template: str = "t2i"):
+        self.reasoner, self.template = reasoner, template
+
+    def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        """One picture a request, the same whatever else is in the call."""
+        make = TEMPLATES[self.template]
+        records = [make({"id": request.id, "prompt": request.prompt}) for request in requests]
+        return [trace.image for trace in self.reasoner.run(records)]
+
+
+def verify(request: Request, image: np.ndarray) -> Finding:
+    """The exact verdict. Raises Unusable for a picture that is not made of clean objects."""
+    seen = parse(image)
+    if seen.residual > MAX_RESIDUAL:
+        raise Unusable(f"more than {MAX_RESIDUAL:.0%} of the pixels are no object")
+    verdict = check(request.details, seen.objects, seen.residual, side=image.shape[0] // CELL)
+    return Finding(verdict.passed, verdict.reasons)
+
+
+def teach(request: Request, draft: np.ndarray, finding: Finding) -> Lesson:
+    """The fewest edits that make the draft right, each with the picture after it.
+
+    Only the cells that an edit names are drawn anew, so the rest stays as the model drew it.
+    """
+    side = draft.shape[0] // CELL
+    objects = to_objects(parse(draft).objects, side)
+    if len({obj.cell for obj in objects}) != len(objects):
+        raise Unusable("two objects in one cell")
+    requirement: Requirement = request.details
+    target = objects if finding.passed else closest_scene(requirement, objects, side).objects
+    edits = diff(target, objects)
+    if len(edits) > MAX_ROUNDS:
+        raise Unusable(f"more than {MAX_ROUNDS} edits away from what was asked for")
+    rounds, image = [], draft
+    for edit in edits:
+        words = reflection_text(edit, objects)
+        objects = apply_edit(objects, edit)
+        image = _redrawn(image, objects, edit, side)
+        rounds.append(Round(words, image))
+    return Lesson(plan_text(target), tuple(rounds), NO_CHANGE_TEXT)
+
+
+def prefer(request: Request, draft: np.ndarray, refined: np.ndarray) -> bool:
+    """Whether the refined picture is right and the draft is not."""
+    requirement = request.details
+    return check_image(requirement, refined).passed and not check_image(requirement, draft).passed
+
+
+def _redrawn(image: np.ndarray, objects: tuple[Object, ...], edit: Edit, side: int) -> np.ndarray:
+    """The picture with the cells of an edit as they are in the scene after it."""
+    clean = renderer.render(make_scene(objects, side))
+    changed = image.copy()
+    for row, column in (row_column(cell) for cell in (edit.cell, edit.to) if cell):
+        rows = slice(row * CELL, (row + 1) * CELL)
+        columns = slice(column * CELL, (column + 1) * CELL)
+        changed[rows, columns] = clean[rows, columns]
+    return changed

@@ -1,0 +1,116 @@
+"""`unireason synthesize`: a model draws, its drafts are criticised, and it learns from them.
+
+    unireason synthesize --checkpoint runs/stage1 --out runs/critiques --count 3000
+    unireason train ... --config.data.extra.path=runs/critiques/records.jsonl \\
+        --config.data.extra.share=0.3
+
+In the embedded world the exact judge verifies, repairs and decides. The folder gets records.jsonl,
+images/, journal.jsonl (every draft with its fate and why) and examples.png. Started again, the
+command goes on where it stopped.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from unireason_jax.evals.progress import Progress
+from unireason_jax.inference.load import add_flags, from_flags
+from unireason_jax.inference.strip import Note, Panel, contact_sheet, strip
+from unireason_jax.synthesis import critiques, world
+from unireason_jax.world.scenes import CELL
+
+_SHOWN = 8
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(
+        prog="unireason synthesize",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument("--checkpoint", required=True, help="--workdir of a training run")
+    found.add_argument("--out", required=True, type=Path, help="folder; an existing one goes on")
+    found.add_argument("--count", type=int, default=3000, help="drafts (default 3000)")
+    found.add_argument("--seed", type=int, default=0, help="of the prompts (default 0)")
+    found.add_argument("--plan", action="store_true", help="let the model plan before it draws")
+    found.add_argument(
+        "--right_share", type=float, default=0.3, help="most records whose draft was right at once"
+    )
+    add_flags(found)
+    return found
+
+
+def run(arguments: argparse.Namespace) -> Path:
+    """Makes the records; returns their folder."""
+    if arguments.count < 1 or not 0 <= arguments.right_share < 1:
+        raise ValueError("--count must be >= 1 and --right_share in [0, 1).")
+    reasoner = from_flags(arguments)
+    side = reasoner.settings.size[0] // CELL
+    requests = world.requests(arguments.seed, arguments.count, side)
+    template = "think_t2i" if arguments.plan else "t2i"
+    settings = {
+        "checkpoint": arguments.checkpoint,
+        "weights": arguments.which,
+        "step": arguments.step,
+        "seed": arguments.seed,
+        "template": template,
+        "sampling": repr(reasoner.settings),
+    }
+    counts = critiques.criticise(
+        requests,
+        world.roles(reasoner, template),
+        arguments.out,
+        settings=settings,
+        right_share=arguments.right_share,
+        progress=Progress("synthesize", len(requests), "drafts"),
+    )
+    show(arguments.out)
+    fates = ", ".join(
+        f"{count} {fate}" for fate, count in counts.most_common() if fate != "records"
+    )
+    print(f"{len(requests)} drafts: {fates}")
+    print(f"{counts['records']} records: {arguments.out / critiques.RECORDS}")
+    return arguments.out
+
+
+def show(folder: Path) -> None:
+    """Draws the first records of a folder, draft to last picture, into examples.png."""
+    lines = (folder / critiques.RECORDS).read_text("utf-8").splitlines()[:_SHOWN]
+    strips = []
+    for record in map(json.loads, lines):
+        names = [record["draft"], *(step["image"] for step in record["rounds"])]
+        words = [*(s["reflection"] for s in record["rounds"]), record["final_reflection"]]
+        panels = [
+            Panel(
+                "draft" if not n else f"repaired {n}",
+                _read(folder / name),
+                (Note("reflection", text),),
+            )
+            for n, (name, text) in enumerate(zip(names, words))
+        ]
+        strips.append(strip(record["prompt"], panels, subtitle=record["explanation"]))
+    contact_sheet(strips, columns=2).save(folder / "examples.png")
+
+
+def _read(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; ends with one clear line on a wrong flag or checkpoint."""
+    arguments = parser().parse_args(argv)
+    try:
+        run(arguments)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
