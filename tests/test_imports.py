@@ -14,6 +14,7 @@ LEVELS = {
         "ablation",
         "synthesize",
         "prepare",
+        "encode",
         "convert",
         "parity",
         "bench",

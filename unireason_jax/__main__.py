@@ -11,6 +11,7 @@ VERBS = {
     "ablation": "train, evaluate and compare the rows of a study; resumes by itself",
     "synthesize": "let a model draw, criticise its drafts, and write refinement records",
     "prepare": "convert records to shards with an index; --show draws a pack",
+    "encode": "store latents of prepared records, so that training streams them",
     "convert": "read released BAGEL or UniReason weights, or write them",
     "parity": "compare with recordings of the official code, tensor by tensor",
     "bench": "measure packing, the loader and the train step",

@@ -16,11 +16,12 @@ from ml_collections import ConfigDict
 
 from unireason_jax import configuration, metrics, objective, sharding, state
 from unireason_jax.configuration import ConfigError
+from unireason_jax.data import latents
 from unireason_jax.data.mixture import RecordSource
 from unireason_jax.data.packing import Budgets
 from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.data.sequence import LatentCodec, SequenceSpec
-from unireason_jax.data.sources import ArrayRecordSource, JsonSource, WorldSource
+from unireason_jax.data.sources import ArrayRecordSource, WorldSource, open_source
 from unireason_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from unireason_jax.models import functional
 from unireason_jax.models.config import BagelConfig
@@ -118,7 +119,7 @@ def _assemble(config: ConfigDict, tokenizer: Tokenizer, codec: LatentCodec) -> E
 
 
 def make_source(config: ConfigDict, *, seed: int, held_out: bool = False) -> RecordSource:
-    """The records of a config: the embedded world, a prepared folder, or a JSON file.
+    """The records of a config: the embedded world, a prepared folder, a JSON or a parquet file.
 
     Args:
       config: the resolved config.
@@ -134,17 +135,12 @@ def make_source(config: ConfigDict, *, seed: int, held_out: bool = False) -> Rec
         path = data.held_out if held_out else data.source
         if not path:
             raise ConfigError("config.data.held_out: name the held-out records, or eval.every=0.")
-        return _open(path)
+        return open_source(path)
     weights = {task: weight for task, weight in data.mixture.items() if weight > 0}
     if not weights:
         raise ConfigError("config.data.mixture: every weight is 0; give one task a weight.")
     size = config.eval.examples if held_out else data.examples
     return WorldSource(seed, size, weights, held_out=held_out, side=data.side)
-
-
-def _open(path: str) -> RecordSource:
-    """Records of a prepared folder or of a JSON file."""
-    return ArrayRecordSource(path) if Path(path).is_dir() else JsonSource(path)
 
 
 def _with_extra(
@@ -161,7 +157,7 @@ def _with_extra(
     if not extra.path or not 0 < extra.share < 1:
         raise ConfigError("config.data.extra: set path and share together, 0 < share < 1.")
     (name,) = sources
-    sources = {**sources, "extra": _open(extra.path)}
+    sources = {**sources, "extra": open_source(extra.path)}
     return sources, {name: 1 - extra.share, "extra": extra.share}
 
 
@@ -198,6 +194,9 @@ def make_pipeline(
     quarantine = epath.Path(workdir) / "quarantine.jsonl" if workdir and process == 0 else None
     sources = {data.source: make_source(experiment.config, seed=seed, held_out=held_out)}
     sources, shares = (sources, None) if held_out else _with_extra(experiment.config, sources)
+    for source in sources.values():
+        if isinstance(source, ArrayRecordSource):
+            latents.check(source.manifest, spec.codec, str(source.folder))
     return Pipeline(
         sources,
         spec,

@@ -43,11 +43,10 @@ from unireason_jax.data.sequence import SequenceSpec, lengths, render
 from unireason_jax.data.shards import Kept, Refused
 from unireason_jax.data.sizes import SIZES, row_tokens
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource
-from unireason_jax.data.templates import Style, prompts
+from unireason_jax.data.templates import STYLES
 from unireason_jax.data.templates.official import FORMATS
 from unireason_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 
-SYSTEMS = {"none": None, "unireason": prompts.UNIREASON}
 TOKENIZER = "tokenizer"
 _SHOWN_TOKENS = 512
 
@@ -243,11 +242,7 @@ def _with_images(record: Record) -> Record:
 
 
 def _records(options) -> FileRecords | IndexedRecords:
-    style = Style(
-        system=SYSTEMS[options.system],
-        reference=options.reference,
-        image_first=options.image_first,
-    )
+    style = STYLES[options.style]
     if options.format == "world":
         weights = {}
         for part in options.tasks:
@@ -293,13 +288,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_integer(
         "row_tokens", 0, "tokens of a row to advise budgets for [usual]", 0, flag_values=own
     )
-    flags.DEFINE_enum("system", "none", sorted(SYSTEMS), "system prompts", flag_values=own)
-    flags.DEFINE_bool(
-        "reference", False, "the released loaders' supervision, not ours", flag_values=own
-    )
-    flags.DEFINE_bool(
-        "image_first", False, "edits show the image before the instruction", flag_values=own
-    )
+    flags.DEFINE_enum("style", "plain", sorted(STYLES), "style of the templates", flag_values=own)
     flags.DEFINE_list("tasks", ["t2i"], "world tasks as NAME=WEIGHT,...", flag_values=own)
     flags.DEFINE_integer("size", 1000, "world records", 1, flag_values=own)
     flags.DEFINE_integer("seed", 0, "world seed", 0, flag_values=own)

@@ -36,7 +36,7 @@ def _with_part(**changes) -> str:
 FORMATS = {
     "examples": (
         {"task": "t2i", "prompt": "a circle", "image": "a.png"},
-        {"task": [None, 3, "", "t3i"], "prompt": TEXTS, "image": PATHS},
+        {"task": [None, 3, "", "t3i", ["t2i"], {"a": 1}], "prompt": TEXTS, "image": PATHS},
     ),
     "unireason": (
         {"txt": "a circle", "image_path": "a.png"},

@@ -97,7 +97,7 @@ def test_same_input_same_key_and_no_silent_overwriting(folder, capsys):
         run(folder)
     again = ArrayRecordSource(run(folder, "--overwrite")).manifest
     assert again["key"] == first["key"]
-    other = ArrayRecordSource(run(folder, "--system=unireason", output="other")).manifest
+    other = ArrayRecordSource(run(folder, "--style=unireason", output="other")).manifest
     assert other["source"] != first["source"]
     capsys.readouterr()
 
@@ -163,7 +163,7 @@ def test_empty_and_hopeless_inputs_are_said(folder):
 def test_help_names_every_flag(capsys):
     prepare.main(["prepare", "--help"])
     text = capsys.readouterr().out
-    for flag in ("--input", "--images", "--output", "--show", "--tokenizer", "--system"):
+    for flag in ("--input", "--images", "--output", "--show", "--tokenizer", "--style"):
         assert flag in text
 
 

@@ -96,7 +96,7 @@ def test_killed_and_started_again_the_shards_are_the_same(folder, whole, tmp_pat
     assert not (output / "manifest.json").exists()
     done = {path: path.stat().st_mtime_ns for path in output.glob("records-0000[0-2].array_record")}
     with pytest.raises(SystemExit, match="interrupted run with other inputs or settings"):
-        prepare.main(arguments(folder, output, "--system=unireason"))
+        prepare.main(arguments(folder, output, "--style=unireason"))
     prepare.main(arguments(folder, output))
     assert contents(output) == whole
     assert len(done) == 3 and all(path.stat().st_mtime_ns == when for path, when in done.items())

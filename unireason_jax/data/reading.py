@@ -59,6 +59,10 @@ class Reading:
         return dataclasses.replace(record, segments=segments)
 
 
+AUTO = Reading()
+"""Every row by its own keys, with the plain templates."""
+
+
 class Piece(NamedTuple):
     """Neighbouring rows of one file (number `file` of the input)."""
 
@@ -82,7 +86,7 @@ class FileRecords:
     """
 
     paths: tuple[Path, ...]
-    reading: Reading = Reading()
+    reading: Reading = AUTO
     images: Path | None = None
     visits: int = 1
 

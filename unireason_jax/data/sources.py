@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from unireason_jax.data import readers, storage
-from unireason_jax.data.reading import Reading
+from unireason_jax.data.reading import AUTO, Reading
 from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.shards import LENGTHS, MANIFEST
 from unireason_jax.data.templates import PLAIN, Example, Style, to_record
@@ -104,15 +104,28 @@ class WorldSource:
 
 
 class _FileSource:
-    """A file of rows with a folder of images; `_row` reads one row."""
+    """A file of rows with a folder of images.
 
-    def __init__(self, path: str | Path, images: str | Path | None, reading: Reading):
+    Args:
+      path: the file.
+      images: folder of relative image paths; by default the file's own.
+      reading: how rows become records.
+
+    Raises:
+      FileNotFoundError: no such file or folder.
+      ValueError: the file has no rows, or is not what it should be.
+    """
+
+    def __init__(self, path: str | Path, images: str | Path | None = None, reading: Reading = AUTO):
         self.path = Path(path)
         self.images = Path(images) if images else self.path.parent
         self.reading = reading
         for place in (self.path, self.images):
             if not place.exists():
                 raise FileNotFoundError(f"{place} does not exist; check the input")
+        self._index()
+        if not len(self):
+            raise ValueError(f"{self.path} is empty; there is nothing to read")
 
     def __getitem__(self, index: int) -> Record:
         row = self._row(_checked(index, len(self)))
@@ -132,33 +145,16 @@ class _FileSource:
 
 
 class JsonSource(_FileSource):
-    """Rows of a JSON-lines file or a JSON array, with a folder of images.
+    """Rows of a JSON-lines file or a JSON array, read when they are asked for.
 
-    A row is a raw example or a row of a published data set (`templates.official`). Rows are read
-    when they are asked for; one that does not parse fails by itself, with its number.
-
-    Args:
-      path: the file; a byte order mark and blank lines do no harm.
-      images: folder of relative image paths; by default the file's own.
-      reading: how rows become records.
-
-    Raises:
-      FileNotFoundError: no such file or folder.
-      ValueError: the file has no rows, or is one object over several lines.
+    A row is a raw example or a row of a published data set (`templates.official`); one that does
+    not parse fails by itself, with its number. A byte order mark and blank lines do no harm.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        images: str | Path | None = None,
-        reading: Reading = Reading(),  # noqa: B008  frozen
-    ):
-        super().__init__(path, images, reading)
+    def _index(self) -> None:
         rows = readers.json_rows(self.path)
         edges = (edge for start, data in rows for edge in (start, start + len(data)))
         self._spans = np.fromiter(edges, np.int64).reshape(-1, 2)
-        if not len(self._spans):
-            raise ValueError(f"{self.path} is empty; there is nothing to read")
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -176,32 +172,21 @@ class ParquetSource(_FileSource):
     The two row groups read last are kept, so that reading in order costs nothing extra; a shuffled
     run reads a whole row group for each record unless the groups are small. `unireason prepare`
     makes shards without this cost.
-
-    Args, Raises: as `JsonSource`.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        images: str | Path | None = None,
-        reading: Reading = Reading(),  # noqa: B008  frozen
-    ):
-        super().__init__(path, images, reading)
+    def _index(self) -> None:
         metadata = readers.open_parquet(self.path).metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        self._ends = list(itertools.accumulate(sizes))
-        if not self._ends or not self._ends[-1]:
-            raise ValueError(f"{self.path} is empty; there is nothing to read")
+        self._ends = list(itertools.accumulate(sizes, initial=0))
         self._group = functools.lru_cache(maxsize=2)(self._read_group)
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def _row(self, index: int) -> dict[str, Any] | readers.Broken:
-        group = bisect.bisect_right(self._ends, index)
-        start = self._ends[group - 1] if group else 0
+        group = bisect.bisect_right(self._ends, index) - 1
         try:
-            return self._group(group).slice(index - start, 1).to_pylist()[0]
+            return self._group(group).slice(index - self._ends[group], 1).to_pylist()[0]
         except (OSError, ValueError) as error:
             return readers.Broken(f"row group {group} cannot be read: {error}")
 
@@ -269,7 +254,7 @@ def _checked(index: int, size: int) -> int:
     return int(index)
 
 
-def open_source(path: str | Path, reading: Reading = Reading()) -> "Source":  # noqa: B008  frozen
+def open_source(path: str | Path, reading: Reading = AUTO) -> "Source":
     """The source for a prepared folder, a parquet file, or a JSON file.
 
     Raises:

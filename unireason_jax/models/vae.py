@@ -223,14 +223,21 @@ class Autoencoder:
                 f"image of {image.shape[0]} x {image.shape[1]} pixels: both sides must be "
                 f"multiples of {self.stride}; resize it first."
             )
-        pixels = np.asarray(image, np.float32)[None] / 127.5 - 1.0
-        mean, logvar = self._moments(self.params, self.config, pixels)
+        mean, logvar = self._moments(self.params, self.config, to_float(image[None]))
         return np.asarray(mean[0]), np.asarray(logvar[0])
+
+    def __reduce__(self):
+        return Autoencoder, (self.config, jax.device_get(self.params))
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Scaled latents [h, w, C] -> uint8 [H, W, 3]; truncated, not rounded (as BAGEL)."""
         pixels = self._decode(self.params, self.config, np.asarray(latents, np.float32)[None])
         return to_uint8(np.asarray(pixels[0]))
+
+
+def to_float(images: np.ndarray) -> np.ndarray:
+    """uint8 -> float32 in [-1, 1]."""
+    return np.asarray(images, np.float32) / 127.5 - 1.0
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:

@@ -45,6 +45,8 @@ def read_row(row: Row, form: str = "auto", visit: int = 0) -> Example | Record:
       RecordError: unknown keys, or contents that cannot be used.
     """
     if "task" in row:
+        if not isinstance(row["task"], str):
+            raise problem(row, f"field 'task' is {row['task']!r:.50}; give the name of a template")
         return row
     if form == "auto":
         form = next((name for key, name in _KEYS.items() if key in row), None)

@@ -1,18 +1,16 @@
 """BAGEL's published rows: captioned images, chains of edits, visual conversations.
 
 A row of the first two stands for many records. Which one is drawn from a generator that the caller
-keys by row and visit. Two oddities of the official edit loader are left out: it sends a joined
-instruction back by one image when its target is the last image of the chain, and puts a full stop
-behind instructions that already end in one.
+keys by row and visit.
 """
 
 import json
-import re
 from typing import Any
 
 import numpy as np
 
 from unireason_jax.data.records import Record, Segment
+from unireason_jax.data.templates.hops import choose_hops
 from unireason_jax.data.templates.official_fields import (
     Row,
     entries,
@@ -23,10 +21,9 @@ from unireason_jax.data.templates.official_fields import (
     problem,
     row_id,
 )
-from unireason_jax.data.templates.style import Example, given, shown, target, target_and_shown
+from unireason_jax.data.templates.style import Example
 
 _MARKER = "<image>"
-_SENTENCE_END = re.compile("[.!?\u3002\uff01\uff1f]$")  # and those of Chinese
 
 
 def t2i_row(row: Row, rng: np.random.Generator) -> Example:
@@ -53,46 +50,22 @@ def t2i_row(row: Row, rng: np.random.Generator) -> Example:
     }
 
 
-def edit_row(row: Row, rng: np.random.Generator) -> Record:
-    """`image_list` and `instruction_list` (alternatives for each hop): one or two hops, at random.
-
-    Two hops are two turns, or (half of them) one turn with both instructions.
+def edit_row(row: Row, rng: np.random.Generator) -> Example:
+    """`image_list` and `instruction_list` (wordings of each hop): one or two hops, at random.
 
     Raises:
-      RecordError: fewer than two images, or a hop without an instruction.
+      RecordError: fewer than two images, or a hop without wordings.
     """
-    images = images_of(row, "image_list")
-    if len(images) < 2:
-        raise problem(row, f"field 'image_list' has {len(images)} images; an edit needs two")
-    texts = [_instruction(row, hop, rng) for hop in range(len(images) - 1)]
-    start = int(rng.integers(len(images) - 1))
-    end = int(rng.integers(start + 1, min(start + 3, len(images))))
-    if end - start > 1 and rng.random() < 0.5:
-        turns = [(" ".join(map(_sentence, texts[start:end])), images[end])]
-    else:
-        turns = list(zip(texts[start:end], images[start + 1 : end + 1]))
-    segments = [shown("source", images[start])]
-    for number, (text, image) in enumerate(turns):
-        last = number == len(turns) - 1
-        picture = target("image", image) if last else target_and_shown("image", image)
-        segments += [given("user", text), picture]
-    return Record(row_id(row), tuple(segments), source="edit", licence=licence(row))
-
-
-def _instruction(row: Row, hop: int, rng: np.random.Generator) -> str:
-    hops = row.get("instruction_list")
-    choices = hops[hop] if isinstance(hops, list) and hop < len(hops) else None
-    if not isinstance(choices, list) or not choices:
-        raise problem(row, f"field 'instruction_list', hop {hop} has no list of instructions")
-    text = choices[int(rng.integers(len(choices)))]
-    if not isinstance(text, str) or not text.strip():
-        raise problem(row, f"field 'instruction_list', hop {hop} has {text!r}; give a text")
-    return text
-
-
-def _sentence(text: str) -> str:
-    text = text.strip()
-    return text if _SENTENCE_END.search(text) else f"{text}."
+    pictures, wordings = images_of(row, "image_list"), row.get("instruction_list")
+    for hop in range(len(pictures) - 1):
+        texts = wordings[hop] if isinstance(wordings, list) and hop < len(wordings) else None
+        filled = isinstance(texts, list) and all(isinstance(t, str) and t.strip() for t in texts)
+        if not texts or not filled:
+            raise problem(row, f"field 'instruction_list', hop {hop} is {texts!r:.200}; give texts")
+    try:
+        return {"task": "multi_edit", **origin(row), **choose_hops(pictures, wordings, rng)}
+    except ValueError as error:
+        raise problem(row, str(error)) from None
 
 
 def conversation_row(row: Row) -> Record:
