@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from unireason_jax.data.records import Record, Segment
-from unireason_jax.data.templates.hops import choose_hops
 from unireason_jax.data.templates.official_fields import (
     Row,
     entries,
@@ -53,6 +52,9 @@ def t2i_row(row: Row, rng: np.random.Generator) -> Example:
 def edit_row(row: Row, rng: np.random.Generator) -> Example:
     """`image_list` and `instruction_list` (wordings of each hop): one or two hops, at random.
 
+    The chances are the official loader's. Half of the pairs of hops become one hop with both
+    instructions, and such a hop never ends at the last image, but one before it.
+
     Raises:
       RecordError: fewer than two images, or a hop without wordings.
     """
@@ -62,10 +64,19 @@ def edit_row(row: Row, rng: np.random.Generator) -> Example:
         filled = isinstance(texts, list) and all(isinstance(t, str) and t.strip() for t in texts)
         if not texts or not filled:
             raise problem(row, f"field 'instruction_list', hop {hop} is {texts!r:.200}; give texts")
-    try:
-        return {"task": "multi_edit", **origin(row), **choose_hops(pictures, wordings, rng)}
-    except ValueError as error:
-        raise problem(row, str(error)) from None
+    count = len(pictures)
+    if count < 2:
+        raise problem(row, f"field 'image_list' has {count} images; an edit takes two")
+    start = int(rng.integers(count - 1))
+    end = int(rng.integers(start + 1, min(start + 3, count)))
+    joined = end - start > 1 and rng.random() < 0.5
+    end -= joined and end == count - 1
+    texts = [options[int(rng.integers(len(options)))] for options in wordings[start:end]]
+    ends = pictures[start + 1 : end + 1]
+    if joined:
+        texts, ends = ["".join(f"{text}. " for text in texts).rstrip()], ends[-1:]
+    hops = [{"instruction": text, "image": image} for text, image in zip(texts, ends)]
+    return {"task": "multi_edit", **origin(row), "input_image": pictures[start], "hops": hops}
 
 
 def conversation_row(row: Row) -> Record:
