@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
                 "mlp": placeholder(int),
                 "patch": placeholder(int),
                 "side": placeholder(int),
+                "learned": placeholder(int),
             },
             "latent": {
                 "channels": placeholder(int),

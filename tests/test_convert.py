@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unireason_jax import checkpoint, configuration, convert, optim, sharding
-from unireason_jax.models import functional, huggingface, vae
+from unireason_jax.models import functional, huggingface, released, vae
 from unireason_jax.models.archive import Archive, write_archive
 from unireason_jax.models.config import VAEConfig, variant
 
@@ -128,7 +128,7 @@ def test_a_fresh_start_from_a_language_model_and_a_vision_tower(release, tmp_pat
     side = config.vit.patch
     linear = vit[patch]
     vit[patch] = linear.reshape(-1, side, side, 3).transpose(0, 3, 1, 2)
-    files = huggingface.json_configs(config)
+    files = released.json_configs(config)
     parts = (("q", llm, files["llm_config.json"]),
              ("s", vit, {"vision_config": files["vit_config.json"]}))  # fmt: skip
     for name, tensors, values in parts:

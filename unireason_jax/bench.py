@@ -1,9 +1,10 @@
-"""`unireason bench packing|loader|train`: what packing fills and what a step costs, as JSON.
+"""`unireason bench packing|loader|train|convert`: fill, speed and memory, as JSON.
 
     unireason bench packing                       three mixtures, 50,000 records each
     unireason bench loader --tokens-per-row 480   the embedded world through the whole pipeline
     unireason bench train --size small            the step of the official code's CPU baseline
     unireason bench train --size small --threads 1 2 --dtype bfloat16 --json out.json
+    unireason bench convert --layers 4            a release of true width in and out, peak memory
 
 Results are printed, one JSON object a line, and written to `--json FILE` as a list.
 """
@@ -52,6 +53,11 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--threads", type=int, nargs="+", help="CPU cores to use; several give one run each"
     )
+
+    convert = verbs.add_parser("convert", parents=[common], help="peak memory of a conversion")
+    convert.add_argument("--variant", default="bagel_7b_mot", help="whose width")
+    convert.add_argument("--layers", type=int, default=4, help="of the language model; 0 for all")
+    convert.add_argument("--folder", type=Path, help="for the files meanwhile: twice their size")
     return root
 
 
@@ -93,6 +99,13 @@ def bench_train(args: argparse.Namespace) -> list[dict]:
     return [found | {"threads": cores} | train.compare(found, cores)]
 
 
+def bench_convert(args: argparse.Namespace) -> list[dict]:
+    """One release, in and out."""
+    from unireason_jax.benchmarks import convert
+
+    return [convert.run(args.variant, layers=args.layers or None, folder=args.folder)]
+
+
 def limit_cores(count: int | None) -> int:
     """Binds this process to `count` cores (before JAX sizes its thread pool); None: as it is.
 
@@ -126,6 +139,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     """Runs the benchmark that the arguments name; prints, writes and returns the results."""
     args = parser().parse_args(arguments)
     benches = {"packing": bench_packing, "loader": bench_loader, "train": bench_train}
+    benches["convert"] = bench_convert
     try:
         results = benches[args.verb](args)
     except (ValueError, subprocess.CalledProcessError) as error:

@@ -5,6 +5,7 @@
     unireason convert --to bagel --input runs/bagel --output again --dtype float32
     unireason convert --from qwen2 --input Qwen2.5-7B-Instruct --vit siglip --ae ae.safetensors \\
         --output runs/fresh
+    unireason convert --from siglip --input siglip --variant small --output runs/fresh
 
 Reading writes a workdir: what `train --config.init_from`, `generate` and `evaluate` take, with the
 weights as checkpoint 0, the configs, the tokenizer and the autoencoder. Tensors are streamed one
@@ -26,9 +27,15 @@ from ml_collections import ConfigDict
 
 from unireason_jax import checkpoint, configuration
 from unireason_jax.data.tokenizer import Qwen2Tokenizer
-from unireason_jax.models import functional, huggingface, vae
-from unireason_jax.models.archive import DTYPES, Archive, type_name, write_archive
-from unireason_jax.models.config import BagelConfig, LatentConfig, to_dict
+from unireason_jax.models import functional, huggingface, released, vae
+from unireason_jax.models.archive import DTYPES, Archive, read_json, type_name, write_archive
+from unireason_jax.models.config import (
+    VARIANTS,
+    BagelConfig,
+    LatentConfig,
+    LLMConfig,
+    to_dict,
+)
 from unireason_jax.models.layout import Tensor, layout
 from unireason_jax.models.pretrained import FreshStart
 
@@ -42,6 +49,7 @@ TOKENIZER_FILES = (
 )
 AUTOENCODER = "ae.safetensors"
 TOKENIZER = "tokenizer"
+SOURCES = ("bagel", "qwen2", "siglip")
 _BLOCK = 1 << 26
 
 
@@ -61,6 +69,8 @@ def from_bagel(source: Path, workdir: Path, *, dtype: str | None, shard_bytes: i
       FileNotFoundError, ValueError: a file is missing or does not fit; nothing has been written.
     """
     config = huggingface.read_config(source)
+    file = source / "config.json"
+    released.expect(read_json(file), file, interpolate_pos=False)
     archive = Archive(huggingface.find_weights(source))
     return write_workdir(
         workdir,
@@ -74,7 +84,7 @@ def from_bagel(source: Path, workdir: Path, *, dtype: str | None, shard_bytes: i
 
 
 def from_parts(
-    llm: Path,
+    llm: Path | LLMConfig,
     vit: Path | None,
     workdir: Path,
     *,
@@ -84,15 +94,15 @@ def from_parts(
     dtype: str | None,
     shard_bytes: int,
 ) -> list[str]:
-    """Makes a workdir of a new model from Qwen2.5 and SigLIP (see `models.pretrained`).
+    """Makes a workdir of a new model from Qwen2.5, SigLIP or both (see `models.pretrained`).
 
     Args:
-      llm: folder of the language model, with its tokenizer.
+      llm: folder of the language model, with its tokenizer; or the sizes of one that is drawn.
       vit: folder of the vision tower, or None.
       workdir: where to.
       autoencoder: an ae.safetensors, or None for FLUX's 16 channels to be added later.
       latent_side: tokens per side of the latent table (BAGEL: 64).
-      seed: of what neither model has.
+      seed: of what no release gives.
       dtype: element type of the weights; None keeps that of the files.
       shard_bytes: size of a weight file.
 
@@ -105,7 +115,7 @@ def from_parts(
         workdir,
         start.config,
         start,
-        tokenizer=llm,
+        tokenizer=llm if isinstance(llm, Path) else None,
         autoencoder=autoencoder,
         dtype=dtype,
         shard_bytes=shard_bytes,
@@ -117,7 +127,7 @@ def write_workdir(
     config: BagelConfig,
     archive: Archive | FreshStart,
     *,
-    tokenizer: Path,
+    tokenizer: Path | None,
     autoencoder: Path | None,
     dtype: str | None,
     shard_bytes: int,
@@ -131,8 +141,7 @@ def write_workdir(
                 f"{autoencoder}: {found.latents} latent channels, but the model has "
                 f"{config.latent.channels}."
             )
-    tokenizer_files = [name for name in TOKENIZER_FILES if (tokenizer / name).exists()]
-    if tokenizer_files:
+    if tokenizer and any((tokenizer / name).exists() for name in TOKENIZER_FILES):
         size = Qwen2Tokenizer.load(tokenizer).vocab_size
         if size > config.llm.vocab:
             raise ValueError(
@@ -148,14 +157,21 @@ def write_workdir(
     lines = [f"{functional.count(functional.abstract(config)):,} parameters", *files]
     if autoencoder is not None and autoencoder.exists():
         shutil.copyfile(autoencoder, workdir / AUTOENCODER)
-        lines.append(AUTOENCODER)
-    for name in tokenizer_files:
-        (workdir / TOKENIZER).mkdir(exist_ok=True)
-        shutil.copyfile(tokenizer / name, workdir / TOKENIZER / name)
-        lines.append(f"{TOKENIZER}/{name}")
-    if not tokenizer_files:
+        lines += [AUTOENCODER, *_copy(autoencoder.parent, workdir, (vae.CONFIG,))]
+    words = _copy(tokenizer, workdir / TOKENIZER, TOKENIZER_FILES) if tokenizer else []
+    lines += [f"{TOKENIZER}/{name}" for name in words]
+    if not words:
         lines.append("no tokenizer files found: this workdir can start a training, but not write")
     return lines
+
+
+def _copy(source: Path, target: Path, names: Sequence[str]) -> list[str]:
+    """Copies the files that are there; returns their names."""
+    present = [name for name in names if (source / name).exists()]
+    for name in present:
+        target.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, target / name)
+    return present
 
 
 def _write_weights(
@@ -232,14 +248,8 @@ def to_bagel(
     config = configuration.model_config(configuration.load_workdir(workdir))
     read = leaf_source(workdir, config, which=which, step=step)
     files = huggingface.save(target, config, read, dtype=dtype, shard_bytes=shard_bytes)
-    if (workdir / AUTOENCODER).exists():
-        shutil.copyfile(workdir / AUTOENCODER, target / AUTOENCODER)
-        files.append(AUTOENCODER)
-    for name in TOKENIZER_FILES:
-        if (workdir / TOKENIZER / name).exists():
-            shutil.copyfile(workdir / TOKENIZER / name, target / name)
-            files.append(name)
-    return files
+    files += _copy(workdir, target, (AUTOENCODER, vae.CONFIG))
+    return files + _copy(workdir / TOKENIZER, target, TOKENIZER_FILES)
 
 
 def leaf_source(
@@ -276,15 +286,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     way = parser.add_mutually_exclusive_group(required=True)
-    way.add_argument("--from", dest="source", choices=("bagel", "qwen2"), help="format of --input")
+    way.add_argument("--from", dest="source", choices=SOURCES, help="format of --input")
     way.add_argument("--to", dest="target", choices=("bagel",), help="format of --output")
     parser.add_argument("--input", required=True, type=Path)
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights written")
     parser.add_argument("--vit", type=Path, help="with --from qwen2: folder of a SigLIP release")
-    parser.add_argument("--ae", type=Path, help="with --from qwen2: FLUX's ae.safetensors")
-    parser.add_argument("--latent_side", type=int, default=64, help="with --from qwen2")
-    parser.add_argument("--seed", type=int, default=0, help="with --from qwen2")
+    parser.add_argument("--variant", choices=VARIANTS, default="bagel_7b_mot",
+                        help="with --from siglip: size of the language model")  # fmt: skip
+    fresh = "with --from qwen2 or siglip"
+    parser.add_argument("--ae", type=Path, help=f"{fresh}: FLUX's ae.safetensors")
+    parser.add_argument("--latent_side", type=int, default=64, help=fresh)
+    parser.add_argument("--seed", type=int, default=0, help=fresh)
     parser.add_argument("--which", choices=("ema", "params"), default="ema", help="with --to")
     parser.add_argument("--step", type=int, help="with --to: not the newest checkpoint")
     parser.add_argument("--shard_gib", type=float, default=5.0, help="size of a weight file")
@@ -297,7 +310,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif given.source:
             options = {"dtype": given.dtype, "shard_bytes": shard_bytes, "seed": given.seed}
             options |= {"autoencoder": given.ae, "latent_side": given.latent_side}
-            lines = from_parts(given.input, given.vit, given.output, **options)
+            parts = (given.input, given.vit)
+            if given.source == "siglip":
+                parts = (VARIANTS[given.variant].llm, given.input)
+            lines = from_parts(*parts, given.output, **options)
         else:
             options = {"which": given.which, "step": given.step, "shard_bytes": shard_bytes}
             dtype = given.dtype or "bfloat16"

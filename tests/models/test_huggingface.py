@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from unireason_jax import sharding
-from unireason_jax.models import functional, huggingface, layout
+from unireason_jax.models import functional, huggingface, layout, released
 from unireason_jax.models.archive import Archive, write_archive
 from unireason_jax.models.config import variant
 
@@ -164,8 +164,49 @@ def test_contradicting_configs_are_named(folder):
     file.write_text(json.dumps(config))
     main = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(main | {"vit_max_num_patch_per_side": 9}))
-    with pytest.raises(ValueError, match="vit_max_num_patch_per_side 9 differs"):
+    with pytest.raises(
+        ValueError, match=r"'vit_pos_embed.*\[64, 32\], but the configs ask.*\[81, 32\]"
+    ):
+        huggingface.load(folder, huggingface.read_config(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("llm_config.json", {"hidden_act": "gelu"}, "'hidden_act' is 'gelu'; only 'silu'"),
+        ("llm_config.json", {"rope_scaling": {"type": "yarn"}}, "'rope_type' is 'yarn'"),
+        ("llm_config.json", {"use_sliding_window": True}, "'use_sliding_window' is True"),
+        ("vit_config.json", {"num_channels": 4}, "'num_channels' is 4"),
+        ("config.json", {"connector_act": "relu"}, "'connector_act' is 'relu'"),
+    ],
+)
+def test_what_is_not_implemented_is_refused_by_field(folder, file, change, message):
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=rf"{file}: field {message}"):
         huggingface.read_config(folder)
+
+
+def test_missing_keys_have_the_official_defaults(folder):
+    """Qwen2's, SigLIP's and BAGEL's; newer Qwen2 configs keep the rotary base in a dict."""
+    released_config = huggingface.read_config(folder)
+    for file, keys in (
+        ("llm_config.json", ("rope_theta", "rms_norm_eps", "head_dim", "qk_norm")),
+        ("vit_config.json", ("layer_norm_eps", "rope")),
+        ("config.json", ("latent_patch_size", "max_latent_size", "vit_max_num_patch_per_side")),
+    ):
+        values = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps({k: v for k, v in values.items() if k not in keys}))
+    config = huggingface.read_config(folder)
+    assert config.llm.rope_theta == 1e4 and config.llm.norm_eps == config.vit.norm_eps == 1e-6
+    assert config.vit == released_config.vit and config.latent == released_config.latent
+    values = json.loads((folder / "llm_config.json").read_text())
+    values["rope_parameters"] = {"rope_type": "default", "rope_theta": 5e5}
+    (folder / "llm_config.json").write_text(json.dumps(values))
+    assert huggingface.read_config(folder).llm.rope_theta == 5e5
+    bare = released.vit_config({}, "config.json")
+    assert (bare.width, bare.layers, bare.heads, bare.mlp) == (768, 11, 12, 3072)
+    assert (bare.patch, bare.side, bare.learned) == (16, 14, None)
 
 
 def test_the_side_of_the_latent_table_comes_from_the_tensor(folder):

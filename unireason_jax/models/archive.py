@@ -27,7 +27,7 @@ DTYPES = {
     "BOOL": np.dtype(np.bool_),
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_PIECE = 1 << 26
+_PIECE = 1 << 24
 
 
 class Entry(NamedTuple):
@@ -81,17 +81,22 @@ class Archive:
         self.metadata |= header.pop("__metadata__", {})
         found = {}
         for name, value in header.items():
-            begin, end = value["data_offsets"]
-            if value["dtype"] not in DTYPES:
-                raise ValueError(f"{file}: tensor {name!r} has unknown type {value['dtype']}.")
+            try:
+                kind, shape = value["dtype"], tuple(value["shape"])
+                begin, end = value["data_offsets"]
+            except (KeyError, TypeError, ValueError):
+                raise ValueError(f"{file}: the header's entry of {name!r} is damaged.") from None
+            if kind not in DTYPES:
+                raise ValueError(
+                    f"{file}: tensor {name!r} has type {kind}; known are {', '.join(DTYPES)}."
+                )
             if 8 + length + end > size:
                 raise ValueError(
                     f"{file}: truncated; tensor {name!r} ends at byte {8 + length + end} of {size}."
                 )
-            shape = tuple(value["shape"])
-            if math.prod(shape) * DTYPES[value["dtype"]].itemsize != end - begin:
+            if math.prod(shape) * DTYPES[kind].itemsize != end - begin:
                 raise ValueError(f"{file}: tensor {name!r} has {end - begin} bytes for {shape}.")
-            found[name] = Entry(file, value["dtype"], shape, 8 + length + begin)
+            found[name] = Entry(file, kind, shape, 8 + length + begin)
         return found
 
     def __iter__(self) -> Iterator[str]:
@@ -113,26 +118,41 @@ class Archive:
     def read(self, name: str, window: tuple[slice, ...] = ()) -> np.ndarray:
         """A tensor, or the part that a tuple of slices selects.
 
-        Of the first dimension, and of the second where there is a third, only what the window
-        needs is read.
+        Beside the result, at most `_PIECE` bytes are held.
         """
         entry = self._entries[name]
         if not entry.shape:
             return self._run(entry, 0, 1, name).reshape(())
         window = (*window, *(slice(None),) * (len(entry.shape) - len(window)))
-        low, high, _ = window[0].indices(entry.shape[0])
-        step = math.prod(entry.shape[1:])
-        if len(entry.shape) < 3 or window[1] == slice(None):
-            rows = self._run(entry, low * step, (high - low) * step, name)
-            return rows.reshape(-1, *entry.shape[1:])[(slice(None), *window[1:])]
-        inner = math.prod(entry.shape[2:])
-        first, last, _ = window[1].indices(entry.shape[1])
-        rest = [len(range(*w.indices(n))) for w, n in zip(window[2:], entry.shape[2:])]
-        out = np.empty((high - low, last - first, *rest), DTYPES[entry.dtype])
-        for i in range(low, high):
-            run = self._run(entry, i * step + first * inner, (last - first) * inner, name)
-            out[i - low] = run.reshape(-1, *entry.shape[2:])[(slice(None), *window[2:])]
+        ranges = [range(*w.indices(n)) for w, n in zip(window, entry.shape)]
+        out = np.empty([len(r) for r in ranges], DTYPES[entry.dtype])
+        self._fill(out, entry, name, 0, entry.shape, ranges)
         return out
+
+    def _fill(
+        self,
+        out: np.ndarray,
+        entry: Entry,
+        name: str,
+        start: int,
+        shape: tuple[int, ...],
+        ranges: list[range],
+    ) -> None:
+        """Reads a window of the block [*shape] that starts at element `start` into `out`.
+
+        A few rows at a time are read and cut; of rows longer than a piece, parts.
+        """
+        low, step = ranges[0].start, math.prod(shape[1:])
+        rows = _PIECE // max(1, step * out.itemsize)
+        if not rows and len(shape) > 1:
+            for i, row in enumerate(ranges[0]):
+                self._fill(out[i], entry, name, start + row * step, shape[1:], ranges[1:])
+            return
+        cut = tuple(slice(r.start, r.stop) for r in ranges[1:])
+        for i in range(0, len(out), rows):
+            count = min(rows, len(out) - i)
+            run = self._run(entry, start + (low + i) * step, count * step, name)
+            out[i : i + count] = run.reshape(count, *shape[1:])[(slice(None), *cut)]
 
     def _run(self, entry: Entry, start: int, count: int, name: str) -> np.ndarray:
         """`count` elements of a tensor from element `start` on."""

@@ -75,13 +75,13 @@ class Bagel(nnx.Module):
         with jax.named_scope("embed_vit"):
             features = self.vit(patches, positions, images)
             hidden = jax.nn.gelu(self.connector_in(features), approximate=True)
-            x = self.connector_out(hidden).astype(jnp.float32)
+            x = self.connector_out(hidden, "float32")
             return x + sincos_positions(positions, vit.side, self.config.llm.width)
 
     def embed_time(self, t: jax.Array) -> jax.Array:
         """Flow time [...] in [0, 1] -> [..., D]; entered unscaled."""
         hidden = jax.nn.silu(self.time_in(timestep_features(t, TIME_FEATURES)))
-        return self.time_out(hidden).astype(jnp.float32)
+        return self.time_out(hidden, "float32")
 
     def embed_latents(self, x_t: jax.Array, t: jax.Array, positions: jax.Array) -> jax.Array:
         """Latent tokens as gen tokens: linear map, flow time, fixed 2-D position.
@@ -95,7 +95,7 @@ class Bagel(nnx.Module):
           [B, T, D].
         """
         with jax.named_scope("embed_latents"):
-            x = self.latent_in(x_t).astype(jnp.float32) + self.embed_time(t)
+            x = self.latent_in(x_t, "float32") + self.embed_time(t)
             fixed = sincos_positions(positions, self.config.latent.side, self.config.llm.width)
             return x + fixed
 

@@ -58,8 +58,11 @@ class ViTConfig:
       heads: attention heads.
       mlp: hidden width of the MLP.
       patch: pixels per side of a patch.
-      side: patches per side of the position tables; a position is row * side + column.
+      side: patches per side of the fixed table; a position is row * side + column (BAGEL's
+        vit_max_num_patch_per_side).
       norm_eps: epsilon of every layer norm.
+      learned: rows of the tower's own position table, indexed by the same positions; None for
+        side * side, as in every released model.
     """
 
     width: int
@@ -69,6 +72,7 @@ class ViTConfig:
     patch: int
     side: int
     norm_eps: float = 1e-6
+    learned: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

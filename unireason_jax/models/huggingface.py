@@ -7,7 +7,7 @@ here; a stored table that differs from the formula is refused.
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,9 +15,9 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from unireason_jax.models import functional
+from unireason_jax.models import functional, released
 from unireason_jax.models.archive import DTYPES, Archive, read_json, type_name, write_archive
-from unireason_jax.models.config import BagelConfig, LatentConfig, LLMConfig, ViTConfig
+from unireason_jax.models.config import BagelConfig, LatentConfig
 from unireason_jax.models.layers import sincos_row
 from unireason_jax.models.layout import ROOT, VIT, Tensor, at_path, layout
 
@@ -54,63 +54,28 @@ def read_config(folder: epath.PathLike, **policies: Any) -> BagelConfig:
     """
     folder = epath.Path(folder)
     archive = Archive(find_weights(folder))
-    main, file = read_json(folder / "config.json"), folder / "llm_config.json"
+    main = read_json(folder / "config.json")
+    released.expect(main, folder / "config.json", connector_act="gelu_pytorch_tanh")
+    file = folder / "llm_config.json"
     llm = read_json(file)
-    vocab = _rows(archive, ROOT["embed"], _field(llm, "vocab_size", file))
+    if ROOT["embed"] in archive:  # a resized vocabulary leaves the field behind
+        llm["vocab_size"] = archive.shape(ROOT["embed"])[0]
     normed = any(name.endswith("self_attn.q_norm.weight") for name in archive)
-    language = llm_config({**llm, "vocab_size": vocab}, file, qk_norm=normed)
-    patch = main.get("latent_patch_size", 2)
-    weight = ROOT["latent_in"] + ".weight"
+    patch, weight = main.get("latent_patch_size", 2), ROOT["latent_in"] + ".weight"
     if weight not in archive:
         raise ValueError(f"{archive.path}: tensor {weight!r} is missing.")
-    side = math.isqrt(_rows(archive, LATENT_TABLE, main.get("max_latent_size", 32) ** 2))
-    latent = LatentConfig(channels=archive.shape(weight)[1] // patch**2, patch=patch, side=side)
-    vit = _read_vit(folder, main) if any(name.startswith(VIT) for name in archive) else None
-    return BagelConfig(llm=language, latent=latent, vit=vit, **policies)
-
-
-def llm_config(values: Mapping[str, Any], file: epath.Path, *, qk_norm: bool) -> LLMConfig:
-    """Sizes from the fields of a Qwen2 config. Raises ValueError naming file and field."""
-    width, heads = (_field(values, n, file) for n in ("hidden_size", "num_attention_heads"))
-    return LLMConfig(
-        width=width,
-        layers=_field(values, "num_hidden_layers", file),
-        heads=heads,
-        kv_heads=_field(values, "num_key_value_heads", file),
-        head_dim=values.get("head_dim") or width // heads,
-        mlp=_field(values, "intermediate_size", file),
-        vocab=_field(values, "vocab_size", file),
-        rope_theta=float(values.get("rope_theta", 1e6)),
-        norm_eps=float(values.get("rms_norm_eps", 1e-6)),
-        qk_norm=qk_norm,
-    )
-
-
-def vit_config(values: Mapping[str, Any], file: epath.Path) -> ViTConfig:
-    """Sizes from the fields of a SigLIP config, which counts one layer more than is used."""
-    patch = _field(values, "patch_size", file)
-    return ViTConfig(
-        width=_field(values, "hidden_size", file),
-        layers=_field(values, "num_hidden_layers", file) - 1,
-        heads=_field(values, "num_attention_heads", file),
-        mlp=_field(values, "intermediate_size", file),
+    latent = LatentConfig(
+        channels=archive.shape(weight)[1] // patch**2,
         patch=patch,
-        side=_field(values, "image_size", file) // patch,
-        norm_eps=float(values.get("layer_norm_eps", 1e-6)),
+        side=_side(archive, LATENT_TABLE) or main.get("max_latent_size", 32),
     )
-
-
-def _read_vit(folder: epath.Path, main: Mapping[str, Any]) -> ViTConfig:
-    """The vision tower of a folder."""
-    file = folder / "vit_config.json"
-    found = vit_config(read_json(file), file)
-    if main.get("vit_max_num_patch_per_side", found.side) != found.side:
-        raise ValueError(
-            f"{folder}/config.json: vit_max_num_patch_per_side "
-            f"{main['vit_max_num_patch_per_side']} differs from image_size / patch_size = "
-            f"{found.side} in {file.name}; both tables are indexed by the same position."
-        )
-    return found
+    vit = None
+    if any(name.startswith(VIT) for name in archive):
+        side = main.get("vit_max_num_patch_per_side") or _side(archive, VIT_TABLE) or 70
+        file = folder / "vit_config.json"
+        vit = released.vit_config(read_json(file), file, side=side)
+    language = released.llm_config(llm, folder / "llm_config.json", qk_norm=normed)
+    return BagelConfig(llm=language, latent=latent, vit=vit, **policies)
 
 
 def tables(config: BagelConfig) -> dict[str, int]:
@@ -244,26 +209,26 @@ def save(
     """
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    kind = type_name(dtype)
+    kind, table = type_name(dtype), layout(config)
     where = {
         name: (path, i if tensor.stacked else None)
-        for path, tensor in layout(config).items()
+        for path, tensor in table.items()
         for i, name in enumerate(tensor.names)
     }
-    shapes = {name: t.shape for t in layout(config).values() for name in t.names}
+    shapes = {name: t.shape for t in table.values() for name in t.names}
     shapes |= {name: (side**2, config.llm.width) for name, side in tables(config).items()}
 
     def produce(name: str) -> Iterator[np.ndarray]:
         if name in where:
             path, layer = where[name]
-            yield layout(config)[path].official(read(path, layer)).astype(DTYPES[kind])
+            yield table[path].official(read(path, layer)).astype(DTYPES[kind], copy=False)
             return
         for rows in _table(tables(config)[name], config.llm.width):
             yield rows.astype(DTYPES[kind])
 
     announced = {name: (shape, kind) for name, shape in shapes.items()}
     files = write_archive(folder, "ema", announced, produce, shard_bytes=shard_bytes)
-    for name, value in json_configs(config).items():
+    for name, value in released.json_configs(config).items():
         (folder / name).write_text(json.dumps(value, indent=1) + "\n")
         files.append(name)
     return files
@@ -282,65 +247,6 @@ def reader_of(params: functional.Params) -> Read:
     return read
 
 
-def json_configs(config: BagelConfig) -> dict[str, dict[str, Any]]:
-    """The JSON files of a release, by name."""
-    llm, vit, latent = config.llm, config.vit, config.latent
-    language = {
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
-        "layer_module": "Qwen2MoTDecoderLayer",
-        "vocab_size": llm.vocab,
-        "hidden_size": llm.width,
-        "intermediate_size": llm.mlp,
-        "num_hidden_layers": llm.layers,
-        "num_attention_heads": llm.heads,
-        "num_key_value_heads": llm.kv_heads,
-        "head_dim": llm.head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": 32768,
-        "rms_norm_eps": llm.norm_eps,
-        "rope_theta": llm.rope_theta,
-        "qk_norm": llm.qk_norm,
-        "tie_word_embeddings": False,
-        "attention_dropout": 0.0,
-        "initializer_range": 0.02,
-        "use_sliding_window": False,
-    }
-    main = {
-        "visual_gen": True,
-        "visual_und": vit is not None,
-        "latent_patch_size": latent.patch,
-        "max_latent_size": latent.side,
-        "connector_act": "gelu_pytorch_tanh",
-        "interpolate_pos": False,
-    }
-    if vit is None:
-        return {"config.json": main, "llm_config.json": language}
-    vision = {
-        "model_type": "siglip_vision_model",
-        "hidden_size": vit.width,
-        "intermediate_size": vit.mlp,
-        "num_hidden_layers": vit.layers + 1,
-        "num_attention_heads": vit.heads,
-        "num_channels": 3,
-        "image_size": vit.side * vit.patch,
-        "patch_size": vit.patch,
-        "hidden_act": "gelu_pytorch_tanh",
-        "layer_norm_eps": vit.norm_eps,
-        "attention_dropout": 0.0,
-        "rope": False,
-    }
-    main["vit_max_num_patch_per_side"] = vit.side
-    return {"config.json": main, "llm_config.json": language, "vit_config.json": vision}
-
-
-def _rows(archive: Archive, name: str, default: int) -> int:
-    """Rows of a tensor if it is there."""
-    return archive.shape(name)[0] if name in archive else default
-
-
-def _field(values: Mapping[str, Any], name: str, path: epath.Path) -> Any:
-    """A field of a JSON object. Raises ValueError naming file and field."""
-    if name not in values:
-        raise ValueError(f"{path}: field {name!r} is missing.")
-    return values[name]
+def _side(archive: Archive, name: str) -> int | None:
+    """Side of a square table, if it is stored."""
+    return math.isqrt(archive.shape(name)[0]) if name in archive else None

@@ -1,8 +1,9 @@
-"""A fresh BAGEL from a released Qwen2.5 and a released SigLIP, as its authors started.
+"""A fresh BAGEL from a released Qwen2.5, a released SigLIP, or both, as its authors started.
 
 The gen expert starts as a copy of the und expert, query-key norms at one, the velocity head at
-zero, and what neither model has (connector, latent and time maps) is drawn. The result looks like
-an archive of BAGEL's tensors, so that it is converted like one.
+zero, and what no release gives (connector, latent and time maps; the language model, if only a
+SigLIP is given) is drawn. The result looks like an archive of BAGEL's tensors, so that it is
+converted like one.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from unireason_jax.models import huggingface
+from unireason_jax.models import released
 from unireason_jax.models.archive import Archive, read_json
 from unireason_jax.models.config import BagelConfig, LatentConfig, LLMConfig, ViTConfig
 from unireason_jax.models.layout import LLM, VIT, layout
@@ -27,7 +28,7 @@ class FreshStart:
 
     def __init__(
         self,
-        llm: epath.PathLike,
+        llm: epath.PathLike | LLMConfig,
         vit: epath.PathLike | None,
         *,
         latent: LatentConfig,
@@ -36,7 +37,8 @@ class FreshStart:
         """Opens the two folders.
 
         Args:
-          llm: folder of a Qwen2.5 release: config.json and model.safetensors (or its shards).
+          llm: folder of a Qwen2.5 release: config.json and model.safetensors (or its shards); or
+            the sizes of a language model that is drawn.
           vit: folder of a SigLIP release with linear or convolutional patch embedding; None for a
             model without a vision tower.
           latent: the latent tokens.
@@ -45,15 +47,16 @@ class FreshStart:
         Raises:
           FileNotFoundError, ValueError: a file or tensor is missing or misshaped.
         """
-        self.path = epath.Path(llm)
-        self._llm = Archive(_weights(llm))
+        drawn = isinstance(llm, LLMConfig)
+        self._llm = None if drawn else Archive(_weights(llm))
         self._vit = Archive(_weights(vit)) if vit is not None else None
         self._seed = seed
         self.config = BagelConfig(
-            llm=_llm_config(epath.Path(llm)),
+            llm=llm if drawn else _llm_config(epath.Path(llm)),
             vit=_vit_config(epath.Path(vit)) if vit is not None else None,
             latent=latent,
         )
+        self.path = epath.Path(vit if drawn else llm)
         table = layout(self.config)
         self._shapes = {name: t.shape for t in table.values() for name in t.names}
 
@@ -91,9 +94,9 @@ class FreshStart:
 
     def _source(self, name: str) -> tuple[Archive, str] | None:
         """Where a tensor comes from; None if nowhere."""
-        if name.startswith(VIT) and self._vit is not None:
+        if name.startswith(VIT):
             return self._vit, name.removeprefix("vit_model.")
-        if not name.startswith(LLM) and name != HEAD:
+        if self._llm is None or not (name.startswith(LLM) or name == HEAD):
             return None
         source = name.removeprefix("language_model.").replace("_moe_gen", "")
         if source == "lm_head.weight" and source not in self._llm:
@@ -103,14 +106,21 @@ class FreshStart:
         return self._llm, source
 
     def _drawn(self, name: str) -> np.ndarray:
-        """Norms one, biases and the velocity head zero, other weights N(0, 1 / fan in)."""
+        """Norms one, biases and the velocity head zero, other weights N(0, 1 / fan in).
+
+        As in `models.mot`, what is added to the residual is smaller by sqrt(2 layers).
+        """
         shape = self._shapes[name]
         if "norm" in name:
             return np.ones(shape, np.float32)
         if name.endswith("bias") or name.startswith("llm2vae"):
             return np.zeros(shape, np.float32)
-        rng = np.random.default_rng([self._seed, zlib.crc32(name.encode())])
-        return rng.standard_normal(shape, np.float32) * np.float32(shape[-1] ** -0.5)
+        expert = name.replace("_moe_gen", "")
+        deep = 2 * self.config.llm.layers if "o_proj" in name or "down_proj" in name else 1
+        rng = np.random.default_rng([self._seed, zlib.crc32(expert.encode())])
+        drawn = rng.standard_normal(shape, np.float32)
+        drawn *= np.float32((shape[-1] * deep) ** -0.5)
+        return drawn
 
 
 def _weights(folder: epath.PathLike) -> epath.Path:
@@ -124,11 +134,11 @@ def _weights(folder: epath.PathLike) -> epath.Path:
 def _llm_config(folder: epath.Path) -> LLMConfig:
     """Sizes of a Qwen2.5 release, with BAGEL's query-key norms."""
     file = folder / "config.json"
-    return huggingface.llm_config(read_json(file), file, qk_norm=True)
+    return released.llm_config(read_json(file), file, qk_norm=True)
 
 
 def _vit_config(folder: epath.Path) -> ViTConfig:
     """Sizes of a SigLIP release; its last layer is not used (as in BAGEL)."""
     file = folder / "config.json"
     values: dict[str, Any] = read_json(file)
-    return huggingface.vit_config(values.get("vision_config", values), file)
+    return released.vit_config(values.get("vision_config", values), file)

@@ -6,6 +6,7 @@ order. Everything is float32. Images of different size are encoded one size at a
 them into a common canvas, as BAGEL's trainer does, would change the latents of the smaller ones.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from unireason_jax.models.archive import Archive
+from unireason_jax.models.archive import Archive, read_json
 from unireason_jax.models.attention import Keys, Queries, attend
 from unireason_jax.models.config import VAEConfig
 from unireason_jax.models.layers import draw
@@ -24,6 +25,7 @@ Params = dict[str, jax.Array]
 GROUPS = 32
 EPSILON = 1e-6
 SIDES = ("encoder", "decoder")
+CONFIG = "vae_config.json"
 
 
 def shapes(config: VAEConfig) -> dict[str, tuple[int, ...]]:
@@ -246,19 +248,22 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
 
 
 def read_config(archive: Archive) -> VAEConfig:
-    """The sizes that an official file implies.
+    """The sizes that an official file implies, with the scale of a `vae_config.json` beside it.
 
     Raises:
-      ValueError: the file is not an autoencoder of this architecture; the message names the
-        tensor that shows it.
+      ValueError: the file is not an autoencoder of this architecture, or the JSON file contradicts
+        it; the message names the tensor or the field that shows it.
     """
     levels = _count(archive, r"encoder\.down\.(\d+)\.block")
     blocks = _count(archive, r"encoder\.down\.0\.block\.(\d+)\.")
     needed = ["encoder.conv_in.weight", "decoder.conv_in.weight"]
-    needed += [f"encoder.down.{i}.block.0.conv1.weight" for i in range(levels)]
+    needed += [f"encoder.down.{i}.block.0.conv1.weight" for i in range(max(levels, 1))]
     for name in needed:
         if name not in archive or len(archive.shape(name)) != 4:
-            raise ValueError(f"{archive.path}: tensor {name!r} is missing or not a convolution.")
+            raise ValueError(
+                f"{archive.path}: tensor {name!r} is missing or not a convolution; this is not "
+                "FLUX's autoencoder."
+            )
     channels, image_channels = archive.shape(needed[0])[:2]
     widths = [archive.shape(name)[0] for name in needed[2:]]
     config = VAEConfig(
@@ -269,7 +274,30 @@ def read_config(archive: Archive) -> VAEConfig:
         latents=archive.shape(needed[1])[1],
     )
     check(archive, config)
-    return config
+    file = archive.path.parent / CONFIG
+    return _scaled(config, file) if file.exists() else config
+
+
+def _scaled(config: VAEConfig, file: epath.Path) -> VAEConfig:
+    """The sizes with the scale and shift of a file. ValueError names a field that contradicts."""
+    values = read_json(file)
+    implied = {
+        "in_channels": config.image_channels,
+        "ch": config.channels,
+        "ch_mult": list(config.multipliers),
+        "num_res_blocks": config.blocks,
+        "z_channels": config.latents,
+        "downsample": config.stride,
+    }
+    for name, value in implied.items():
+        if values.get(name, value) != value:
+            raise ValueError(
+                f"{file}: field {name!r} is {values[name]}, but the tensors say {value}."
+            )
+    scale = float(values.get("scale_factor", config.scale))
+    return dataclasses.replace(
+        config, scale=scale, shift=float(values.get("shift_factor", config.shift))
+    )
 
 
 def check(archive: Archive, config: VAEConfig) -> None:

@@ -7,7 +7,6 @@ final layer norm applied, no class token (as used by BAGEL).
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from unireason_jax.models.attention import Keys, Queries, attend
@@ -42,9 +41,9 @@ class ViTBlock(nnx.Module):
         h = self.attention_norm(x)
         q, k, v = self.query(h), self.key(h), self.value(h)
         same = Queries(images, images, images)
-        x = x + self.out(attend(q, same, [Keys(k, v, images)], **self.attention))
+        x = x + self.out(attend(q, same, [Keys(k, v, images)], **self.attention), "float32")
         h = jax.nn.gelu(self.up(self.mlp_norm(x)), approximate=True)
-        x = x + self.down(constrain(h, "batch", "length", "mlp"))
+        x = x + self.down(constrain(h, "batch", "length", "mlp"), "float32")
         return constrain(x, "batch", "length", None)
 
 
@@ -59,7 +58,8 @@ class ViT(nnx.Module):
         self.patch = Projection(
             (pixels,), (c.width,), axes=("patch", "embed"), bias=True, dtype=config.dtype
         )
-        self.position = parameter((c.side**2, c.width), (None, "embed"), std=0.02)
+        rows = c.learned or c.side**2
+        self.position = parameter((rows, c.width), (None, "embed"), std=0.02)
         self.blocks = stacked(lambda: ViTBlock(config), c.layers)
         self.norm = LayerNorm(c.width, axis="embed", eps=c.norm_eps)
 
@@ -74,7 +74,7 @@ class ViT(nnx.Module):
         Returns:
           [B, T, width] float32.
         """
-        x = self.patch(patches).astype(jnp.float32) + self.position[...][positions]
+        x = self.patch(patches, "float32") + self.position[...][positions]
 
         def body(x: jax.Array, block: Any) -> tuple[jax.Array, None]:
             return block(x, images), None

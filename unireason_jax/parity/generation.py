@@ -36,7 +36,8 @@ class Contexts:
         self.file = file
         self.tensors, self.meta = read(golden.folder / f"{file}.safetensors")
         longest = [int(x.max()) for n, x in self.tensors.items() if n.endswith(".kv_lens")]
-        self.slots = max(longest) + 32
+        written = [len(x) for n, x in self.tensors.items() if ".tokens" in n]
+        self.slots = max(longest) + max(written, default=0) + 16
         self.text_slots = max(len(x) for n, x in self.tensors.items() if "in.prompt" in n) + 2
 
     def empty(self, count: int = 1) -> Cache:
@@ -59,7 +60,7 @@ class Contexts:
         """An image for the und expert."""
         image, vit = self.tensors[f"in.image_vit_{number}"], self.golden.config.vit
         tokens = patchify(image, vit.patch)
-        grid = places(image.shape[1] // vit.patch, image.shape[2] // vit.patch, vit.side)
+        grid = self.golden.places(*(n // vit.patch for n in image.shape[1:]), vit.side)
         return self._image(sampler.prefill_vit, cache, tokens, grid)
 
     def latents(self, cache: Cache, number: int) -> Cache:
@@ -68,7 +69,7 @@ class Contexts:
         image, noise = (self.tensors[name] for name in names)
         latent = self.golden.latent(image[None], noise)[0]
         size = self.golden.config.latent
-        grid = places(latent.shape[1] // size.patch, latent.shape[2] // size.patch, size.side)
+        grid = self.golden.places(*(n // size.patch for n in latent.shape[1:]), size.side)
         return self._image(sampler.prefill_latents, cache, patchify(latent, size.patch), grid)
 
     def _image(self, prefill: Any, cache: Cache, tokens: np.ndarray, grid: np.ndarray) -> Cache:
@@ -81,7 +82,7 @@ class Contexts:
     def compare(self, report: Report, key: str, cache: Cache) -> None:
         """Lengths, next rotary positions, keys and values of every layer."""
         t = self.tensors
-        if f"{key}.kv_lens" not in t:
+        if f"{key}.kv_lens" not in t or not report.wants(self.file, f"{key}.kv_lens"):
             return
         lengths = np.asarray(cache.lengths)
         report.add(self.file, f"{key}.kv_lens", lengths, t[f"{key}.kv_lens"])
@@ -96,11 +97,6 @@ class Contexts:
                     stored = np.asarray(getattr(cache, side)[layer], np.float32)
                     found = [row[:n] for row, n in zip(stored, lengths)]
                     report.add(self.file, name, np.concatenate(found), t[name])
-
-
-def places(height: int, width: int, side: int) -> np.ndarray:
-    """row * side + column in reading order, int32."""
-    return (np.arange(height)[:, None] * side + np.arange(width)).reshape(-1).astype(np.int32)
 
 
 def compare_text(golden: Golden, report: Report) -> None:
@@ -119,7 +115,7 @@ def compare_text(golden: Golden, report: Report) -> None:
         _follow(made, report, f"out.{case}", cache)
         if case == "text_only":
             _stop(made, report, cache)
-    if "batch2" in made.meta:
+    if "batch2" in made.meta and report.wants("textgen", "out.batch2.logits"):
         cache = made.text(made.empty(len(made.meta["batch2"])), made.meta["batch2"])
         _follow(made, report, "out.batch2", cache)
     report.exclude(
@@ -127,9 +123,10 @@ def compare_text(golden: Golden, report: Report) -> None:
     )
     report.exclude(
         "textgen",
-        "out.stop_*.tokens_logits_last, out.stop_unireason.tokens_vision_start",
+        "out.stop_*.tokens_logits_last, out.stop_unireason.tokens*",
         "UniReason's look-ahead attends to a zero key; the correct logits are compared",
     )
+    report.exclude("textgen", "out.stop_*.*_id, out.stop_*.*_used", "what the replay is told")
 
 
 def _follow(made: Contexts, report: Report, key: str, cache: Cache) -> None:
@@ -212,10 +209,18 @@ def compare_images(golden: Golden, report: Report) -> None:
         for branch, cache in zip(("gen", "cfg_text", "cfg_img"), branches):
             made.compare(report, f"out.{task}.{branch}", cache)
         for case, changes in CASES.items():
-            if f"out.{task}.{case}.final_latent" in made.tensors:
+            name = f"out.{task}.{case}.final_latent"
+            if name in made.tensors and report.wants("imagegen", name):
                 sizes = [made.meta[f"shape_{task}"]]
                 _draw(made, report, f"{task}.{case}", branches, sizes, changes)
-    off = {"image_scale": 1.0}
+    if report.envelope is None:
+        _without_image_guidance(made, report)
+    report.exclude("imagegen", "out.*.prepare*", "indices of the official packed layout")
+
+
+def _without_image_guidance(made: Contexts, report: Report) -> None:
+    """A plan in the context, with either of two poorer contexts; and two prompts in one batch."""
+    prompts, off = made.meta["prompts"], {"image_scale": 1.0}
     if "out.think.cfgtext_cache_none.final_latent" in made.tensors:
         system = made.text(made.empty(), [prompts["sys"]])
         thought, sizes = made.text(system, [prompts["t2i"]]), [made.meta["shape_t2i"]]
@@ -224,11 +229,11 @@ def compare_images(golden: Golden, report: Report) -> None:
             _draw(made, report, key, [thought, without], sizes, off, noise="t2i")
     if "out.batch2.channel_text_only.final_latent_0" in made.tensors:
         full = made.text(made.empty(2), [prompts["b0"], prompts["b1"]])
-        made.compare(report, "out.batch2.gen", full)
         sizes, branches = made.meta["shapes_batch2"], [full, made.empty(2)]
+        for branch, cache in zip(("gen", "cfg_text", "cfg_img"), [*branches, made.empty(2)]):
+            made.compare(report, f"out.batch2.{branch}", cache)
         changes = off | {"renorm": "channel"}
         _draw(made, report, "batch2.channel_text_only", branches, sizes, changes)
-    report.exclude("imagegen", "out.*.prepare*", "indices of the official packed layout")
 
 
 def _draw(
@@ -261,7 +266,7 @@ def _draw(
     start = t[f"in.init_noise_{noise or key.split('.')[0]}"]
     x1 = np.zeros((*live.shape, start.shape[-1]), np.float32)
     x1[live] = start
-    grid[live] = np.concatenate([places(*g, golden.config.latent.side) for g in grids])
+    grid[live] = np.concatenate([golden.places(*g, golden.config.latent.side) for g in grids])
     scales = tuple(jnp.full(len(sizes), x) for x in (settings.text_scale, settings.image_scale))
     fixed = {"config": golden.config, "markers": golden.markers, "settings": settings}
     arrays = x1, grid, counts, scales

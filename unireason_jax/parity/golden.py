@@ -1,5 +1,6 @@
 """Recorded tensors, the model they belong to, and the training batch in split-packed form."""
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -10,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from unireason_jax import flow
+from unireason_jax.data import images
 from unireason_jax.inference.cache import Markers
-from unireason_jax.models import functional, huggingface, vae
+from unireason_jax.models import huggingface, vae
 from unireason_jax.models.archive import Archive, read_json
 from unireason_jax.models.bagel import Bagel
 from unireason_jax.models.config import VAEConfig
@@ -35,15 +37,13 @@ def relative(found: Any, wanted: Any) -> float:
 
 def patchify(image: np.ndarray, patch: int) -> np.ndarray:
     """[C, H, W] -> [tokens, patch * patch * C], ordered (row, column, channel) in a patch."""
-    c, h, w = image.shape
-    grid = image.reshape(c, h // patch, patch, w // patch, patch)
-    return grid.transpose(1, 3, 2, 4, 0).reshape(-1, patch * patch * c)
+    return images.patchify(image.transpose(1, 2, 0), patch)
 
 
 def unpatchify(tokens: np.ndarray, patch: int, height: int, width: int) -> np.ndarray:
     """Inverse of `patchify`: [tokens, patch * patch * C] -> [C, height, width]."""
-    grid = tokens.reshape(height // patch, width // patch, patch, patch, -1)
-    return grid.transpose(4, 0, 2, 1, 3).reshape(-1, height, width)
+    size = {"rows": height // patch, "columns": width // patch, "patch": patch}
+    return images.unpatchify(tokens, **size).transpose(2, 0, 1)
 
 
 class Golden:
@@ -56,6 +56,11 @@ class Golden:
         self.params = huggingface.load(folder, self.config)
         self.settings = read_json(self.folder / "config.json")
         self.shift = float(self.settings.get("timestep_shift", 1.0))
+
+    def places(self, rows: int, columns: int, side: int) -> np.ndarray:
+        """Position ids of an image's tokens in reading order, int32, as the folder places them."""
+        stretched = bool(self.settings.get("interpolate_pos", False))
+        return images.positions(rows, columns, side, stretched)
 
     @functools.cached_property
     def markers(self) -> Markers:
@@ -98,6 +103,10 @@ class TrainStep:
         """Reads `train_step.safetensors`."""
         t, self.meta = read(path)
         self.tensors = t
+        none = {"tokens": (0, 1), "position_ids": 0, "token_indexes": 0, "token_seqlens": 0}
+        for name, shape in none.items():  # a folder without a vision tower records none of them
+            prefix = "in.vit_" if name == "token_seqlens" else "in.packed_vit_"
+            t.setdefault(prefix + name, np.zeros(shape, np.int64))
         order = [t[f"in.packed_{name}_indexes"] for name in ("text", "vit_token", "vae_token")]
         self.order = np.concatenate(order)
         self.text, self.vit, self.latent = (len(x) for x in order)
@@ -146,14 +155,15 @@ class TrainStep:
         self, model: Bagel, shift: float, *, detach_und: bool = False
     ) -> dict[str, jax.Array]:
         """Every recorded output of the forward pass by name, tokens in true order."""
-        t, batch = self.tensors, self.batch()
-        text = model.embed_text(batch["text_ids"])
-        vit_inputs = (batch["vit_patches"], batch["vit_positions"], batch["vit_images"])
-        vit = model.embed_vit(*vit_inputs)
+        t, batch, found = self.tensors, self.batch(), {}
+        und = model.embed_text(batch["text_ids"])
+        if self.vit:
+            inputs = (batch["vit_patches"], batch["vit_positions"], batch["vit_images"])
+            found["vit_last_hidden"] = model.vit(*inputs)[0]
+            und = jnp.concatenate([und, model.embed_vit(*inputs)], axis=1)
         time = flow.timesteps(batch["latent_logits"], shift)
         x_t = flow.interpolate(batch["latents"], batch["noise"], time)
         gen = model.embed_latents(x_t, time, batch["latent_positions"])
-        und = jnp.concatenate([text, vit], axis=1)
         flags = {"detach_und": detach_und, "keep_kv": False}
         und_h, gen_h, _ = model.decode(und, gen, self.positions, self.visibility, **flags)
         hidden = jnp.concatenate([und_h, gen_h], axis=1)[0][self.place]
@@ -163,8 +173,7 @@ class TrainStep:
         velocity = model.velocity(hidden[t["in.mse_loss_indexes"]])
         target = flow.velocity(batch["latents"], batch["noise"])[0]
         mse = jnp.square(velocity - target[self.noised])
-        return {
-            "vit_last_hidden": model.vit(*vit_inputs)[0],
+        return found | {
             "time_embed": model.embed_time(time)[0],
             "vae2llm": model.latent_in(x_t, "float32")[0],
             "packed_sequence_in": jnp.concatenate([und, gen], axis=1)[0][self.place],
@@ -183,8 +192,6 @@ class TrainStep:
 
 def truncated(golden: Golden, llm: int | None = None, vit: int | None = None) -> tuple[Any, Any]:
     """(config, parameters) of the same model with only its first layers, in either stack."""
-    import dataclasses
-
     config, params = golden.config, golden.params
     if llm is not None:
         config = dataclasses.replace(config, llm=dataclasses.replace(config.llm, layers=llm))
@@ -195,8 +202,3 @@ def truncated(golden: Golden, llm: int | None = None, vit: int | None = None) ->
         blocks = jax.tree.map(lambda x: x[:vit], params["vit"]["blocks"])
         params = {**params, "vit": {**params["vit"], "blocks": blocks}}
     return config, params
-
-
-def bound(golden: Golden) -> Bagel:
-    """The model of a folder."""
-    return functional.bind(golden.config, golden.params)

@@ -1,8 +1,9 @@
 """What a comparison found: one row a tensor, and the verdict."""
 
 import dataclasses
+import fnmatch
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,14 @@ class Report:
         """`envelope`: limits by "file.tensor"; when given, only these tensors are compared."""
         self.rows: list[Row] = []
         self.excluded: list[tuple[str, str, str]] = []
+        self._compared: set[tuple[str, str]] = set()
         self.envelope = envelope
         path = Path(folder) / "tolerances.json"
         self._own = read_json(path).get("files", {}) if path.exists() else {}
+
+    def wants(self, file: str, name: str) -> bool:
+        """Whether a tensor is to be compared; checks skip work whose result nobody wants."""
+        return self.envelope is None or f"{file}.{name}" in self.envelope
 
     def add(
         self,
@@ -71,12 +77,12 @@ class Report:
           label: shown instead of the name, when something derived from the tensor is compared.
         """
         shown = label or name
-        key = f"{file}.{name}"
-        if self.envelope is not None and key not in self.envelope:
+        if not self.wants(file, name):
             return
+        self._compared.add((file, name))
         own = self._own.get(file, {}).get(name, (None, None, None))[2]
         if self.envelope is not None:
-            limit = self.envelope[key]
+            limit = self.envelope[f"{file}.{name}"]
         elif not np.issubdtype(np.asarray(wanted).dtype, np.floating):
             limit = 0.0
         else:
@@ -91,8 +97,28 @@ class Report:
         self.rows.append(Row(file, shown, error, largest, own, limit, bool(error <= limit)))
 
     def exclude(self, file: str, names: str, reason: str) -> None:
-        """Notes tensors that are not compared."""
-        self.excluded.append((file, names, reason))
+        """Notes tensors that are not compared, as file patterns separated by ", "."""
+        if self.envelope is None:
+            self.excluded.append((file, names, reason))
+
+    def close(self, file: str, tensors: Iterable[str]) -> None:
+        """Notes every tensor of a recording that was neither an input, nor compared, nor noted.
+
+        With an envelope, what the official bfloat16 run recorded is what there is to compare: a
+        part of it that no check has met fails.
+        """
+        if self.envelope is not None:
+            wanted = {key for key in self.envelope if key.startswith(f"{file}.")}
+            for key in sorted(wanted - {f"{f}.{name}" for f, name in self._compared}):
+                name = f"{key.removeprefix(f'{file}.')}: not met"
+                self.rows.append(Row(file, name, np.inf, np.inf, None, self.envelope[key], False))
+            self.excluded.append((file, "all else", "no bfloat16 run of it is recorded"))
+            return
+        patterns = [p for f, names, _ in self.excluded if f == file for p in names.split(", ")]
+        for name in sorted(tensors):
+            known = name.startswith("in.") or (file, name) in self._compared
+            if not known and not any(fnmatch.fnmatchcase(name, p) for p in patterns):
+                self.exclude(file, name, "no check knows this tensor")
 
     @property
     def failures(self) -> list[Row]:
