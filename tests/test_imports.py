@@ -11,6 +11,7 @@ LEVELS = {
         "train",
         "generate",
         "evaluate",
+        "benchmark",
         "ablation",
         "synthesize",
         "prepare",

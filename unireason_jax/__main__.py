@@ -8,6 +8,7 @@ VERBS = {
     "train": "train from a config; resumes by itself",
     "generate": "plan, draft, reflect and refine a prompt with a trained model",
     "evaluate": "judge a checkpoint in the embedded world and write a report with pictures",
+    "benchmark": "public benchmarks: draw in their layout, ask a judge, apply the formula",
     "ablation": "train, evaluate and compare the rows of a study; resumes by itself",
     "synthesize": "let a model draw, criticise its drafts, and write refinement records",
     "prepare": "convert records to shards with an index; --show draws a pack",

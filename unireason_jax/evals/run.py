@@ -58,20 +58,9 @@ class Run:
 
         A group with so few wordings that none is held out gives seen ones; `note` says so.
         """
-        out = []
-        for place, group in enumerate(groups):
-            for number in range(count):
-                options = {"tag": group, "side": self.side, **split}
-                index = place * _GROUP + number
-                try:
-                    found = tasks.example(self.seed, index, task, **options)
-                except ValueError:
-                    if not split.get("held_out"):
-                        raise
-                    found = tasks.example(self.seed, index, task, **options | {"held_out": False})
-                    self._seen_wording.setdefault(task, set()).add(str(group))
-                out.append(found)
-        return out
+        found, seen = requests(self.seed, self.side, task, groups, count, **split)
+        self._seen_wording.setdefault(task, set()).update(seen)
+        return found
 
     def note(self, task: str) -> str:
         """A sentence about groups without held-out wordings, empty if there are none."""
@@ -92,6 +81,30 @@ class Run:
         self.conversations += len(out)
         self.images += sum(len(trace.images) for trace in out)
         return out
+
+
+def requests(
+    seed: int, side: int, task: str, groups: Sequence[str | None], count: int, **split: Any
+) -> tuple[list[Example], set[str]]:
+    """`count` examples of a world task per group, and the groups whose wording training has seen.
+
+    A pure function: the same requests for every model. A group with so few wordings that none is
+    held out gives seen ones.
+    """
+    out, seen = [], set()
+    for place, group in enumerate(groups):
+        for number in range(count):
+            options = {"tag": group, "side": side, **split}
+            index = place * _GROUP + number
+            try:
+                found = tasks.example(seed, index, task, **options)
+            except ValueError:
+                if not split.get("held_out"):
+                    raise
+                found = tasks.example(seed, index, task, **options | {"held_out": False})
+                seen.add(str(group))
+            out.append(found)
+    return out, seen
 
 
 def asked(example: Example, *keys: str, **more: Any) -> Example:

@@ -1,0 +1,174 @@
+"""`unireason benchmark`: public benchmarks: draw in their layout, ask a judge, apply the formula.
+
+    unireason benchmark --suite wise --prompts wise.json --checkpoint runs/x --mode plan \\
+        --out runs/wise --judge_url http://127.0.0.1:8000/v1 --judge_model NAME
+    unireason benchmark --suite geneval --prompts evaluation_metadata.jsonl --out runs/geneval \\
+        --detections seen.json
+    unireason benchmark --write_world runs/world_prompts
+    unireason benchmark --suite kris --prompts runs/world_prompts/kris.json --checkpoint runs/x \\
+        --out runs/kris --judge program
+
+Suites: wise (verified), wise_legacy, geneval, kris, uniredit, gedit, imgedit, dpg, tiif. Prompt
+files are yours; the world's own sets come in the same formats with the truth inside. Started again,
+the command draws and asks only what is missing. A failed judge call is tried again, then recorded
+as missing, never as zero; the report states the coverage. The key of an endpoint is read from the
+environment variable that --judge_key names.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from unireason_jax.evals.progress import Progress
+from unireason_jax.evals.public import SUITES, asking, drawing, geneval, scoring, world_sets
+from unireason_jax.evals.public.base import Item, Scored, Suite
+from unireason_jax.evals.public.endpoint import EndpointJudge
+from unireason_jax.evals.public.program import ProgramJudge
+from unireason_jax.inference.load import add_flags, from_flags
+from unireason_jax.synthesis.journal import Journal
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(
+        prog="unireason benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument("--suite", choices=tuple(SUITES))
+    found.add_argument("--prompts", type=Path, help="the benchmark's prompt file")
+    found.add_argument("--out", type=Path, help="folder for images, answers and report")
+    found.add_argument("--checkpoint", help="draw with this run; without it images must be there")
+    found.add_argument("--mode", choices=tuple(drawing.MODES), default="prompt")
+    found.add_argument("--rounds", type=int, default=3, help="most rounds of --mode refine")
+    found.add_argument("--limit", type=int, default=0, help="only the first items")
+    found.add_argument("--write_world", type=Path, help="write the world's prompt sets, then end")
+    found.add_argument("--seed", type=int, default=1, help="of --write_world")
+    judge = found.add_argument_group("judge")
+    judge.add_argument("--judge", choices=("program",), help="the world's exact judge")
+    judge.add_argument("--judge_url", help="OpenAI-compatible address, up to /v1")
+    judge.add_argument("--judge_model", default="", help="model name at the endpoint")
+    judge.add_argument("--judge_key", default="OPENAI_API_KEY", help="variable that holds the key")
+    judge.add_argument("--judge_extra", default="{}", help="further JSON fields of a request")
+    judge.add_argument("--prices", type=float, nargs=2, default=(0.0, 0.0), help="per 1e6 tokens")
+    judge.add_argument("--budget", type=float, default=0.0, help="stop asking at this bill")
+    judge.add_argument("--per_minute", type=float, default=0.0, help="most calls a minute")
+    judge.add_argument("--timeout", type=float, default=120.0, help="seconds of a call")
+    judge.add_argument("--retries", type=int, default=5, help="of a call that failed")
+    judge.add_argument("--attempts", type=int, default=3, help="for a readable answer")
+    judge.add_argument("--workers", type=int, default=8, help="calls at the same time")
+    judge.add_argument("--rubrics", type=Path, help="JSON {step: words} instead of ours")
+    judge.add_argument("--detections", type=Path, help="geneval: a detector's JSON file")
+    add_flags(found)
+    return found
+
+
+def make_judge(arguments: argparse.Namespace) -> asking.Judge | None:
+    """The judge that the flags name, None for none."""
+    if arguments.judge:
+        return ProgramJudge(arguments.suite)
+    if not arguments.judge_url:
+        return None
+    if not arguments.judge_model:
+        raise ValueError("--judge_url needs --judge_model NAME; no model is chosen for you.")
+    return EndpointJudge(
+        arguments.judge_url,
+        arguments.judge_model,
+        key=os.environ.get(arguments.judge_key, ""),
+        cache=arguments.out / "cache",
+        timeout=arguments.timeout,
+        retries=arguments.retries,
+        per_minute=arguments.per_minute,
+        prices=tuple(arguments.prices),
+        budget=arguments.budget,
+        extra=json.loads(arguments.judge_extra),
+    )
+
+
+def judged(
+    suite: Suite, items: Sequence[Item], judge: asking.Judge, arguments: argparse.Namespace
+) -> tuple[list[Scored], dict[str, str], Journal]:
+    """Asks about every image that is there; returns scores, what is missing, and the journal."""
+    images, rubrics = arguments.out / "images", dict(suite.rubrics)
+    if arguments.rubrics:
+        rubrics |= json.loads(arguments.rubrics.read_text("utf-8"))
+    settings = {"suite": suite.name, "judge": judge.name, "rubrics": rubrics}
+    slug = "".join(c if c.isalnum() else "_" for c in judge.name)
+    journal = Journal(arguments.out / f"answers_{slug}.jsonl", settings)
+    questions = [
+        question
+        for item in items
+        for place in suite.places(item)
+        if (images / place).is_file()
+        for question in suite.questions(item, place, images / place, rubrics)
+    ]
+    asking.ask_all(
+        suite,
+        questions,
+        judge,
+        journal,
+        attempts=arguments.attempts,
+        workers=arguments.workers,
+        progress=Progress("judge", len(questions), "questions"),
+    )
+    return *asking.collect(suite, items, images, journal, rubrics), journal
+
+
+def run(arguments: argparse.Namespace) -> Path:
+    """Draws, judges and reports as far as the flags say; returns the folder written."""
+    if arguments.write_world:
+        world_sets.write(arguments.write_world, arguments.seed)
+        print(f"prompt sets of the world: {arguments.write_world}")
+        return arguments.write_world
+    if not (arguments.suite and arguments.prompts and arguments.out):
+        raise ValueError("give --suite NAME --prompts FILE --out DIR, or --write_world DIR.")
+    suite, out = SUITES[arguments.suite], arguments.out
+    items = suite.load(arguments.prompts)[: arguments.limit or None]
+    facts = {"prompts": f"{arguments.prompts}, {len(items)} items"}
+    if arguments.checkpoint:
+        facts |= {"checkpoint": arguments.checkpoint, "mode": arguments.mode}
+        drawing.draw(
+            suite,
+            items,
+            from_flags(arguments),
+            out / "images",
+            mode=arguments.mode,
+            rounds=arguments.rounds,
+            batch=arguments.batch or drawing.BATCH,
+            progress=Progress("draw", len(items), "items"),
+        )
+    judge = make_judge(arguments)
+    if arguments.detections:
+        if suite.name != "geneval":
+            raise ValueError("--detections belongs to --suite geneval.")
+        scored = geneval.read_detections(arguments.detections, items)
+        known = {image.place for image in scored}
+        places = (place for item in items for place in suite.places(item))
+        missing = {place: "no detections" for place in places if place not in known}
+        facts["judge"] = f"detections of {arguments.detections}"
+    elif judge:
+        scored, missing, journal = judged(suite, items, judge, arguments)
+        bill = sum(row["cost"] for row in journal.rows.values())
+        facts |= {"judge": judge.name, "judge's bill": f"{bill:.4g}"}
+    else:
+        print(f"images: {out / 'images'} (no judge given)")
+        return out
+    scoring.report(suite, scored, missing, facts, out)
+    print((out / "report.md").read_text("utf-8"))
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; ends with one clear line on a wrong flag, file or checkpoint."""
+    arguments = parser().parse_args(argv)
+    try:
+        run(arguments)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""What the public benchmarks share: items, questions to a judge, scores, and reading answers.
+
+A benchmark is data and a few pure functions (`Suite`), so that layouts, parsers and formulas can be
+tested without a model, a judge or a network. Rubrics are our own short words; official ones can be
+given as a file, because most are not licensed for redistribution.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Picture = Path | np.ndarray
+Scores = dict[str, float]
+
+
+class Malformed(ValueError):
+    """An answer of a judge that does not hold the scores asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One prompt or edit of a benchmark.
+
+    Attributes:
+      id: unique within the file.
+      prompt: what the model under test is asked.
+      sources: pictures to edit, in order; empty for text to image.
+      raw: the row as it stands in the file; `world` in it lets the program judge answer.
+    """
+
+    id: str
+    prompt: str
+    sources: tuple[Path, ...]
+    raw: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One call of a judge.
+
+    Attributes:
+      key: unique within a suite's results.
+      step: which scores are asked for.
+      words: the rubric with the item's texts.
+      pictures: files or uint8 [H, W, 3], in the order the rubric names them.
+      item: what is judged.
+    """
+
+    key: str
+    step: str
+    words: str
+    pictures: tuple[Picture, ...]
+    item: Item
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """An image with all its scores, by step."""
+
+    item: Item
+    place: str
+    scores: Mapping[str, Scores]
+
+    def all(self) -> Scores:
+        """Scores of all steps by name."""
+        return {name: value for scores in self.scores.values() for name, value in scores.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """A benchmark.
+
+    Attributes:
+      name: for the command line.
+      official_judge: for the report; never called by name.
+      load: prompt file -> items; raises ValueError naming file, item, field and remedy.
+      places: relative paths of an item's images as the official scripts expect them.
+      questions: (item, relative path, image, rubrics) -> what to ask.
+      read: (question, answer) -> scores; raises Malformed.
+      group: what intervals are stratified by.
+      aggregate: images with all their scores -> numbers by name, the headline first.
+      rubrics: our words by step; `{prompt}` and other names in braces are filled in.
+      files: further files of an item's folder by relative path, e.g. GenEval's metadata.
+    """
+
+    name: str
+    official_judge: str
+    load: Callable[[Path], list[Item]]
+    places: Callable[[Item], tuple[str, ...]]
+    questions: Callable[[Item, str, Path, Mapping[str, str]], list[Question]]
+    read: Callable[[Question, str], Scores]
+    group: Callable[[Item], str]
+    aggregate: Callable[[Sequence[Scored]], Scores]
+    rubrics: Mapping[str, str]
+    files: Callable[[Item], dict[str, str]] = lambda item: {}
+
+
+def read_rows(path: Path) -> list[Mapping[str, Any]]:
+    """Objects of a JSON array, a JSON object of objects (the key becomes "key"), or JSON lines.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, or neither of these.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such prompt file.")
+    text = path.read_text("utf-8-sig")
+    try:
+        if path.suffix == ".jsonl":
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error}).") from None
+    if isinstance(rows, dict):
+        rows = [{"key": key, **row} for key, row in rows.items() if isinstance(row, dict)]
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: give a list of objects with at least one in it.")
+    return rows
+
+
+def field(path: Path, number: int, row: Mapping[str, Any], name: str, kind: Any = str) -> Any:
+    """A field of a row. Raises ValueError naming file, row, field and what it should be."""
+    value = row.get(name)
+    if not isinstance(value, kind) or (isinstance(value, str) and not value.strip()):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(k.__name__ for k in kinds)
+        raise ValueError(f"{path}, item {number}: field '{name}' is {value!r}; give a {wanted}.")
+    return value
+
+
+def sources(path: Path, number: int, row: Mapping[str, Any], name: str) -> tuple[Path, ...]:
+    """Source pictures of an edit, relative to the prompt file; they must exist."""
+    value = field(path, number, row, name, (str, list))
+    found = tuple(path.parent / each for each in ([value] if isinstance(value, str) else value))
+    for picture in found:
+        if not picture.is_file():
+            raise ValueError(f"{path}, item {number}: picture {picture} of '{name}' is missing.")
+    return found
+
+
+def checked(path: Path, items: Iterable[Item]) -> list[Item]:
+    """The items. Raises ValueError where two share an id, and so would share an image."""
+    items, seen = list(items), set()
+    for item in items:
+        if item.id in seen:
+            raise ValueError(f"{path}: item '{item.id}' is there twice; ids must be unique.")
+        seen.add(item.id)
+    return items
+
+
+def fill(rubric: str, **texts: Any) -> str:
+    """The rubric with `{name}` replaced; other braces stay as they are."""
+    for name, text in texts.items():
+        rubric = rubric.replace(f"{{{name}}}", str(text))
+    return rubric
+
+
+def clean(answer: str) -> str:
+    """An answer without a reasoning model's thoughts and without code fences."""
+    answer = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL)
+    return re.sub(r"```(?:json)?", "", answer).replace("**", "").strip()
+
+
+def number_after(answer: str, label: str, low: float, high: float) -> float:
+    """The number behind `label:`. Raises Malformed when it is absent or out of range."""
+    found = re.findall(rf"{re.escape(label)}\s*[:=]\s*(-?\d+(?:\.\d+)?)", answer, re.IGNORECASE)
+    if not found or not low <= float(found[-1]) <= high:
+        raise Malformed(f"no '{label}: {low:g} to {high:g}' in {answer[:120]!r}")
+    return float(found[-1])
+
+
+def json_object(answer: str) -> dict[str, Any]:
+    """The outermost JSON object of an answer. Raises Malformed when there is none."""
+    start, end = answer.find("{"), answer.rfind("}")
+    try:
+        found = json.loads(re.sub(r",\s*([}\]])", r"\1", answer[start : end + 1]))
+    except json.JSONDecodeError:
+        raise Malformed(f"no JSON object in {answer[:120]!r}") from None
+    if not isinstance(found, dict):
+        raise Malformed(f"no JSON object in {answer[:120]!r}")
+    return found
+
+
+def in_range(value: Any, low: float, high: float) -> float:
+    """The value as a number. Raises Malformed when it is none, or out of range."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise Malformed(f"{value!r} is not a number") from None
+    if isinstance(value, bool) or not low <= number <= high:
+        raise Malformed(f"{value!r} is not between {low:g} and {high:g}")
+    return number
+
+
+def mean(values: Iterable[float]) -> float:
+    """Mean, nan of nothing."""
+    values = list(values)
+    return sum(values) / len(values) if values else float("nan")
+
+
+def by_group(scored: Iterable[Scored], group: Callable[[Item], str]) -> dict[str, list[Scored]]:
+    """Images by group, in order of first appearance."""
+    found: dict[str, list[Scored]] = {}
+    for image in scored:
+        found.setdefault(group(image.item), []).append(image)
+    return found
