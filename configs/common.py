@@ -56,8 +56,9 @@ def get_config() -> ConfigDict:
         {
             "source": "world",
             "held_out": "",
-            # Records of a file or prepared folder beside `source`: their share of the examples.
-            "extra": {"path": "", "share": 0.0},
+            # Records of a file or prepared folder beside `source`: their share of the examples,
+            # and how many of them every row holds at least.
+            "extra": {"path": "", "share": 0.0, "quota": 0},
             "seed": 0,
             "side": 4,
             "examples": 20_000,

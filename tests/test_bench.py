@@ -37,6 +37,16 @@ def test_simulated_mixtures_have_the_lengths_of_their_pictures():
         mixtures.mixture("other", 5)
 
 
+def test_prepare_reports_speed_and_memory(capsys):
+    (found,) = bench.main(["prepare", "--records", "400"])
+    assert json.loads(capsys.readouterr().out) == found
+    assert found["quarantined"] == 0 and found["packs"] > 10
+    assert found["records_per_cpu_s"] * found["cpu_s"] == pytest.approx(400)
+    assert 20 < found["peak_rss_mib_of_a_tenth"] <= found["peak_rss_mib"] + 20 < 1000
+    with pytest.raises(SystemExit, match="give 10 or more"):
+        bench.main(["prepare", "--records", "3"])
+
+
 def test_loader_counts_the_tokens_it_made(capsys):
     command = ["loader", "--records", "200", "--rows", "4", "--batches", "3"]
     (found,) = bench.main([*command, "--tokens-per-row", "400"])

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from unireason_jax import configuration, experiment
 from unireason_jax import encode as encode_verb
 from unireason_jax.data import latents
 from unireason_jax.data.reading import IndexedRecords
@@ -131,3 +132,17 @@ def test_the_command_says_what_is_missing(prepared, tmp_path, capsys):
         encode_verb.main(["encode", f"--input={tmp_path}", f"--output={tmp_path / 'x'}"])
     encode_verb.main(["encode", f"--input={prepared}", f"--output={tmp_path / 'x'}"])
     assert "40 records with float16 latents" in capsys.readouterr().out
+
+
+def test_training_reads_encoded_records_and_keeps_its_plan_beside_them(prepared, tmp_path):
+    config = configuration.load("configs/tiny.py")
+    encode(prepared, tmp_path / "out", PatchBasis.create(), dtype="float32")
+    batches = []
+    for folder in (prepared, tmp_path / "out"):
+        config.data.source = str(folder)
+        pipeline = experiment.make_pipeline(experiment.create(config), workdir=tmp_path / "run")
+        batches.append(next(pipeline))
+        pipeline.close()
+        assert list((folder / "plans").glob("plan-*.npz"))
+    for name, values in batches[0].items():
+        np.testing.assert_array_equal(values, batches[1][name], err_msg=name)

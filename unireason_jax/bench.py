@@ -1,7 +1,8 @@
-"""`unireason bench packing|loader|train|convert`: fill, speed and memory, as JSON.
+"""`unireason bench packing|prepare|loader|train|convert`: fill, speed and memory, as JSON.
 
     unireason bench packing                       three mixtures, 50,000 records each
     unireason bench loader --tokens-per-row 480   the embedded world through the whole pipeline
+    unireason bench prepare --records 100000      made-up rows to shards: records a second, memory
     unireason bench train --size small            the step of the official code's CPU baseline
     unireason bench train --size small --threads 1 2 --dtype bfloat16 --json out.json
     unireason bench convert --layers 4            a release of true width in and out, peak memory
@@ -14,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 MIXTURES = ("quickstart", "world", "stage2")
@@ -36,6 +38,10 @@ def parser() -> argparse.ArgumentParser:
     packing.add_argument("--records", type=int, default=50_000)
     packing.add_argument("--tokens-per-row", type=int, help="wished row length")
     packing.add_argument("--window", type=int, default=512, help="open records of the planner")
+
+    prepare = verbs.add_parser("prepare", parents=[common], help="records a second, memory")
+    prepare.add_argument("--records", type=int, default=20_000)
+    prepare.add_argument("--workers", type=int, default=0, help="processes that convert")
 
     loader = verbs.add_parser("loader", parents=[common], help="tokens a second of the pipeline")
     loader.add_argument("--records", type=int, default=4000, help="records an epoch")
@@ -68,6 +74,17 @@ def bench_packing(args: argparse.Namespace) -> list[dict]:
     names = MIXTURES if args.mixture == "all" else (args.mixture,)
     settings = {"row": args.tokens_per_row, "window": args.window, "seed": args.seed}
     return [packing.run(name, records=args.records, **settings) for name in names]
+
+
+def bench_prepare(args: argparse.Namespace) -> list[dict]:
+    """Made-up rows through `unireason prepare`, in a temporary folder."""
+    from unireason_jax.benchmarks import prepare
+
+    if args.records < 10:
+        raise ValueError(f"--records {args.records}: give 10 or more")
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"records": args.records, "workers": args.workers, "seed": args.seed}
+        return [prepare.run(Path(folder), **settings)]
 
 
 def bench_loader(args: argparse.Namespace) -> list[dict]:
@@ -138,8 +155,13 @@ def _train_in_process(args: argparse.Namespace, threads: int) -> dict:
 def main(arguments: list[str] | None = None) -> list[dict]:
     """Runs the benchmark that the arguments name; prints, writes and returns the results."""
     args = parser().parse_args(arguments)
-    benches = {"packing": bench_packing, "loader": bench_loader, "train": bench_train}
-    benches["convert"] = bench_convert
+    benches = {
+        "packing": bench_packing,
+        "prepare": bench_prepare,
+        "loader": bench_loader,
+        "train": bench_train,
+        "convert": bench_convert,
+    }
     try:
         results = benches[args.verb](args)
     except (ValueError, subprocess.CalledProcessError) as error:

@@ -6,6 +6,7 @@ directory, so that both read and write exactly the same tokens.
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,17 +202,26 @@ def make_pipeline(
         sources,
         spec,
         weights=shares,
+        quotas={"extra": data.extra.quota} if "extra" in sources and data.extra.quota else None,
         budgets=budgets,
         rows=data.rows,
         window=data.window,
         process=process,
         processes=processes,
         prefetch=data.prefetch,
-        cache=Path(workdir) / "plans" if workdir else None,
+        cache=_plan_folder(sources, workdir),
         quarantine=Path(quarantine) if quarantine else None,
         seed=seed,
         workers=workers,
     )
+
+
+def _plan_folder(sources: dict[str, RecordSource], workdir: epath.PathLike | None) -> Path | None:
+    """Where plans are kept: beside the shards of the first source, if one may write there."""
+    first = next(iter(sources.values()))
+    if isinstance(first, ArrayRecordSource) and os.access(first.folder, os.W_OK):
+        return first.folder / "plans"
+    return Path(workdir) / "plans" if workdir else None
 
 
 class Plan:

@@ -90,3 +90,24 @@ def test_unusable_images_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 10)
     with pytest.raises(ValueError, match="has 16 pixels, more than 10"):
         images.load(encoded(Image.new("RGB", (4, 4))))
+
+
+def test_buckets_are_few_and_never_stretch():
+    rule = images.Buckets(1024, 512, 128)
+    rng = np.random.default_rng(0)
+    sizes = {rule(*map(int, rng.integers(100, 3000, 2))) for _ in range(500)}
+    assert len(sizes) == 9 and all(max(size) == 1024 for size in sizes)
+    assert rule(640, 480) == (1024, 768) and rule(480, 640) == (768, 1024)
+    assert rule(90, 900) == (512, 1024) and rule(7, 7) == (1024, 1024)
+    small = images.Buckets(64, 32, 16)
+    disc = np.hypot(*(np.indices((90, 100)) - [[[45]], [[50]]])) < 30
+    picture = np.repeat(disc[..., None] * np.uint8(255), 3, 2)
+    cut = small.apply(picture)[..., 0] > 127
+    assert cut.shape == (64, 64)  # 10 of 100 columns are cut, 5 on either side
+    rows, columns = np.flatnonzero(cut.any(1)), np.flatnonzero(cut.any(0))
+    assert abs(len(rows) - len(columns)) <= 1 and abs(len(rows) - 60 * 64 / 90) <= 1
+    np.testing.assert_allclose(columns.mean(), 31.5, atol=0.6)
+    same = np.zeros((48, 64, 3), np.uint8)
+    assert small.apply(same) is same
+    with pytest.raises(ValueError, match="step must divide their difference"):
+        images.Buckets(64, 32, 5)

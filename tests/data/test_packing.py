@@ -7,6 +7,7 @@ from unireason_jax.benchmarks import mixtures
 from unireason_jax.data import planning
 from unireason_jax.data.packing import Budgets, plan_packs, stratified_order
 from unireason_jax.data.planning import advise_budgets, cached_plan, load_plan
+from unireason_jax.data.quotas import Quotas
 
 
 def check_plan(plan, lengths):
@@ -152,3 +153,67 @@ def test_budgets_are_checked():
         Budgets(1, -2, 3)
     with pytest.raises(ValueError, match="all budgets are 0"):
         Budgets(0, 0, 0)
+
+
+# ------------------------------------------------------------------ quotas
+
+
+@pytest.mark.parametrize("window", [16, 256])
+def test_every_row_holds_its_quotas_under_the_true_budgets(window):
+    """Two groups of BAGEL's kind, mandatory in every row; fill hardly suffers."""
+    lengths = mixtures.world(3000)
+    groups = np.arange(3000) % 10
+    budgets = Budgets(600, 160, 480)
+    free = plan_packs(lengths, budgets, window=window)
+    plan = plan_packs(lengths, budgets, window=window, quotas=Quotas(groups, {0: 1, 7: 1}))
+    check_plan(plan, lengths)
+    assert plan.unmet <= 0.02 * len(plan)
+    counts = [np.bincount(groups[plan.pack(i)], minlength=10)[[0, 7]] for i in range(len(plan))]
+    assert plan.unmet == sum((count < 1).any() for count in counts)
+    scarce = [np.bincount(groups[free.pack(i)], minlength=10)[[0, 7]] for i in range(len(free))]
+    assert sum((count < 1).any() for count in scarce) > 5 * plan.unmet
+    assert len(plan) <= len(free) * 1.03
+
+
+def test_a_scarce_group_leaves_the_other_quota_standing():
+    lengths = mixtures.world(1000)
+    groups = np.zeros(1000, int)
+    groups[:5] = 1
+    plan = plan_packs(lengths, Budgets(300, 80, 240), quotas=Quotas(groups, {0: 2, 1: 1}))
+    check_plan(plan, lengths)
+    held = [np.bincount(groups[plan.pack(i)], minlength=2) for i in range(len(plan))]
+    assert sum(count[1] for count in held) == 5 and max(count[1] for count in held) == 1
+    assert sum(count[0] < 2 for count in held) <= 2
+
+
+def test_more_bundles_than_rows_are_all_packed():
+    lengths = np.tile([[10, 0, 16]], (40, 1))
+    plan = plan_packs(lengths, Budgets(40, 0, 64), quotas=Quotas(np.zeros(40, int), {0: 2}))
+    check_plan(plan, lengths)
+    assert plan.unmet == 0 and len(plan) <= 12
+
+
+@pytest.mark.parametrize(
+    ("least", "message"),
+    [
+        ({1: 1}, "group 1 has 0 records for a quota of 1"),
+        ({0: 0}, "for a quota of 0"),
+        ({0: 9}, r"need \[90, 0, 144\] tokens .* budgets are \[40, 0, 64\]"),
+    ],
+)
+def test_impossible_quotas_are_refused(least, message):
+    lengths = np.tile([[10, 0, 16]], (40, 1))
+    with pytest.raises(ValueError, match=message):
+        plan_packs(lengths, Budgets(40, 0, 64), quotas=Quotas(np.zeros(40, int), least))
+
+
+def test_quotas_are_part_of_a_cached_plan(tmp_path):
+    lengths = mixtures.world(200)
+    quotas = Quotas(np.arange(200) % 4, {0: 1})
+    budgets = Budgets(200, 64, 160)
+    plans = [cached_plan(lengths, budgets, tmp_path, quotas=q) for q in (None, quotas, quotas)]
+    assert len(list(tmp_path.iterdir())) == 2
+    np.testing.assert_array_equal(plans[1].members, plans[2].members)
+    assert plans[1].unmet == plans[2].unmet and not np.array_equal(
+        plans[0].members, plans[1].members
+    )

@@ -258,3 +258,14 @@ def test_lengths_of_a_source_are_believed_only_when_they_are_right():
 def test_rows_must_divide():
     with pytest.raises(ValueError, match="multiple of the 3 processes"):
         make(processes=3)
+
+
+def test_a_source_with_a_quota_is_in_every_row():
+    sources = {"many": ToySource(60), "few": ToySource(30, seed=1)}
+    pipeline = make(sources, quotas={"few": 1})
+    pipeline.close()
+    plan, index = pipeline.plan, pipeline._render.mixture.index
+    with_few = [(index[plan.pack(i), 0] == 1).any() for i in range(len(plan))]
+    assert len(plan) - sum(with_few) == plan.unmet <= 1
+    with pytest.raises(ValueError, match="no source named 'none' for a quota"):
+        make(sources, quotas={"none": 1})

@@ -16,10 +16,12 @@ Three ideas make the fill high:
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
 from unireason_jax.data.layout import STREAMS
+from unireason_jax.data.quotas import Quotas
 
 VERSION = 1  # part of a cached plan's key: raise it when the planner's choices change
 
@@ -28,6 +30,7 @@ _PAIRS = 96  # candidates of the exhaustive pair search
 _GREEDY = 16  # candidates looked at when a pack grows by one record
 _LEAST = 4  # the same after several failed starts
 _STARTS = 12  # packs built before the best one is taken
+_BUNDLES = 32  # bundles of a quota looked at for one that fits beside the oldest record
 _GOOD = 0.004  # relative waste at which the search stops
 _ABSENT = np.float32(1e9)  # relative length of an empty slot: never fits
 
@@ -75,6 +78,7 @@ class PackPlan:
       fill: tokens / budget by stream over all packs, float64 [3]; 1.0 for a budget of 0.
       fill_steady: the same without the packs built after the last record entered the pool.
       staleness: most packs any record waited in the pool (at most the window).
+      unmet: packs without all the records that quotas ask for.
     """
 
     budgets: Budgets
@@ -84,6 +88,7 @@ class PackPlan:
     fill: np.ndarray
     fill_steady: np.ndarray
     staleness: int
+    unmet: int = 0
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -104,6 +109,7 @@ class PackPlan:
             "fill": dict(zip(STREAMS, map(float, self.fill))),
             "fill_steady": dict(zip(STREAMS, map(float, self.fill_steady))),
             "staleness": self.staleness,
+            "unmet": self.unmet,
         }
 
 
@@ -165,13 +171,15 @@ class _Pool:
             self.born = self.born[keep]
 
 
-def _grow(pool: _Pool, oldest: int, mean: np.ndarray, reach: int, rng: np.random.Generator):
+def _grow(pool: _Pool, oldest: int, room: np.ndarray, mean: np.ndarray, reach: int, rng):
     """A pack started with slot `oldest` and grown until about two records are missing.
+
+    `room` is what the relative budgets have without the records that the pack must hold.
 
     Returns the slots and the remaining relative budgets, float64 [3].
     """
     used = [oldest]
-    remaining = 1.0 - pool.slots[oldest].astype(np.float64)
+    remaining = room - pool.slots[oldest].astype(np.float64)
     live = mean > 0
     missing = float((remaining[live] / mean[live]).mean())
     while missing > 2.7 and len(used) < len(pool.slots):
@@ -222,7 +230,7 @@ def _finish(pool: _Pool, used: list[int], remaining: np.ndarray, slack: np.ndarr
     return [int(near[i - 1]) for i in pair if i > 0], float(cost.ravel()[flat]), waste
 
 
-def _build(pool: _Pool, ratio: np.ndarray, rng: np.random.Generator) -> list[int]:
+def _build(pool: _Pool, room: np.ndarray, ratio: np.ndarray, rng: np.random.Generator) -> list[int]:
     """Slots of the best pack found that contains the oldest record of the pool."""
     oldest = int(pool.entry.argmin())
     mean = np.maximum(pool.sum / len(pool.slots), 0.0)
@@ -232,7 +240,7 @@ def _build(pool: _Pool, ratio: np.ndarray, rng: np.random.Generator) -> list[int
     best, best_cost = [oldest], np.inf
     for attempt in range(_STARTS):
         reach = max(_GREEDY >> attempt, _LEAST)  # wider variety after each failure
-        used, remaining = _grow(pool, oldest, mean, reach, rng)
+        used, remaining = _grow(pool, oldest, room, mean, reach, rng)
         start = int(rng.integers(len(pool.slots)))
         more, cost, waste = _finish(pool, used, remaining, slack, start)
         if cost < best_cost:
@@ -243,7 +251,12 @@ def _build(pool: _Pool, ratio: np.ndarray, rng: np.random.Generator) -> list[int
 
 
 def plan_packs(
-    lengths: np.ndarray, budgets: Budgets, *, window: int = 512, seed: int = 0
+    lengths: np.ndarray,
+    budgets: Budgets,
+    *,
+    window: int = 512,
+    seed: int = 0,
+    quotas: Quotas | None = None,
 ) -> PackPlan:
     """Plans which records share a row.
 
@@ -252,12 +265,14 @@ def plan_packs(
       budgets: tokens of a row by stream.
       window: open records; also the most packs a record can wait after it became a candidate.
       seed: decides the order of records and the search; same inputs, same plan, anywhere.
+      quotas: records that every row holds at least, as long as there are any.
 
     Returns:
       A `PackPlan`; records longer than a budget are listed in `oversized`.
 
     Raises:
-      ValueError: for lengths of another shape, negative lengths, empty records or no record.
+      ValueError: for lengths of another shape, negative lengths, empty records or no record, and
+        for quotas that no row can meet.
     """
     lengths = checked_lengths(lengths)
     if window < 1:
@@ -268,34 +283,65 @@ def plan_packs(
     oversized = np.flatnonzero(~fits)
     rng = np.random.Generator(np.random.Philox(key=[seed, VERSION]))
     order = planned[stratified_order(lengths[planned], rng)]
-    ordered = lengths[order]
-    relative = (ordered / np.maximum(limit, 1)).astype(np.float32)
-    ratio = relative.sum(0, dtype=np.float64)
-    members, sizes, steady, staleness = [], [], 0, 0
-    pool = _Pool(relative, window)
-    while len(pool.slots):
-        used = _build(pool, ratio, rng)
-        chosen = pool.entry[used]
-        while (ordered[chosen].sum(0) > limit).any():  # float32 search, integer law
-            used, chosen = used[:-1], chosen[:-1]
-        staleness = max(staleness, len(sizes) - int(pool.born[used].min()))
-        members.append(order[chosen])
-        sizes.append(len(used))
-        pool.replace(used, len(sizes))
-        if pool.next < len(relative):
-            steady = len(sizes)
-    offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
-    flat = np.concatenate(members) if members else np.zeros(0, np.int64)
-    steady = steady or len(sizes)
+    bundles, order = quotas.bundles(order, lengths, limit) if quotas else ([], order)
+    sums = np.array([lengths[bundle].sum(0) for bundle in bundles], np.int64).reshape(-1, 3)
+    ratio = lengths[planned].sum(0) / np.maximum(limit, 1)
+    found = _pack(lengths[order], sums, limit, ratio, window, rng)
+    steady, staleness = found.steady, found.staleness
+    packs = [np.concatenate([*(bundles[b] for b in bs), order[e]]) for e, bs in found.packs]
+    if found.left:  # more bundles than rows: the last rows hold several
+        left = [bundles[b] for b in found.left]
+        last = _pack(sums[found.left], sums[:0], limit, ratio, window, rng)
+        packs += [np.concatenate([left[i] for i in entries]) for entries, _ in last.packs]
+        staleness = max(staleness, last.staleness)
+    offsets = np.cumsum([0, *map(len, packs)], dtype=np.int64)
+    flat = np.concatenate(packs).astype(np.int64) if packs else np.zeros(0, np.int64)
+    steady = steady or len(packs)
     return PackPlan(
         budgets=budgets,
         members=flat,
         offsets=offsets,
         oversized=oversized,
-        fill=_fill(lengths[flat], len(sizes), limit),
+        fill=_fill(lengths[flat], len(packs), limit),
         fill_steady=_fill(lengths[flat[: offsets[steady]]], steady, limit),
         staleness=staleness,
+        unmet=quotas.unmet(packs) if quotas else 0,
     )
+
+
+class _Packed(NamedTuple):
+    """Packs as (places in the stream, bundles), bundles left over, and what `PackPlan` reports."""
+
+    packs: list[tuple[np.ndarray, list[int]]]
+    left: list[int]
+    steady: int
+    staleness: int
+
+
+def _pack(ordered, bundles, limit, ratio, window: int, rng: np.random.Generator) -> _Packed:
+    """Packs a stream of records [n, 3], each pack beside one of the bundles [m, 3] while any fits.
+
+    A bundle is chosen to fit beside the oldest record, whose wait stays bounded.
+    """
+    relative = (ordered / np.maximum(limit, 1)).astype(np.float32)
+    packs, steady, staleness = [], 0, 0
+    pool, left = _Pool(relative, window), list(range(len(bundles)))
+    while len(pool.slots):
+        room = limit - ordered[pool.entry.min()]
+        bundle = [b for b in left[:_BUNDLES] if (bundles[b] <= room).all()][:1]
+        for taken in bundle:
+            left.remove(taken)
+        free = limit - bundles[bundle].sum(0)
+        used = _build(pool, np.where(limit > 0, free / np.maximum(limit, 1), 1.0), ratio, rng)
+        chosen = pool.entry[used]
+        while (ordered[chosen].sum(0) > free).any():  # float32 search, integer law
+            used, chosen = used[:-1], chosen[:-1]
+        staleness = max(staleness, len(packs) - int(pool.born[used].min()))
+        packs.append((chosen, bundle))
+        pool.replace(used, len(packs))
+        if pool.next < len(relative):
+            steady = len(packs)
+    return _Packed(packs, left, steady, staleness)
 
 
 def checked_lengths(lengths: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from unireason_jax.data.mixture import Mixture, RecordSource, measure, mix
 from unireason_jax.data.packing import Budgets, PackPlan, plan_packs
 from unireason_jax.data.planning import advise_budgets, cached_plan
 from unireason_jax.data.quarantine import Quarantine
+from unireason_jax.data.quotas import Quotas
 from unireason_jax.data.records import RecordError
 from unireason_jax.data.sequence import SequenceSpec, render
 
@@ -99,6 +100,7 @@ class Pipeline:
         seed: int = 0,
         weights: Mapping[str, float] | None = None,
         examples: int | None = None,
+        quotas: Mapping[str, int] | None = None,
         window: int = 512,
         process: int = 0,
         processes: int = 1,
@@ -116,6 +118,7 @@ class Pipeline:
           rows: rows of the global batch, a multiple of `processes`.
           seed: of mixture, plan, shuffle and all randomness of examples.
           weights, examples: see `mixture.mix`.
+          quotas: records of a source, by name, that every row holds at least.
           window: see `packing.plan_packs`.
           process, processes: which part of the global batch is local.
           workers: processes that render; 0 renders in threads of this process.
@@ -140,7 +143,8 @@ class Pipeline:
         if not isinstance(budgets, Budgets):
             budgets = advise_budgets(lengths[usable], budgets, seed=seed).budgets
         self.budgets, self.spec = budgets, spec
-        self.plan = self._plan(mixture, lengths, usable, window=window, seed=seed, cache=cache)
+        settings = {"window": window, "seed": seed, "quotas": _quotas(mixture, usable, quotas)}
+        self.plan = self._plan(mixture, lengths, usable, settings, cache)
         slots = int(np.diff(self.plan.offsets).max())
         self._render = RenderPack(mixture, lengths, self.plan, spec, seed, slots)
         packs = grain.MapDataset.range(len(self.plan)).seed(seed).shuffle().repeat()
@@ -157,9 +161,8 @@ class Pipeline:
         self._waited = 0.0
         self._started: float | None = None
 
-    def _plan(self, mixture, lengths, usable, *, window, seed, cache) -> PackPlan:
+    def _plan(self, mixture, lengths, usable, settings, cache) -> PackPlan:
         """The plan over usable examples; what is too long for a row is quarantined."""
-        settings = {"window": window, "seed": seed}
         if cache:
             plan = cached_plan(lengths[usable], self.budgets, cache, **settings)
         else:
@@ -266,6 +269,16 @@ class Pipeline:
         """Shape and dtype of every array of the global batch, by name."""
         spec = assemble.row_spec(self.budgets, self.spec.patch_sizes)
         return {name: ((self.rows, *shape), dtype) for name, (shape, dtype) in spec.items()}
+
+
+def _quotas(mixture: Mixture, usable: np.ndarray, least: Mapping[str, int] | None) -> Quotas | None:
+    """Quotas of the usable examples from quotas by the name of a source."""
+    if not least:
+        return None
+    if unknown := [name for name in least if name not in mixture.names]:
+        raise ValueError(f"no source named {unknown[0]!r} for a quota; there are {mixture.names}")
+    by_number = {mixture.names.index(name): count for name, count in least.items()}
+    return Quotas(mixture.index[usable, 0], by_number)
 
 
 def _workers(workers: int, prefetch: int) -> grain.MultiprocessingOptions | None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from unireason_jax.data import packing
 from unireason_jax.data.packing import STREAMS, Budgets, PackPlan, plan_packs
+from unireason_jax.data.quotas import Quotas
 
 _SAMPLE = 2048  # records packed to compare candidates
 _FINALISTS = 6  # candidates packed
@@ -141,11 +142,21 @@ def _grid(lengths: np.ndarray, share: float) -> np.ndarray:
     return steps * unit
 
 
-def plan_key(lengths: np.ndarray, budgets: Budgets, *, window: int, seed: int) -> str:
+def plan_key(
+    lengths: np.ndarray,
+    budgets: Budgets,
+    *,
+    window: int,
+    seed: int,
+    quotas: Quotas | None = None,
+) -> str:
     """Hash of everything a plan depends on: 16 hexadecimal digits."""
     settings = [dataclasses.asdict(budgets), window, seed, packing.VERSION, list(lengths.shape)]
     digest = hashlib.sha256(json.dumps(settings, default=int).encode())
     digest.update(np.ascontiguousarray(lengths, "<i8").tobytes())
+    if quotas:
+        digest.update(repr(sorted(quotas.least.items())).encode())
+        digest.update(np.ascontiguousarray(quotas.groups, "<i8").tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -156,19 +167,20 @@ def cached_plan(
     *,
     window: int = 512,
     seed: int = 0,
+    quotas: Quotas | None = None,
 ) -> PackPlan:
     """`plan_packs`, kept as `<directory>/plan-<key>.npz` and read from there the next time.
 
     A file that cannot be read is planned and written again.
     """
-    key = plan_key(np.asarray(lengths), budgets, window=window, seed=seed)
+    key = plan_key(np.asarray(lengths), budgets, window=window, seed=seed, quotas=quotas)
     path = Path(directory) / f"plan-{key}.npz"
     if path.exists():
         try:
             return load_plan(path)
         except (zipfile.BadZipFile, EOFError, KeyError, ValueError):
             path.unlink(missing_ok=True)
-    plan = plan_packs(lengths, budgets, window=window, seed=seed)
+    plan = plan_packs(lengths, budgets, window=window, seed=seed, quotas=quotas)
     save_plan(plan, path)
     return plan
 
@@ -188,6 +200,7 @@ def save_plan(plan: PackPlan, path: str | Path) -> None:
             fill=plan.fill,
             fill_steady=plan.fill_steady,
             staleness=plan.staleness,
+            unmet=plan.unmet,
         )
     os.replace(part, path)
 
@@ -203,4 +216,5 @@ def load_plan(path: str | Path) -> PackPlan:
             fill=data["fill"],
             fill_steady=data["fill_steady"],
             staleness=int(data["staleness"]),
+            unmet=int(data["unmet"]),
         )
