@@ -56,8 +56,8 @@ class Study:
     images: int
     seconds_per_step: float
     seconds_per_report: float
-    sizes: Mapping[str, int]
-    sizes_of: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    sizes: Mapping[str, Any]
+    sizes_of: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     critiques: int = 0
 
     def only(self, names: Sequence[str]) -> "Study":

@@ -17,6 +17,7 @@ from unireason_jax import experiment
 from unireason_jax.evals import world
 from unireason_jax.evals.flow_loss import flow_by_time
 from unireason_jax.evals.progress import Progress
+from unireason_jax.evals.run import CONVERSATIONS
 from unireason_jax.inference.load import add_flags, from_flags
 
 HELP = {
@@ -47,6 +48,12 @@ def parser() -> argparse.ArgumentParser:
         about = f"{HELP[field.name]} (default {field.default})"
         found.add_argument(f"--{field.name}", type=int, default=field.default, help=about)
     found.add_argument(
+        "--conversation",
+        choices=CONVERSATIONS,
+        default=CONVERSATIONS[0],
+        help="template of plan, draft and refinement that the model was trained on",
+    )
+    found.add_argument(
         "--flow_batches",
         type=int,
         default=4,
@@ -62,7 +69,10 @@ def run(arguments: argparse.Namespace) -> Path:
     sizes = world.Sizes(**{name: getattr(arguments, name) for name in names})
     reasoner = from_flags(arguments)
     report = world.evaluate(
-        reasoner, sizes, advance=Progress("evaluate", sizes.cost(), "images at most")
+        reasoner,
+        sizes,
+        advance=Progress("evaluate", sizes.cost(), "images at most"),
+        conversation=arguments.conversation,
     )
     facts = {"checkpoint": arguments.checkpoint, "weights": arguments.which}
     flow = reasoner.settings.flow

@@ -230,6 +230,17 @@ def test_a_model_that_never_repairs_and_never_stops():
     assert report.headline["given drafts, after 3 rounds"].value == before
 
 
+def test_the_conversation_of_two_turns():
+    only = world.Sizes(prompts=2, controls=0, pairs=0, knowledge=1, edits=0, questions=0, drafts=0)
+    only = dataclasses.replace(only, rounds=1, seed=5)
+    model = Oracle(wrong=True)
+    report = world.evaluate(model, only, conversation="irg_improving_full")
+    assert report.headline["held-out prompts, with plan"].value == 0.0
+    refined = report_dict(report, "prompts")["single_object"]
+    assert refined["plan + refinement"].value == 1.0
+    assert {trace.template for trace in report.traces} == {"irg_improving_full"}
+
+
 def test_parts_can_be_left_out():
     only = world.Sizes(0, 0, 0, 0, 0, 2, 0)
     report = world.evaluate(Oracle(), only)

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from unireason_jax.evals.rates import wilson
+from unireason_jax.world import parser
 from unireason_jax.world.dice import Dice
 from unireason_jax.world.parser import parse, to_objects
 from unireason_jax.world.prompts import sample_prompt
@@ -37,6 +39,8 @@ def dropout(image, rng):
     return np.where(rng.random((*image.shape[:2], 1)) < 0.05, 128.0, image)
 
 
+# Share of exact inventories of `SCENES` scenes. Rows that the design's table (v2, 32 pixels) puts
+# elsewhere are in `DESIGN`.
 DEGRADATIONS = {
     "none": (lambda x, r: x, 1.0),
     "noise 20": (lambda x, r: noise(x, 20, r), 1.0),
@@ -53,6 +57,8 @@ DEGRADATIONS = {
     "noise 20 + blur 0.5": (lambda x, r: noise(blur(x, 0.5), 20, r), 1.0),
     "5 % grey": (dropout, 1.0),
 }
+# The design's prototype drew other masks, so blur confuses other shapes: ours reads 0.6 better.
+DESIGN = {"blur 0.6": 0.77, "blur 0.8": 0.77, "blur 1.0": 0.36, "noise 20 + blur 0.5": 0.98}
 
 
 def prompted_scenes(count, seed):
@@ -61,16 +67,37 @@ def prompted_scenes(count, seed):
         yield sample_scene(sample_prompt(dice).requirement, dice)
 
 
-@pytest.mark.parametrize("name", DEGRADATIONS)
-def test_degradation_table(name):
-    degrade, expected = DEGRADATIONS[name]
+def exact_share(name):
+    """Share of degraded scenes whose shapes, colours and sizes are all read."""
+    degrade, _ = DEGRADATIONS[name]
     rng = np.random.default_rng(11)
     exact = 0
     for scene in prompted_scenes(SCENES, seed=101):
         image = np.clip(degrade(render(scene).astype(np.float64), rng), 0, 255)
         looks = sorted(seen.look for seen in parse(image).objects)
         exact += looks == sorted(obj.look for obj in scene.objects)
-    assert abs(exact / SCENES - expected) <= TOLERANCE, f"{name}: {exact / SCENES:.3f}"
+    return exact / SCENES
+
+
+def interval(share):
+    rate = wilson([True] * round(share * SCENES) + [False] * round((1 - share) * SCENES))
+    return rate.low, rate.high
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_degradation_table(name):
+    _, expected = DEGRADATIONS[name]
+    share = exact_share(name)
+    assert abs(share - expected) <= TOLERANCE, f"{name}: {share:.3f}"
+    design = DESIGN.get(name, expected)
+    # not worse than the design's figure, as far as 150 scenes on either side can tell
+    assert share >= design - TOLERANCE or interval(share)[1] >= interval(design)[0]
+
+
+def test_the_threshold_is_the_one_that_gives_the_designs_table(monkeypatch):
+    """With the 0.45 of the design's prototype our masks would read far less of a blurred scene."""
+    monkeypatch.setattr(parser, "ACCEPT", 0.45)
+    assert interval(exact_share("blur 0.8"))[1] < interval(DESIGN["blur 0.8"])[0]
 
 
 @pytest.mark.parametrize("side", [3, 4])

@@ -24,7 +24,7 @@ def held_out_prompts(run: Run, count: int, rounds: int) -> tuple[Part, Judged]:
     examples = run.requests("t2i", prompts.TAGS, count, held_out=True, render=False)
     plain = run.traces("t2i", [asked(e, "prompt") for e in examples], 1)
     planned = run.traces(
-        "refine_t2i", [asked(e, "prompt", rounds=rounds) for e in examples], 1 + rounds
+        run.conversation, [asked(e, "prompt", rounds=rounds) for e in examples], 1 + rounds
     )
     judged = [
         (e, refinement.judge(trace, e["requirement"], caption=[e["tag"].replace("_", " ")]))
@@ -79,7 +79,7 @@ def world_knowledge(run: Run, count: int, rounds: int) -> Part:
     examples = run.requests("knowledge", knowledge.DOMAINS, count, held_out=True, render=False)
     plain = run.traces("t2i", [asked(e, "prompt") for e in examples], 1)
     planned = run.traces(
-        "refine_t2i", [asked(e, "prompt", rounds=rounds) for e in examples], 1 + rounds
+        run.conversation, [asked(e, "prompt", rounds=rounds) for e in examples], 1 + rounds
     )
     judged = [
         (e, refinement.judge(t, e["requirement"], caption=[e["domain"]]))

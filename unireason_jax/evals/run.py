@@ -36,17 +36,28 @@ class Part:
     shown: Sequence[Trace] = ()
 
 
+CONVERSATIONS = ("refine_t2i", "irg_improving_full")
+
+
 class Run:
     """The model under evaluation, with counters.
 
     Args:
       reasoner: the model; its settings decide how it is sampled.
       seed: of the requests.
+      conversation: template of plan, draft and refinement: the one the model was trained on.
       advance: called with the cost of what was just finished, in images.
     """
 
-    def __init__(self, reasoner: Reasoner, seed: int, advance: Advance = lambda cost: None):
+    def __init__(
+        self,
+        reasoner: Reasoner,
+        seed: int,
+        advance: Advance = lambda cost: None,
+        conversation: str = CONVERSATIONS[0],
+    ):
         self.reasoner, self.seed, self.advance = reasoner, seed, advance
+        self.conversation = conversation
         self.side = reasoner.settings.size[0] // CELL
         self.conversations = self.images = 0
         self._seen_wording: dict[str, set[str]] = {}

@@ -9,7 +9,7 @@ import time
 
 from unireason_jax.evals import controls, drawing, editing, process
 from unireason_jax.evals.report import Report
-from unireason_jax.evals.run import Advance, Part, Run
+from unireason_jax.evals.run import CONVERSATIONS, Advance, Part, Run
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.trace import Trace
 from unireason_jax.world import editing as edit_tasks
@@ -78,7 +78,11 @@ class Sizes:
 
 
 def evaluate(
-    reasoner: Reasoner, sizes: Sizes | None = None, *, advance: Advance | None = None
+    reasoner: Reasoner,
+    sizes: Sizes | None = None,
+    *,
+    advance: Advance | None = None,
+    conversation: str = CONVERSATIONS[0],
 ) -> Report:
     """Runs every part and gathers the tables.
 
@@ -86,12 +90,13 @@ def evaluate(
       reasoner: a model of the world; its settings decide how it is sampled.
       sizes: how much of each part.
       advance: called with the cost (see `Sizes.cost`) of what was just finished.
+      conversation: template of plan, draft and refinement; one of `CONVERSATIONS`.
 
     Returns:
       A report with judged traces of successes and of failures to show.
     """
     sizes = sizes or Sizes()
-    run = Run(reasoner, sizes.seed, advance or (lambda cost: None))
+    run = Run(reasoner, sizes.seed, advance or (lambda cost: None), conversation)
     started = time.perf_counter()
     rounds = sizes.rounds
     drawn, judged = drawing.held_out_prompts(run, sizes.prompts, rounds)
