@@ -102,3 +102,12 @@ def test_wrong_numbers_are_refused():
         bench.limit_cores(10_000)
     with pytest.raises(SystemExit):
         bench.main(["train", "--size", "nano", "--threads", "10000"])
+
+
+def test_a_converted_release_comes_back_and_leaves_nothing_behind(tmp_path, capsys):
+    command = ["convert", "--variant", "nano", "--layers", "1", "--folder", str(tmp_path)]
+    (found,) = bench.main(command)
+    assert json.loads(capsys.readouterr().out) == found
+    assert found["identical"] and found["layers"] == 1 and found["tensors"] == 83
+    assert 0.05 < found["from_bagel"]["peak_rss_gib"] < 2
+    assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ import pytest
 
 from unireason_jax import checkpoint, configuration, convert, optim, sharding
 from unireason_jax.models import functional, huggingface, released, vae
-from unireason_jax.models.archive import Archive, write_archive
+from unireason_jax.models.archive import Archive, type_name, write_archive
 from unireason_jax.models.config import VAEConfig, variant
 
 NANO = variant("nano", llm={"qk_norm": False, "norm_eps": 1e-5})
@@ -25,8 +25,8 @@ def release(tmp_path_factory):
     made = jax.jit(vae.init, static_argnums=0)(TINY, jax.random.key(1))
     made = {n: np.asarray(x) for n, x in made.items()}
     made = {n: x.transpose(3, 2, 0, 1) if x.ndim == 4 else x for n, x in made.items()}
-    shapes = {n: (x.shape, "F32") for n, x in made.items()}
-    write_archive(folder, "ae", shapes, lambda n: [made[n]], shard_bytes=1 << 30)
+    write_all(folder, "ae", made)
+    (folder / "vae_config.json").write_text(json.dumps({"scale_factor": 0.5, "z_channels": 4}))
     letters = [chr(i) for i in range(97, 123)]
     (folder / "vocab.json").write_text(json.dumps({x: i for i, x in enumerate(letters)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
@@ -34,6 +34,12 @@ def release(tmp_path_factory):
     added = {str(26 + i): {"content": x, "special": True} for i, x in enumerate(controls)}
     (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
     return folder
+
+
+def write_all(folder, stem, tensors):
+    """One file of some arrays."""
+    table = {name: (x.shape, type_name(x.dtype)) for name, x in tensors.items()}
+    write_archive(folder, stem, table, lambda name: [tensors[name]], shard_bytes=1 << 30)
 
 
 def run(*arguments):
@@ -56,7 +62,7 @@ def test_out_and_back_bit_for_bit(release, tmp_path, capsys):
     assert run("--to", "bagel", "--input", tmp_path / "w", "--output", tmp_path / "r") == 0
     same(release, tmp_path / "r")
     assert huggingface.read_config(tmp_path / "r").llm.norm_eps == 1e-5
-    for name in ("ae.safetensors", "vocab.json", "merges.txt"):
+    for name in ("ae.safetensors", "vae_config.json", "vocab.json", "merges.txt"):
         assert (tmp_path / "r" / name).read_bytes() == (release / name).read_bytes()
 
 
@@ -114,8 +120,10 @@ def test_a_trained_run_is_written_out(release, tmp_path):
             np.testing.assert_array_equal(leaf, wanted + moved, path)
 
 
-def test_a_fresh_start_from_a_language_model_and_a_vision_tower(release, tmp_path):
-    """The und expert is copied to the gen expert, a patch convolution becomes linear."""
+@pytest.fixture(scope="module")
+def parts(release, tmp_path_factory):
+    """The release's language model and its vision tower as Qwen2.5 and SigLIP are released."""
+    folder = tmp_path_factory.mktemp("parts")
     source = Archive(huggingface.find_weights(release))
     config = huggingface.read_config(release)
     llm, vit = {}, {}
@@ -126,28 +134,61 @@ def test_a_fresh_start_from_a_language_model_and_a_vision_tower(release, tmp_pat
             vit[name.removeprefix("vit_model.")] = source.read(name)
     patch = "vision_model.embeddings.patch_embedding.weight"
     side = config.vit.patch
-    linear = vit[patch]
-    vit[patch] = linear.reshape(-1, side, side, 3).transpose(0, 3, 1, 2)
+    vit[patch] = vit[patch].reshape(-1, side, side, 3).transpose(0, 3, 1, 2)
+    vit["vision_model.head.probe"] = np.zeros((1, 1, 3), "f4")  # SigLIP's pooling is left out
     files = released.json_configs(config)
-    parts = (("q", llm, files["llm_config.json"]),
-             ("s", vit, {"vision_config": files["vit_config.json"]}))  # fmt: skip
-    for name, tensors, values in parts:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps(values))
-        shapes = {n: (x.shape, "BF16") for n, x in tensors.items()}
-        write_archive(tmp_path / name, "model", shapes, lambda n: [tensors[n]], shard_bytes=1 << 30)  # noqa: B023
-    command = ("--from", "qwen2", "--input", tmp_path / "q", "--vit", tmp_path / "s")
+    vision = {"vision_config": files["vit_config.json"]}
+    for name, tensors, values in (("q", llm, files["llm_config.json"]), ("s", vit, vision)):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(values))
+        write_all(folder / name, "model", tensors)
+    return folder
+
+
+def fresh(tmp_path, *command):
+    """The parameters of a fresh start."""
     assert run(*command, "--latent_side", 8, "--output", tmp_path / "w") == 0
     found = checkpoint.load_params(tmp_path / "w", dtype="float32")
-    wanted = huggingface.load(release, config)
+    blocks = found["stack"]["blocks"]
+    jax.tree.map(np.testing.assert_array_equal, blocks["und"], blocks["gen"])
+    assert not np.any(found["latent_out"]["kernel"]) and np.any(found["latent_in"]["kernel"])
+    return found
+
+
+def test_a_fresh_start_from_a_language_model_and_a_vision_tower(release, parts, tmp_path):
+    """The und expert is copied to the gen expert, a patch convolution becomes linear."""
+    found = fresh(tmp_path, "--from", "qwen2", "--input", parts / "q", "--vit", parts / "s")
+    wanted = huggingface.load(release, huggingface.read_config(release))
     und = found["stack"]["blocks"]["und"]
     jax.tree.map(np.testing.assert_array_equal, found["vit"], wanted["vit"])
-    np.testing.assert_array_equal(found["head"]["kernel"], wanted["embed"].T)
+    np.testing.assert_array_equal(found["head"]["kernel"], wanted["embed"].T)  # tied
     assert (np.asarray(und["query_norm"]["scale"]) == 1).all()
-    jax.tree.map(np.testing.assert_array_equal, und, found["stack"]["blocks"]["gen"])
     for name, leaf in wanted["stack"]["blocks"]["und"].items():
         jax.tree.map(np.testing.assert_array_equal, und[name], leaf)
-    assert not np.any(found["latent_out"]["kernel"]) and np.any(found["latent_in"]["kernel"])
+
+
+def test_a_fresh_start_from_a_language_model_alone(release, parts, tmp_path):
+    found = fresh(tmp_path, "--from", "qwen2", "--input", parts / "q")
+    wanted = huggingface.load(release, huggingface.read_config(release))
+    np.testing.assert_array_equal(found["embed"], wanted["embed"])
+    assert "vit" not in found and "connector_in" not in found
+    assert configuration.model_config(configuration.load_workdir(tmp_path / "w")).vit is None
+
+
+def test_a_fresh_start_from_a_vision_tower_alone(release, parts, tmp_path):
+    """The language model is drawn: alike for the same seed, as wide as `init` draws it."""
+    command = ("--from", "siglip", "--input", parts / "s", "--variant", "nano")
+    found = fresh(tmp_path, *command)
+    wanted = huggingface.load(release, huggingface.read_config(release))
+    jax.tree.map(np.testing.assert_array_equal, found["vit"], wanted["vit"])
+    wide = variant("nano", latent={"channels": 16})
+    drawn = jax.jit(functional.init, static_argnums=0)(wide, jax.random.key(2))
+    assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, drawn)
+    for path, leaf in optim.flatten(found).items():
+        if not path.startswith("vit/"):
+            np.testing.assert_allclose(leaf.std(), optim.flatten(drawn)[path].std(), rtol=0.1)
+    again = fresh(tmp_path / "again", *command)
+    jax.tree.map(np.testing.assert_array_equal, found, again)
 
 
 def copy_with(release, folder, change):
@@ -161,12 +202,8 @@ def without_controls(folder):
     (folder / "tokenizer_config.json").unlink()
 
 
-def other_autoencoder(folder):
-    (folder / "ae.safetensors").unlink()
-    table = {"encoder.conv_in.weight": ((8, 3, 3, 3), "F32")}
-    write_archive(
-        folder, "ae", table, lambda _: [np.zeros((8, 3, 3, 3), "f4")], shard_bytes=1 << 20
-    )
+def broken_words(folder):
+    (folder / "tokenizer.json").write_text("{}")
 
 
 def lost_shard(folder):
@@ -178,13 +215,69 @@ def cut_shard(folder):
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def rewrite(folder, stem, change):
+    """One file with changed tensors instead of what was there."""
+    file = folder / "ae.safetensors" if stem == "ae" else huggingface.find_weights(folder)
+    archive = Archive(file)
+    tensors = {name: archive.read(name) for name in archive}
+    change(tensors)
+    for path in folder.glob(f"{stem}[-.]*"):
+        path.unlink()
+    write_all(folder, stem, tensors)
+
+
+def renamed(folder):
+    rewrite(folder, "ema", lambda t: t.update({"llm2vae.wait": t.pop("llm2vae.weight")}))
+
+
+def quantised(folder):
+    name = "language_model.lm_head.weight"
+    rewrite(folder, "ema", lambda t: t.update({name: t[name].astype(np.uint8)}))
+
+
+def foreign_type(folder):
+    path = sorted(folder.glob("ema-0*"))[1]
+    path.write_bytes(path.read_bytes().replace(b'"BF16"', b'"F8_X"', 1))
+
+
+def other_autoencoder(folder):
+    rewrite(folder, "ae", lambda t: t.update({"quant_conv.weight": np.zeros((8, 8, 1, 1), "f4")}))
+
+
+def diffusers_autoencoder(folder):
+    """The names of another library."""
+    names = ("encoder.conv_in.weight", "decoder.conv_in.weight")
+    rewrite(folder, "ae", lambda t: [t.pop(n) for n in list(t) if n not in names])
+
+
+def narrow_autoencoder(folder):
+    rewrite(folder, "ae", lambda t: t.pop("encoder.mid.attn_1.q.bias"))
+
+
+def other_scale(folder):
+    (folder / "vae_config.json").write_text(json.dumps({"ch_mult": [1, 2]}))
+
+
+def stretched(folder):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"interpolate_pos": True}))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (without_controls, "tokenizer lacks <|im_start|>"),
-        (other_autoencoder, "'decoder.conv_in.weight' is missing"),
+        (broken_words, "tokenizer.json cannot be read"),
         (lost_shard, "safetensors: missing"),
         (cut_shard, "truncated; tensor"),
+        (renamed, "'llm2vae.weight' [16, 32] is missing"),
+        (quantised, "'language_model.lm_head.weight' is U8; weights must be F32, BF16 or F16"),
+        (foreign_type, "has type F8_X; known are"),
+        (other_autoencoder, "'quant_conv.weight' is not part of the autoencoder"),
+        (diffusers_autoencoder, "this is not FLUX's autoencoder"),
+        (narrow_autoencoder, "'encoder.mid.attn_1.q.bias' [32] is missing"),
+        (other_scale, "vae_config.json: field 'ch_mult' is [1, 2], but the tensors say [1, 1]"),
+        (stretched, "field 'interpolate_pos' is True; only False is implemented"),
     ],
 )
 def test_nothing_is_written_when_the_input_is_wrong(release, tmp_path, capsys, change, message):
@@ -192,6 +285,7 @@ def test_nothing_is_written_when_the_input_is_wrong(release, tmp_path, capsys, c
     assert run("--from", "bagel", "--input", folder, "--output", tmp_path / "w") == 1
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
+    assert str(folder) in error
     assert not (tmp_path / "w").exists()
 
 

@@ -51,6 +51,14 @@ def test_positions_count_by_rows_and_columns():
         images.positions(5, 2, 4)
 
 
+def test_positions_have_the_recorded_values():
+    """64 x 48 pixels in patches of 16, on a table of 64 and stretched over one of 8."""
+    plain = [0, 1, 2, 64, 65, 66, 128, 129, 130, 192, 193, 194]
+    assert images.positions(4, 3, 64).tolist() == plain
+    stretched = [0, 2, 5, 16, 18, 21, 32, 34, 37, 48, 50, 53]
+    assert images.positions(4, 3, 8, True).tolist() == stretched
+
+
 def test_transparency_is_white_in_every_mode():
     half = np.full((2, 2), 128, np.uint8)
     grey = Image.fromarray(np.zeros((2, 2), np.uint8))

@@ -138,3 +138,27 @@ def test_absent_control_tokens_are_an_error_or_appended_like_the_reference(data_
             ids = case["ids"]
             assert tokenizer.bos == ids["bos_token_id"] and tokenizer.eos == ids["eos_token_id"]
             assert tokenizer.soi == ids["start_of_image"] and tokenizer.eoi == ids["end_of_image"]
+
+
+def test_older_releases_list_their_added_tokens_apart(data_goldens, tmp_path):
+    whole = Qwen2Tokenizer.load(data_goldens / "tokenizer")
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(data_goldens / "tokenizer" / name, tmp_path / name)
+    config = json.loads((data_goldens / "tokenizer" / "tokenizer_config.json").read_text())
+    added = {x["content"]: int(i) for i, x in config["added_tokens_decoder"].items()}
+    (tmp_path / "added_tokens.json").write_text(json.dumps(added))
+    found = Qwen2Tokenizer.load(tmp_path)
+    assert (found.bos, found.eoi, found.vocab_size) == (whole.bos, whole.eoi, whole.vocab_size)
+    added = {token: number + 7 for token, number in added.items()}
+    (tmp_path / "added_tokens.json").write_text(json.dumps(added))
+    with pytest.raises(ValueError, match=r"added token <\|\w+\|> is declared as \d+ but gets"):
+        Qwen2Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "tokenizer_config.json"])
+def test_unreadable_files_are_named(data_goldens, tmp_path, name):
+    for other in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        shutil.copy(data_goldens / "tokenizer" / other, tmp_path / other)
+    (tmp_path / name).write_text('{"half')
+    with pytest.raises(ValueError, match=rf"{tmp_path}: {name}.* cannot be read"):
+        Qwen2Tokenizer.load(tmp_path)

@@ -1,14 +1,16 @@
 """Building, sharding and binding models; policies that must not change the formula."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.slow import shapes
 from unireason_jax import sharding
-from unireason_jax.models import functional, layout
+from unireason_jax.models import functional, huggingface, layout, released
 from unireason_jax.models.config import VARIANTS, from_dict, to_dict, variant
 from unireason_jax.visibility import Visibility, build
 
@@ -89,39 +91,38 @@ def test_the_released_model_has_the_recorded_number_of_parameters():
 
 
 def test_the_released_model_has_the_recorded_tensors():
-    table = layout.layout(VARIANTS["bagel_7b_mot"])
-    tensors = {name: t.shape for t in table.values() for name in t.names}
-    assert len(tensors) + 2 == 1223
-    layer = "language_model.model.layers.27."
-    assert tensors["language_model.model.embed_tokens.weight"] == (152064, 3584)
-    assert tensors["language_model.lm_head.weight"] == (152064, 3584)
-    assert tensors[layer + "self_attn.k_proj_moe_gen.weight"] == (512, 3584)
-    assert tensors[layer + "self_attn.q_norm.weight"] == (128,)
-    assert tensors[layer + "mlp.down_proj.weight"] == (3584, 18944)
-    assert tensors[layer + "mlp_moe_gen.gate_proj.weight"] == (18944, 3584)
-    vit = "vit_model.vision_model."
-    assert tensors[vit + "encoder.layers.25.mlp.fc1.weight"] == (4304, 1152)
-    assert tensors[vit + "embeddings.patch_embedding.weight"] == (1152, 588)
-    assert tensors[vit + "embeddings.position_embedding.weight"] == (4900, 1152)
-    assert tensors["time_embedder.mlp.0.weight"] == (3584, 256)
-    assert tensors["llm2vae.weight"] == (64, 3584)
+    """All 1,223 names and shapes, from a list that is written down independently."""
+    config = VARIANTS["bagel_7b_mot"]
+    files = released.json_configs(config)
+    llm, vit, main = (files[f"{name}config.json"] for name in ("llm_", "vit_", ""))
+    found = {n: t.shape for t in layout.layout(config).values() for n in t.names}
+    sides = huggingface.tables(config).items()
+    found |= {name: (side**2, config.llm.width) for name, side in sides}
+    assert found == shapes(llm, vit, main, 64)
+    assert len(found) == 1223
+    assert sum(math.prod(shape) for shape in found.values()) == 14_607_260_128
+    gen = "language_model.model.layers.27.mlp_moe_gen.gate_proj.weight"
+    assert found[gen] == (18944, 3584)
+    assert found["latent_pos_embed.pos_embed"] == (4096, 3584)
+    assert found["vit_pos_embed.pos_embed"] == (4900, 3584)
+    assert found["vit_model.vision_model.encoder.layers.25.mlp.fc1.weight"] == (4304, 1152)
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_every_parameter_has_a_rule_per_dimension(name):
     config = VARIANTS[name]
-    shapes, axes = names_of(functional.abstract(config)), names_of(functional.logical_axes(config))
-    assert shapes.keys() == axes.keys()
+    sizes, axes = names_of(functional.abstract(config)), names_of(functional.logical_axes(config))
+    assert sizes.keys() == axes.keys()
     for path, names in axes.items():
-        assert len(names) == len(shapes[path].shape), path
+        assert len(names) == len(sizes[path].shape), path
         sharding.spec(*names)
         assert ("/blocks/" in path) == (names[0] == "layers"), path
 
 
 def test_init_is_sharded_from_the_start():
     mesh = sharding.make_mesh({"fsdp": 4, "tensor": 2})
-    shapes, axes = functional.abstract(NANO), functional.logical_axes(NANO)
-    target = sharding.shardings(mesh, shapes, axes)
+    sizes, axes = functional.abstract(NANO), functional.logical_axes(NANO)
+    target = sharding.shardings(mesh, sizes, axes)
     init = jax.jit(functional.init, static_argnums=0, out_shardings=target)
     compiled = init.lower(NANO, jax.random.key(0)).compile()
     params = init(NANO, jax.random.key(0))
@@ -130,7 +131,7 @@ def test_init_is_sharded_from_the_start():
     )
     per_device = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(params))
     assert compiled.memory_analysis().output_size_in_bytes <= per_device * 1.05
-    assert per_device < 0.3 * 4 * functional.count(shapes)
+    assert per_device < 0.3 * 4 * functional.count(sizes)
     single = jax.jit(functional.init, static_argnums=0)(NANO, jax.random.key(0))
     # The same draws; newer XLA rounds the last bit by how a shard is vectorised.
     close = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7)

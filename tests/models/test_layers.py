@@ -47,6 +47,16 @@ def test_timestep_features_have_the_recorded_values():
     assert zero.sum() == 128
 
 
+def test_timestep_features_equal_the_slow_ones():
+    times = np.array([[0.0, 0.013, 0.25], [0.7, 0.999, 1.0]])
+    found = np.asarray(layers.timestep_features(jnp.asarray(times, jnp.float32), 12))
+    for at in np.ndindex(times.shape):
+        for i in range(6):
+            angle = times[at] * 10000.0 ** (-i / 6)
+            wanted = [np.cos(angle), np.sin(angle)]
+            np.testing.assert_allclose(found[at][[i, i + 6]], wanted, atol=1e-6)
+
+
 def test_rotation_equals_the_slow_one():
     rng = np.random.default_rng(0)
     x, positions = rng.normal(size=(2, 3, 4, 8)), rng.integers(0, 3000, (2, 3))

@@ -7,9 +7,9 @@ control ids into a sequence.
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 TAGS = ("think", "sugg", "ins", "des", "refine")
@@ -142,6 +142,7 @@ class Qwen2Tokenizer:
     """
 
     FILE = "tokenizer.json"
+    SLOW_FILES = ("vocab.json", "merges.txt")
     _SPLIT = (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
         r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -155,8 +156,9 @@ class Qwen2Tokenizer:
         missing = [name for name, piece in ids.items() if piece is None]
         if missing:
             raise ValueError(
-                f"the tokenizer lacks {', '.join(missing)}; load it with add_missing=True, which "
-                "appends them (the embedding table must have rows for them)"
+                f"the tokenizer lacks {', '.join(missing)}; add the release's "
+                "tokenizer_config.json, or load it with add_missing=True, which appends them (the "
+                "embedding table must have rows for them)"
             )
         self.bos, self.eos, self.soi, self.eoi = ids.values()
         self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
@@ -175,24 +177,24 @@ class Qwen2Tokenizer:
 
         Raises:
           FileNotFoundError: neither set of files is there.
-          ValueError: a control token is missing and `add_missing` is False.
+          ValueError: a file cannot be read, declares an id that its token does not get, or a
+            control token is missing and `add_missing` is False; the message names the folder.
         """
-        import tokenizers
-
         folder = Path(folder)
-        if (folder / cls.FILE).is_file():
-            tokenizer = tokenizers.Tokenizer.from_file(str(folder / cls.FILE))
-        elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            tokenizer = cls._from_slow_files(folder)
-        else:
+        whole = (folder / cls.FILE).is_file()
+        if not whole and not all((folder / name).is_file() for name in cls.SLOW_FILES):
             raise FileNotFoundError(
                 f"no tokenizer in {folder}: neither {cls.FILE} nor vocab.json with merges.txt; "
                 "copy them from the model's release"
             )
-        if add_missing:
-            absent = [name for name in CONTROLS if tokenizer.token_to_id(name) is None]
-            tokenizer.add_special_tokens(absent)
-        return cls(tokenizer, parse_controls=parse_controls)
+        try:
+            tokenizer = cls._from_file(folder) if whole else cls._from_slow_files(folder)
+            if add_missing:
+                absent = [name for name in CONTROLS if tokenizer.token_to_id(name) is None]
+                tokenizer.add_special_tokens(absent)
+            return cls(tokenizer, parse_controls=parse_controls)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
 
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json` into `folder`."""
@@ -211,28 +213,56 @@ class Qwen2Tokenizer:
         return _restored, (self._tokenizer.to_str(), self._parse_controls)
 
     @classmethod
+    def _from_file(cls, folder: Path):
+        import tokenizers
+
+        return _readable(lambda: tokenizers.Tokenizer.from_file(str(folder / cls.FILE)), cls.FILE)
+
+    @classmethod
     def _from_slow_files(cls, folder: Path):
         import tokenizers
         from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-        model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+        paths = [str(folder / name) for name in cls.SLOW_FILES]
+        model = _readable(lambda: models.BPE.from_file(*paths), " or ".join(cls.SLOW_FILES))
         tokenizer = tokenizers.Tokenizer(model)
         tokenizer.normalizer = normalizers.NFC()
         split = pre_tokenizers.Split(tokenizers.Regex(cls._SPLIT), "isolated")
         letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, letters])
         tokenizer.decoder = decoders.ByteLevel()
-        config = folder / "tokenizer_config.json"
-        added = (
-            json.loads(config.read_text()).get("added_tokens_decoder", {})
-            if config.is_file()
-            else {}
-        )
-        for _, token in sorted(added.items(), key=lambda item: int(item[0])):
+        for number, token in sorted(_added_tokens(folder).items()):
             special = token.get("special", True)
             entry = tokenizers.AddedToken(token["content"], special=special, normalized=False)
             (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([entry])
+            given = tokenizer.token_to_id(token["content"])
+            if given != number:
+                raise ValueError(
+                    f"added token {token['content']} is declared as {number} but gets {given}; "
+                    "vocab.json and the added tokens are not of one release"
+                )
         return tokenizer
+
+
+def _readable(read: Callable[[], Any], name: str) -> Any:
+    """What `read` gives; the library's plain Exception as ValueError that names the file."""
+    try:
+        return read()
+    except Exception as error:
+        raise ValueError(f"{name} cannot be read ({error})") from None
+
+
+def _added_tokens(folder: Path) -> dict[int, dict[str, Any]]:
+    """Added tokens by id: of tokenizer_config.json, or of added_tokens.json in older releases."""
+    found: dict[int, dict[str, Any]] = {}
+    for name in ("tokenizer_config.json", "added_tokens.json"):
+        if not found and (folder / name).is_file():
+            values = _readable(lambda: json.loads((folder / name).read_text("utf-8")), name)  # noqa: B023
+            if name.startswith("added"):
+                found = {number: {"content": token} for token, number in values.items()}
+            else:
+                found = {int(i): x for i, x in values.get("added_tokens_decoder", {}).items()}
+    return found
 
 
 def load_tokenizer(folder: Path) -> SentencePieceTokenizer | Qwen2Tokenizer:
