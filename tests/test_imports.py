@@ -30,6 +30,7 @@ LEVELS = {
         "metrics",
         "preemption",
         "configuration",
+        "command_line",
         "experiment",
         "report",
     },

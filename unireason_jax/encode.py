@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from unireason_jax import sharding
+from unireason_jax import command_line, sharding
 from unireason_jax.data import latents, shards, storage
 from unireason_jax.data.records import Record
 from unireason_jax.data.sequence import LatentCodec, SequenceSpec, latent_pixels, lengths
@@ -42,13 +42,9 @@ from unireason_jax.world.basis import PatchBasis
 def main(argv: Sequence[str]) -> None:
     """Runs the command line `argv` (program name first); errors are one line and exit status 1."""
     options = _flags()
-    if {"--help", "-h", "--helpfull"} & set(argv[1:]):
-        print(f"{__doc__}\n{options.get_help()}")
-        return
     try:
-        rest = options(list(argv))
-        if len(rest) > 1:
-            raise ValueError(f"unknown argument {rest[1]!r}; flags start with --")
+        if not command_line.parse(options, argv, __doc__):
+            return
         if not options.input or not options.output:
             raise ValueError("say what to encode and where to write: --input DIR --output DIR")
         codec = PatchBasis.create()

@@ -33,6 +33,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
+from unireason_jax import command_line
 from unireason_jax.data import assemble, draw, images, shards, storage
 from unireason_jax.data.packing import Budgets
 from unireason_jax.data.planning import advise_budgets
@@ -54,13 +55,9 @@ _SHOWN_TOKENS = 512
 def main(argv: Sequence[str]) -> None:
     """Runs the command line `argv` (program name first); errors are one line and exit status 1."""
     options = _flags()
-    if {"--help", "-h", "--helpfull"} & set(argv[1:]):
-        print(f"{__doc__}\n{options.get_help()}")
-        return
     try:
-        rest = options(list(argv))
-        if len(rest) > 1:
-            raise ValueError(f"unknown argument {rest[1]!r}; flags start with --")
+        if not command_line.parse(options, argv, __doc__):
+            return
         if not options.output:
             raise ValueError("say where to write: --output DIR")
         report = prepare(
@@ -262,7 +259,6 @@ def _records(options) -> FileRecords | IndexedRecords:
 
 
 def _flags() -> flags.FlagValues:
-    """The command line; not in absl's global flags, so that entry points can share a process."""
     own = flags.FlagValues()
 
     formats = [*FORMATS, "world"]

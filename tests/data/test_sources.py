@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from unireason_jax.data import storage
@@ -15,7 +17,7 @@ from unireason_jax.data.reading import IndexedRecords, Reading
 from unireason_jax.data.records import Record, RecordError, Segment
 from unireason_jax.data.sequence import SequenceSpec, lengths, render
 from unireason_jax.data.sizes import SIZES, SizeCodec
-from unireason_jax.data.sources import ArrayRecordSource, JsonSource, WorldSource
+from unireason_jax.data.sources import ArrayRecordSource, JsonSource, WorldSource, open_source
 from unireason_jax.data.templates import Style
 from unireason_jax.data.tokenizer import Qwen2Tokenizer, SentencePieceTokenizer
 from unireason_jax.prepare import prepare
@@ -191,6 +193,44 @@ def test_every_broken_official_file_yields_or_says_why(data_goldens):
                 outcomes["record"] += 1
     assert len(cases) > 80
     assert outcomes["record"] > 60 and outcomes["usable"] > 10 and outcomes["file"] >= 3
+
+
+# ------------------------------------------------------------------ parquet and ArrayRecord
+
+
+def test_parquet_rows_are_read_by_group_and_survive_pickling(folder):
+    rows = [{"id": f"r{i}", "txt": "a circle", "image_path": "images/a.png"} for i in range(25)]
+    table = pyarrow.Table.from_pylist(rows)
+    pyarrow.parquet.write_table(table, folder / "rows.parquet", row_group_size=10)
+    source = open_source(folder / "rows.parquet")
+    assert len(source) == 25 and [source[i].id for i in (24, 0, 10, 9)] == [
+        "r24",
+        "r0",
+        "r10",
+        "r9",
+    ]
+    again = pickle.loads(pickle.dumps(source))
+    assert repr(again) == repr(source) and again[19].segments[-1].image == folder / "images/a.png"
+    pyarrow.parquet.write_table(table.slice(0, 0), folder / "none.parquet")
+    with pytest.raises(ValueError, match=r"none\.parquet is empty"):
+        open_source(folder / "none.parquet")
+
+
+def test_array_records_of_others_are_read_without_a_manifest(folder):
+    record = WorldSource(0, 1, {"t2i": 1})[0]
+    entries = [json.dumps({**GOOD, "id": "row"}).encode(), storage.to_bytes(record), b"{broken"]
+    (folder / "theirs").mkdir()
+    for name, data in (("x.array_record-00000-of-2", entries[:1]), ("x.array_record-1", entries)):
+        writer = ArrayRecordWriter(str(folder / "theirs" / name), "group_size:1")
+        for entry in data:
+            writer.write(entry)
+        writer.close()
+    source = open_source(folder / "theirs")
+    assert [source[0].id, source[1].id] == ["row", "row"] and same(source[2], record)
+    with pytest.raises(RecordError, match="record 'theirs:4': the row is not JSON"):
+        source[3]
+    assert repr(pickle.loads(pickle.dumps(source))) == repr(source)
+    assert len(open_source(folder / "theirs" / "x.array_record-1")) == 3
 
 
 # ------------------------------------------------------------------ shards

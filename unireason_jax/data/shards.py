@@ -81,6 +81,11 @@ def begin(folder: Path, request: dict[str, Any], *, overwrite: bool = False) -> 
     return False
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether a run has begun in a folder and not finished."""
+    return (folder / _UNFINISHED).is_dir()
+
+
 def build(
     folder: Path, tasks: Sequence[tuple[Any, int]], job: Job, *, workers: int = 0, about: str
 ) -> None:

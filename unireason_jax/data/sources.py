@@ -20,7 +20,7 @@ import numpy as np
 from unireason_jax.data import readers, storage
 from unireason_jax.data.reading import AUTO, Reading
 from unireason_jax.data.records import Record, RecordError
-from unireason_jax.data.shards import LENGTHS, MANIFEST
+from unireason_jax.data.shards import LENGTHS, MANIFEST, is_unfinished
 from unireason_jax.data.templates import PLAIN, Example, Style, to_record
 from unireason_jax.world import tasks
 
@@ -194,6 +194,37 @@ class ParquetSource(_FileSource):
         return readers.open_parquet(self.path).read_row_group(group)
 
 
+class EntrySource(_FileSource):
+    """ArrayRecord files without a manifest, one or a folder of them, as others write them.
+
+    An entry is the JSON text of a row, or a record as `storage` keeps it.
+    """
+
+    def _index(self) -> None:
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        folder = self.path.is_dir()
+        files = sorted(self.path.glob("*.array_record*")) if folder else [self.path]
+        self._digest = hashlib.sha256(
+            "".join(f"{path.name}:{path.stat().st_size} " for path in files).encode()
+        ).hexdigest()[:16]
+        self._entries = ArrayRecordDataSource(list(map(str, files))) if files else ()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> Record:
+        data = self._entries[_checked(index, len(self))]
+        return (
+            _stored(data, self.path, index)
+            if storage.is_stored(data)
+            else super().__getitem__(index)
+        )
+
+    def _row(self, index: int) -> dict[str, Any] | readers.Broken:
+        return readers.parse(self._entries[index])
+
+
 class ArrayRecordSource:
     """Records of a folder that `prepare` wrote.
 
@@ -231,11 +262,7 @@ class ArrayRecordSource:
         return self.manifest["records"]
 
     def __getitem__(self, index: int) -> Record:
-        data = self._shards[_checked(index, len(self))]
-        try:
-            return storage.from_bytes(data)
-        except ValueError as error:
-            raise RecordError(f"{self.folder.name}:{index}", None, str(error)) from None
+        return _stored(self._shards[_checked(index, len(self))], self.folder, index)
 
     def lengths(self) -> np.ndarray:
         """Tokens by stream as measured by `prepare`, int32 [records, 3] (text, vit, latent)."""
@@ -248,6 +275,13 @@ class ArrayRecordSource:
         return f"ArrayRecordSource({self.folder.name}, {len(self)}, {self.manifest['key']})"
 
 
+def _stored(data: bytes, path: Path, index: int) -> Record:
+    try:
+        return storage.from_bytes(data)
+    except ValueError as error:
+        raise RecordError(f"{path.name}:{index}", None, str(error)) from None
+
+
 def _checked(index: int, size: int) -> int:
     if not 0 <= index < size:
         raise IndexError(f"record {index} of {size}")
@@ -255,15 +289,18 @@ def _checked(index: int, size: int) -> int:
 
 
 def open_source(path: str | Path, reading: Reading = AUTO) -> "Source":
-    """The source for a prepared folder, a parquet file, or a JSON file.
+    """The source for a prepared folder, for ArrayRecord, parquet, or JSON files.
 
     Raises:
       FileNotFoundError, ValueError: as the source.
     """
     path = Path(path)
-    if path.is_dir():
+    prepared = (path / MANIFEST).exists() or is_unfinished(path)
+    if path.is_dir() and (prepared or not any(path.glob("*.array_record*"))):
         return ArrayRecordSource(path)
+    if path.is_dir() or ".array_record" in path.name:
+        return EntrySource(path, reading=reading)
     return (ParquetSource if path.suffix == ".parquet" else JsonSource)(path, reading=reading)
 
 
-Source = WorldSource | JsonSource | ParquetSource | ArrayRecordSource
+Source = WorldSource | JsonSource | ParquetSource | EntrySource | ArrayRecordSource

@@ -52,13 +52,18 @@ def to_bytes(record: Record) -> bytes:
     return b"".join([MAGIC, len(text).to_bytes(4, "little"), text, *blobs])
 
 
+def is_stored(data: bytes) -> bool:
+    """Whether bytes are a record of `to_bytes`."""
+    return data[:4] == MAGIC
+
+
 def from_bytes(data: bytes) -> Record:
     """The record that `to_bytes` wrote.
 
     Raises:
       ValueError: the bytes are something else, or cut off.
     """
-    if data[:4] != MAGIC:
+    if not is_stored(data):
         raise ValueError(f"not a stored record: it starts with {data[:4]!r} instead of {MAGIC!r}")
     end = 8 + int.from_bytes(data[4:8], "little")
     header = json.loads(data[8:end])
