@@ -12,7 +12,7 @@ from unireason_jax import encode as encode_verb
 from unireason_jax.data import latents
 from unireason_jax.data.reading import IndexedRecords
 from unireason_jax.data.sequence import SequenceSpec, render
-from unireason_jax.data.sizes import SIZES
+from unireason_jax.data.sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource
 from unireason_jax.data.tokenizer import load_tokenizer
 from unireason_jax.encode import Encoder, encode
@@ -90,6 +90,19 @@ def test_an_autoencoder_runs_on_every_device_and_compiles_once_a_size(autoencode
         for moments, picture in zip(found, pictures):
             np.testing.assert_allclose(moments, autoencoder.encode(picture), rtol=0, atol=2e-6)
     assert encoder._moments._cache_size() == len(encoder.sizes) == 2
+
+
+def test_an_autoencoders_latents_are_those_of_the_online_path(autoencoder, tmp_path, monkeypatch):
+    monkeypatch.setitem(SIZES, "world", SIZES["world"] | {"codec": SizeCodec(2, 4)})
+    world = IndexedRecords(WorldSource(3, 12, TASKS))
+    prepare(world, tmp_path / "pixels", sizes="world", shard_records=8)
+    encode(tmp_path / "pixels", tmp_path / "out", autoencoder, dtype="float32")
+    compared = 0
+    for online, cached in pairs(tmp_path / "pixels", tmp_path / "out", autoencoder):
+        np.testing.assert_array_equal(cached.latents, online.latents)
+        np.testing.assert_array_equal(cached.noise_seeds, online.noise_seeds)
+        compared += len(online.latents)
+    assert compared > 1000
 
 
 def test_interrupted_encoding_goes_on_and_ends_the_same(prepared, tmp_path, monkeypatch):
