@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
             "remat": placeholder(str),
             "attention": placeholder(str),
             "chunk": placeholder(int),
+            "unroll": placeholder(int),
             "vit_tower": True,
             "llm": {
                 "width": placeholder(int),
@@ -83,6 +84,8 @@ def get_config() -> ConfigDict:
             # Condition dropout of texts, clean latents and ViT copies.
             "dropout": (0.1, 0.1, 0.0),
             "weighting": "token",
+            # Stretch the positions of an image over the whole table (BAGEL's interpolate_pos).
+            "interpolate": False,
             "workers": 0,
             "prefetch": 4,
         }

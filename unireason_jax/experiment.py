@@ -115,6 +115,7 @@ def _assemble(config: ConfigDict, tokenizer: Tokenizer, codec: LatentCodec) -> E
         vit_side=vit.side if vit else 1,
         dropout=tuple(config.data.dropout),
         weighting=config.data.weighting,
+        interpolate=config.data.interpolate,
     )
     return Experiment(config, model, spec)
 

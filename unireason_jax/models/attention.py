@@ -51,7 +51,7 @@ def attend(
       backend: "dense" holds all scores, and its keys are not copied: for few queries; "chunked"
         has memory linear in the row and skips what nobody sees; "auto" is dense up to `chunk`
         queries.
-      chunk: queries that the chunked backend handles at a time, by up to 4 * chunk keys.
+      chunk: queries, and keys, that the chunked backend handles at a time.
 
     Returns:
       [B, T, N, H] in q's dtype. What a query that sees no key gets is finite, and of no meaning.
@@ -70,8 +70,7 @@ def attend(
                 tiles = default_tiles(q.shape[3], q.shape[1], k.shape[1])
                 out = flash_attention(flat, k, v, Ids(*ids), tiles, not on_tpu)
             else:
-                block = min(4 * chunk, -(-k.shape[1] // 128) * 128)
-                out = chunked_attention(flat, k, v, Ids(*ids), chunk, block)
+                out = chunked_attention(flat, k, v, Ids(*ids), chunk, chunk)
             return out.reshape(q.shape)
 
         grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])

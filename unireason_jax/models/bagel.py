@@ -28,13 +28,15 @@ class Bagel(nnx.Module):
     """The network. Inputs and outputs of every method are float32 unless said otherwise."""
 
     def __init__(self, config: BagelConfig):
-        """`latent_out` starts at zero, so that the first predicted velocity is zero."""
+        """Starts so that a token says where and what it is: words as large as the position tables,
+        latents (mostly noise) smaller, and `latent_out` zero, so that the first velocity is zero.
+        """
         self.config = config
         width, features = config.llm.width, config.latent.features
         made = {"dtype": config.dtype}
         wide = {"bias": True, **made}
         table = (config.llm.vocab, width)
-        self.embed = parameter(table, ("vocab", "embed"), std=width**-0.5)
+        self.embed = parameter(table, ("vocab", "embed"), std=0.5**0.5)
         self.stack = Stack(config)
         self.head = Projection((width,), (config.llm.vocab,), axes=("embed", "vocab"), **made)
         if config.vit is not None:
@@ -44,7 +46,9 @@ class Bagel(nnx.Module):
             self.connector_out = Projection((width,), (width,), axes=("mlp", "embed"), **wide)
         self.time_in = Projection((TIME_FEATURES,), (width,), axes=("patch", "mlp"), **wide)
         self.time_out = Projection((width,), (width,), axes=("mlp", "embed"), **wide)
-        self.latent_in = Projection((features,), (width,), axes=("patch", "embed"), **wide)
+        self.latent_in = Projection(
+            (features,), (width,), axes=("patch", "embed"), scale=0.25, **wide
+        )
         self.latent_out = Projection(
             (width,), (features,), axes=("embed", "patch"), scale=0.0, **wide
         )

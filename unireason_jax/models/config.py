@@ -138,8 +138,15 @@ class BagelConfig:
         input; "save_attention": like full, but attention outputs are kept; "save_matmuls": only
         what is not a projection.
       attention: backend of `models.attention.attend`; "auto" is dense for few queries, else
+<<<<<<< HEAD
         flash on TPU and chunked on CPU and GPU.
       chunk: query tokens that the chunked backend handles at a time.
+=======
+        chunked.
+      chunk: tokens of a block of the chunked backend, queries and keys alike.
+      unroll: layers in one turn of the loop over layers; all of them saves a quarter of the time
+        of a step on a CPU, and costs compile time.
+>>>>>>> 74394ac (Small blocks and an unrolled stack on CPUs; an initialisation that looks for likeness; stretched positions in the world)
     """
 
     llm: LLMConfig
@@ -149,6 +156,7 @@ class BagelConfig:
     remat: str = "none"
     attention: str = "auto"
     chunk: int = 128
+    unroll: int = 1
 
     def __post_init__(self) -> None:
         """Raises ValueError on sizes or names that cannot work."""
@@ -166,8 +174,9 @@ class BagelConfig:
             raise ValueError(f"llm: width {llm.width} must be a multiple of 4 (sin-cos table).")
         if vit is not None and vit.width % vit.heads:
             raise ValueError(f"vit: width {vit.width} is not a multiple of {vit.heads} heads.")
-        if self.chunk < 1:
-            raise ValueError(f"chunk must be >= 1, not {self.chunk}.")
+        for name in ("chunk", "unroll"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be >= 1, not {value}.")
 
 
 VARIANTS: dict[str, BagelConfig] = {
@@ -180,11 +189,15 @@ VARIANTS: dict[str, BagelConfig] = {
         llm=LLMConfig(width=256, layers=6, heads=8, kv_heads=4, head_dim=32, mlp=768, vocab=512),
         vit=ViTConfig(width=128, layers=3, heads=4, mlp=384, patch=8, side=16),
         latent=LatentConfig(channels=24, patch=1, side=16),
+        chunk=32,
+        unroll=6,
     ),
     "small": BagelConfig(
         llm=LLMConfig(width=512, layers=8, heads=8, kv_heads=4, head_dim=64, mlp=1536, vocab=8192),
         vit=ViTConfig(width=256, layers=4, heads=4, mlp=1024, patch=14, side=70),
         latent=LatentConfig(channels=16, patch=2, side=32),
+        chunk=256,
+        unroll=8,
     ),
     "bagel_7b_mot": BagelConfig(
         llm=LLMConfig(

@@ -32,14 +32,23 @@ def logical_axes(config: BagelConfig) -> Params:
 
 
 def init(config: BagelConfig, key: jax.Array) -> Params:
-    """Freshly drawn float32 parameters; jit it, with `out_shardings` on more than one device."""
+    """Freshly drawn float32 parameters; jit it, with `out_shardings` on more than one device.
+
+    Keys start as the queries of their group's first head, so that every head looks for what is
+    like itself: pictures are copied cell by cell from the start (mimetic initialisation, Trockman
+    and Kolter, 2023).
+    """
     leaves, tree = jax.tree.flatten(
         _template(config)[1], is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
     )
     made = [leaf.get_metadata() for leaf in leaves]
     shapes = [leaf.shape for leaf in leaves]
     values = draw(key, shapes, [m["fill"] for m in made], [m["std"] for m in made])
-    return nnx.to_pure_dict(jax.tree.unflatten(tree, values))
+    params = nnx.to_pure_dict(jax.tree.unflatten(tree, values))
+    group = config.llm.heads // config.llm.kv_heads
+    for expert in params["stack"]["blocks"].values():
+        expert["key"]["kernel"] = expert["query"]["kernel"][:, :, ::group]
+    return params
 
 
 def bind(config: BagelConfig, params: Params) -> Bagel:

@@ -159,8 +159,8 @@ class Stack(nnx.Module):
 
         cached = None if past is None else (past.k, past.v)
         with jax.named_scope("layers"):
-            scanned = (self.blocks, cached)
-            (und, gen), kv = jax.lax.scan(remat(body, self.config.remat), carry, scanned)
+            scanned, body = (self.blocks, cached), remat(body, self.config.remat)
+            (und, gen), kv = jax.lax.scan(body, carry, scanned, unroll=self.config.unroll)
         return _held(self.und_norm(und), detach_und), self.gen_norm(gen), kv
 
 
