@@ -73,7 +73,7 @@ def study() -> dict:
     return {
         "runs": RUNS,
         "images": 120_000,
-        "seconds_per_step": 0.40,  # two CPU cores, measured with configs/quickstart.py
+        "seconds_per_step": 0.10,  # two CPU cores, measured with configs/quickstart.py
         "seconds_per_report": 120,
         "rows": (
             ("base", "plain", "prompt only"),
