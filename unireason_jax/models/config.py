@@ -138,15 +138,10 @@ class BagelConfig:
         input; "save_attention": like full, but attention outputs are kept; "save_matmuls": only
         what is not a projection.
       attention: backend of `models.attention.attend`; "auto" is dense for few queries, else
-<<<<<<< HEAD
         flash on TPU and chunked on CPU and GPU.
-      chunk: query tokens that the chunked backend handles at a time.
-=======
-        chunked.
       chunk: tokens of a block of the chunked backend, queries and keys alike.
       unroll: layers in one turn of the loop over layers; all of them saves a quarter of the time
         of a step on a CPU, and costs compile time.
->>>>>>> 74394ac (Small blocks and an unrolled stack on CPUs; an initialisation that looks for likeness; stretched positions in the world)
     """
 
     llm: LLMConfig
