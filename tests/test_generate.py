@@ -37,7 +37,7 @@ def workdir(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
     """As on a machine without fake devices (`test_reasoner` covers eight)."""
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(jax, "local_devices", lambda devices=jax.local_devices(): devices[:1])
 
 
 def fails(main, arguments, capsys):
@@ -47,36 +47,86 @@ def fails(main, arguments, capsys):
     return str(stopped.value.code) + capsys.readouterr().err
 
 
+def names(out):
+    """Ids of the conversations in a folder."""
+    return sorted(trace.load(path.parent).id for path in out.glob("*/trace.json"))
+
+
+def only(out):
+    """The trace of a folder with one conversation."""
+    (path,) = out.glob("*/trace.json")
+    return trace.load(path.parent)
+
+
 def test_generate_writes_traces_and_strips(workdir, tmp_path, capsys):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"id": "one", "prompt": "a red circle"}\n\ntwo green crosses\n')
-    out = tmp_path / "out"
-    base = ["--checkpoint", workdir, "--out", out, "--rounds", "1", *FAST]
-    generate.main([str(x) for x in [*base, "--prompts", prompts, "--prompt", "a blue square"]])
-    folders = sorted(path.name for path in out.iterdir() if path.is_dir())
-    assert folders == ["000_a_blue_square", "001_one", "002_two_green_crosses"]
+    out, alone = tmp_path / "out", tmp_path / "alone"
+    base = ["--checkpoint", workdir, "--rounds", "1", *FAST, "--prompt", "a blue square"]
+    generate.main([str(x) for x in [*base, "--out", out, "--prompts", prompts]])
+    assert names(out) == ["a blue square", "one", "two green crosses"]
     assert (out / "strips.png").stat().st_size > 1000
-    first = trace.load(out / folders[0])
+    generate.main([str(x) for x in [*base, "--out", alone]])
+    again = only(alone)
+    first = trace.load(out / next(iter(alone.glob("*/trace.json"))).parent.name)
     assert first.roles[:4] == ["user", "plan", "draft", "reflection"]
     assert first.image.shape == (32, 32, 3) and first.settings["flow"]["timesteps"] == 3
-    printed = capsys.readouterr().out
-    assert "a blue square" in printed and "plan:" in printed and "3 conversations" in printed
-    alone = tmp_path / "alone"
-    generate.main(
-        [str(x) for x in ["--prompt", "a blue square", *base[:2], "--out", alone, *base[4:]]]
-    )
-    again = trace.load(alone / "000_a_blue_square")
     assert again.texts == first.texts
     assert np.abs(again.image.astype(int) - first.image.astype(int)).max() <= 1
+    progress = capsys.readouterr().err
+    assert "images/s" in progress and "tokens/s" in progress and "3/3" in progress
+
+
+def test_generate_goes_on_where_it_was(workdir, tmp_path, capsys):
+    base = ["--checkpoint", workdir, "--out", tmp_path, "--preset", "t2i", *FAST]
+    base += ["--prompt", "a blue square", "--prompt", "a red circle"]
+    generate.main([str(x) for x in base])
+    done = {path: path.read_bytes() for path in tmp_path.glob("*/*") if path.suffix == ".png"}
+    kept, redone = sorted(tmp_path.glob("*/trace.json"))
+    redone.unlink()
+    before = kept.stat().st_mtime_ns
+    generate.main([str(x) for x in base])
+    assert "1 of 2 conversations are there already" in capsys.readouterr().out
+    assert kept.stat().st_mtime_ns == before and redone.exists()
+    assert {path: path.read_bytes() for path in done} == done
+    assert "other settings" in fails(generate.main, [*base, "--temperature", "1"], capsys)
+
+
+def test_bad_requests_are_listed_and_the_others_drawn(workdir, tmp_path, capsys):
+    wide, broken, good = (tmp_path / f"{name}.png" for name in ("wide", "broken", "good"))
+    Image.new("RGB", (5000, 1)).save(wide)
+    Image.new("RGB", (32, 32)).save(good)
+    broken.write_bytes(good.read_bytes()[:60])
+    rows = [("ok", "add a red circle", "good.png"), ("empty", " ", "good.png")]
+    rows += [("wide", "add a red circle", "wide.png"), ("gone", "add a red circle", "no.png")]
+    rows += [("broken", "add a red circle", "broken.png"), ("long", "red " * 400, "good.png")]
+    prompts = tmp_path / "prompts.jsonl"
+    lines = [json.dumps({"id": i, "prompt": p, "image": f}) for i, p, f in rows]
+    prompts.write_text("\n".join(lines))
+    arguments = ["--checkpoint", workdir, "--out", tmp_path / "out", "--preset", "edit", *FAST]
+    generate.main([str(x) for x in [*arguments, "--prompts", prompts]])
+    assert names(tmp_path / "out") == ["ok"]
+    listed = (tmp_path / "out" / "refused.jsonl").read_text().splitlines()
+    reasons = {row["id"]: row["reason"] for row in map(json.loads, listed)}
+    for name, words in {
+        "empty": "prompt is empty",
+        "wide": "5000 x 1 pixels .* multiples of 8 up to 32",
+        "gone": "no.png does not exist",
+        "broken": "broken.png.*(decoded|readable)",
+        "long": "402 tokens.*320",
+    }.items():
+        assert re.search(words, reasons[name]), reasons[name]
+    assert all(f"{prompts}:" in json.loads(line)["where"] for line in listed)
+    assert "5 requests refused" in capsys.readouterr().out
 
 
 def test_generate_edits_a_picture(workdir, tmp_path):
     picture = tmp_path / "in.png"
     Image.new("RGB", (32, 32), (16, 16, 20)).save(picture)
-    arguments = ["--checkpoint", workdir, "--out", tmp_path / "out", "--mode", "edit"]
+    arguments = ["--checkpoint", workdir, "--out", tmp_path / "out", "--preset", "edit"]
     arguments += ["--image", picture, "--prompt", "add a red circle", "--samples", "2", *FAST]
     generate.main([str(x) for x in arguments])
-    found = [trace.load(folder) for folder in sorted((tmp_path / "out").glob("0*"))]
+    found = [trace.load(path.parent) for path in sorted(tmp_path.glob("out/*/trace.json"))]
     assert [t.sample for t in found] == [0, 1]
     assert found[0].steps[1].given and found[0].steps[1].image.shape == (32, 32, 3)
 
@@ -85,13 +135,15 @@ def test_generate_edits_a_picture(workdir, tmp_path):
     ("arguments", "message"),
     [
         ([], "nothing to generate"),
-        (["--prompt", " "], "prompt 1 is empty"),
+        (["--prompt", " "], "prompt is empty"),
         (["--prompt", "a purpel circle"], "does not know the word.*purpel"),
         (["--prompt", "red " * 400], "402 tokens.*320"),
         (["--prompt", "a circle", "--timesteps", "1"], "timesteps"),
-        (["--prompt", "a circle", "--rounds", "-1"], "--rounds"),
-        (["--prompt", "a circle", "--mode", "edit"], "give --image"),
-        (["--prompt", "a circle", "--mode", "edit", "--image", "no.png"], "no.png does not exist"),
+        (["--prompt", "a circle", "--rounds", "-1"], "rounds must be >= 0"),
+        (["--prompt", "a circle", "--size", "30", "32"], "30 x 32 pixels: give multiples of 8"),
+        (["--prompt", "a circle", "--preset", "edit"], "needs an image"),
+        (["--prompt", "a circle", "--preset", "refine_t21"], "did you mean 'refine_t2i'"),
+        (["--prompt", "a circle", "--preset", "edit", "--image", "no.png"], "no.png does not"),
         (["--prompts", "no.txt"], "no.txt: no such file"),
         (["--prompt", "a circle", "--step", "7"], "no checkpoint of step 7"),
     ],

@@ -1,0 +1,29 @@
+"""Unified reasoning image models in JAX: they plan, draw, look, reflect and refine.
+
+    import unireason_jax
+
+    m = unireason_jax.load("runs/quickstart")
+    m.generate("a red circle above a blue square")
+    m.edit(image, "remove the red circle")
+    m.ask(image, "what is above the blue square ?")
+
+Each call returns a `Trace`, which a notebook shows as a strip. Importing the package is cheap; JAX
+comes with the first `load`.
+"""
+
+from typing import Any
+
+
+def load(checkpoint: Any, **options: Any) -> Any:
+    """A `Reasoner` from a training run's directory or a converted official folder.
+
+    Args:
+      checkpoint: the directory.
+      **options: as `unireason_jax.inference.load.load`.
+
+    Raises:
+      FileNotFoundError, ValueError: no such run, or it does not fit its config.
+    """
+    from unireason_jax.inference import load as loading
+
+    return loading.load(checkpoint, **options)

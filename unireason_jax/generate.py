@@ -2,40 +2,35 @@
 
     unireason generate --checkpoint runs/quickstart --prompt "a red circle above a blue square" \\
         --out runs/pictures
-    unireason generate --checkpoint runs/quickstart --prompts prompts.txt --mode plan --out out
-    unireason generate --checkpoint runs/quickstart --mode edit --image in.png \\
+    unireason generate --checkpoint runs/quickstart --prompts prompts.jsonl --preset think_t2i \\
+        --out out
+    unireason generate --checkpoint runs/quickstart --preset edit --image in.png \\
         --prompt "remove the red circle" --out out
+    unireason generate --checkpoint runs/unireason --preset unireason_refine --prompts F --out out
 
-Every prompt gets a folder with trace.json, one PNG per image and strip.png, which shows the whole
-conversation. The same prompt gives the same result alone and among others.
+Every conversation gets a folder with trace.json, one PNG per image and strip.png, which shows it as
+a whole. It depends on the id of its prompt and the number of its sample only: not on what else is
+generated, nor on how many devices or processes share the work (each process takes its share of the
+prompts). A conversation whose trace.json is there is done; run the same command again after an
+interruption, and it goes on. Requests that cannot be generated are listed in refused.jsonl.
 """
 
 import argparse
-import difflib
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from unireason_jax.data import images
-from unireason_jax.data.templates import TEMPLATES
-from unireason_jax.inference.load import add_flags, from_flags
+import jax
+
+from unireason_jax import checkpoint, sharding
+from unireason_jax.inference import presets
+from unireason_jax.inference.folder import Folder
+from unireason_jax.inference.load import add_flags, from_flags, with_flags
+from unireason_jax.inference.requests import Asked, check_words, read_file
 from unireason_jax.inference.strip import contact_sheet
-from unireason_jax.world import vocabulary
 
-MODES = {
-    "refine": "refine_t2i",
-    "plan": "think_t2i",
-    "prompt": "t2i",
-    "edit": "edit",
-    "think_edit": "think_edit",
-    "ask": "vqa",
-}
-NEEDS_IMAGE = ("edit", "think_edit", "ask")
-TEXT_KEY = {"edit": "instruction", "think_edit": "instruction", "ask": "question"}
-IMAGE_KEY = {"edit": "input_image", "think_edit": "input_image", "ask": "image"}
+SHOWN = 24
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument("--checkpoint", required=True, help="--workdir of a training run")
+    found.add_argument("--checkpoint", required=True, help="a run's or a converted folder")
     found.add_argument("--out", required=True, type=Path, help="folder for the results")
     found.add_argument("--prompt", action="append", default=[], help="may be given several times")
     found.add_argument(
@@ -55,127 +50,86 @@ def parser() -> argparse.ArgumentParser:
         help="one prompt a line, or JSON lines with `prompt` and optionally `id` and `image`",
     )
     found.add_argument(
-        "--mode",
-        choices=tuple(MODES),
-        default="refine",
-        help="refine: plan, draft, then rounds of reflection; plan: plan, then draw; prompt: draw; "
-        "edit, think_edit, ask: about --image",
+        "--preset",
+        default="refine_t2i",
+        help="how a system samples: " + ", ".join(presets.PRESETS) + " (default refine_t2i)",
     )
     found.add_argument("--image", type=Path, help="picture to edit or to ask about")
-    found.add_argument("--rounds", type=int, default=3, help="most rounds of refinement")
+    found.add_argument("--rounds", type=int, help="most rounds of refinement, or steps")
     found.add_argument("--samples", type=int, default=1, help="conversations per prompt")
     add_flags(found)
     return found
 
 
-def read_requests(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Prompts from the flags: dicts with `id`, `prompt`, and `image` where there is one.
+def read_requests(arguments: argparse.Namespace) -> list[Asked]:
+    """What the flags ask for.
 
     Raises:
-      FileNotFoundError: the file of prompts or the picture does not exist.
-      ValueError: no prompt, an empty one, or a line that is not a prompt.
+      FileNotFoundError: there is no such file of prompts.
+      ValueError: nothing is asked for, or an id is there twice.
     """
-    found = [{"prompt": prompt} for prompt in arguments.prompt]
+    found = [Asked(prompt, prompt) for prompt in arguments.prompt]
     if arguments.prompts is not None:
-        found += _read_file(arguments.prompts)
+        found += read_file(arguments.prompts)
     if not found:
         raise ValueError("nothing to generate: give --prompt TEXT or --prompts FILE.")
-    image = arguments.image
-    for number, request in enumerate(found, 1):
-        if not request["prompt"].strip():
-            raise ValueError(f"prompt {number} is empty; write what to draw.")
-        request.setdefault("id", request["prompt"])
-        if arguments.mode in NEEDS_IMAGE:
-            request.setdefault("image", image)
-            if request["image"] is None:
-                raise ValueError(f"--mode {arguments.mode} needs a picture: give --image FILE.")
-            if not Path(request["image"]).is_file():
-                raise FileNotFoundError(f"picture {request['image']} does not exist.")
-    return found
+    named: dict[str, Asked] = {}
+    for asked in found:
+        if asked.image is None and arguments.image is not None:
+            asked = asked._replace(image=arguments.image)
+        if named.setdefault(asked.name, asked) != asked:
+            raise ValueError(f"two different requests have the id '{asked.name}'; rename one.")
+    return list(named.values())
 
 
-def _read_file(path: Path) -> list[dict[str, Any]]:
-    """Prompts of a text or JSON-lines file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"--prompts {path}: no such file.")
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        request: Any = {"prompt": line.strip()}
-        if line.lstrip().startswith("{"):
-            try:
-                request = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not JSON ({error}).") from None
-            if not isinstance(request.get("prompt"), str):
-                raise ValueError(f"{path}:{number}: field 'prompt' is missing or not a text.")
-            request = {k: request[k] for k in ("id", "prompt", "image") if k in request}
-        found.append(request)
-    return found
-
-
-def to_records(
-    requests: Sequence[dict[str, Any]], mode: str, rounds: int, tokenizer: Any
-) -> list[Any]:
-    """The conversations to finish, one per request.
+def run(arguments: argparse.Namespace) -> int:
+    """Generates and saves what is not there yet; returns the number of refused requests.
 
     Raises:
-      ValueError: a prompt has words that the model has never seen.
+      FileNotFoundError, ValueError: a flag, the checkpoint, or all requests are wrong.
     """
-    records = []
-    for request in requests:
-        check_words(request["prompt"], tokenizer)
-        example = {"id": str(request["id"]), TEXT_KEY.get(mode, "prompt"): request["prompt"]}
-        if mode in NEEDS_IMAGE:
-            example[IMAGE_KEY[mode]] = images.load(Path(request["image"]))
-        if mode == "refine":
-            example["rounds"] = rounds
-        records.append(TEMPLATES[MODES[mode]](example))
-    return records
-
-
-def check_words(prompt: str, tokenizer: Any) -> None:
-    """Raises ValueError naming the words that become the unknown token, and near known ones."""
-    words = prompt.replace(",", " , ").replace(".", " . ").split()
-    unknown = [w for w in words if "<unk>" in tokenizer.decode(tokenizer.encode(w))]
-    if unknown:
-        near = [difflib.get_close_matches(w.lower(), vocabulary.WORDS, n=1) for w in unknown]
-        hints = sorted({match[0] for match in near if match})
-        hint = f" Near: {', '.join(hints)}." if hints else ""
-        raise ValueError(
-            f"prompt {prompt!r}: this model does not know the word(s) {', '.join(unknown)}; the "
-            f"embedded world speaks of coloured shapes in lower case.{hint}"
-        )
-
-
-def run(arguments: argparse.Namespace) -> list[Path]:
-    """Generates and saves everything; returns the folders written."""
-    requests = read_requests(arguments)
-    if arguments.rounds < 0 or arguments.samples < 1:
-        raise ValueError("--rounds must be >= 0 and --samples >= 1.")
+    if arguments.samples < 1:
+        raise ValueError("--samples must be >= 1.")
+    preset, asked = presets.find(arguments.preset), read_requests(arguments)
+    sharding.initialize_distributed()
+    share = asked[jax.process_index() :: jax.process_count()]
     reasoner = from_flags(arguments)
-    spec = reasoner.engine.spec
-    records = to_records(requests, arguments.mode, arguments.rounds, spec.tokenizer)
-    started = time.perf_counter()
-    traces = reasoner.run(records, samples=arguments.samples)
-    seconds = time.perf_counter() - started
-    folders = []
-    for number, trace in enumerate(traces):
-        slug = "".join(c if c.isalnum() else "_" for c in trace.id)[:48]
-        folders.append(trace.save(arguments.out / f"{number:03d}_{slug}"))
-        print(f"{trace.id}")
-        for step in trace.steps:
-            if step.kind == "text" and not step.given:
-                print(f"    {step.role}: {step.text}")
-        print(f"    -> {folders[-1] / 'strip.png'}")
+    settings = with_flags(preset.settings(reasoner.settings), arguments)
+    jobs, refused = [], []
+    for one in share:
+        try:
+            request = preset.request(
+                one.prompt, name=one.name, image=one.image, rounds=arguments.rounds
+            )
+            check_words(one.prompt, reasoner.engine.spec.tokenizer)
+            reasoner.check(request.record, settings)
+            jobs += [(request, sample) for sample in range(arguments.samples)]
+        except (ValueError, OSError) as error:
+            refused.append({"id": one.name, "where": one.where, "reason": str(error)})
+    if refused and not jobs and jax.process_count() == 1:
+        raise ValueError("; ".join(row["reason"] for row in refused[:3]))
+    step = checkpoint.find(arguments.checkpoint, arguments.step).name
+    identity = {"checkpoint": f"{arguments.checkpoint}, {arguments.which} of step {step}"}
+    identity |= {"preset": arguments.preset, "rounds": arguments.rounds}
+    folder = Folder(arguments.out, identity, settings)
+    traces = folder.generate(reasoner, jobs, settings)
+    if refused:
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in refused)
+        (arguments.out / _mine("refused.jsonl")).write_text(lines, encoding="utf-8")
+        print(f"{len(refused)} requests refused, the first: {refused[0]['reason']}")
     if len(traces) > 1:
-        sheet = contact_sheet([trace.strip() for trace in traces[:24]], columns=2)
-        sheet.save(arguments.out / "strips.png")
-        print(f"all strips: {arguments.out / 'strips.png'}")
-    made = sum(len(trace.images) for trace in traces)
-    print(f"{len(traces)} conversations, {made} images in {seconds:.1f} s (compiling included)")
-    return folders
+        sheet = contact_sheet([trace.strip() for trace in traces[:SHOWN]], columns=2)
+        sheet.save(arguments.out / _mine("strips.png"))
+        print(f"the first strips: {arguments.out / _mine('strips.png')}")
+    return len(refused)
+
+
+def _mine(name: str) -> str:
+    """A file name of this process's own."""
+    if jax.process_count() == 1:
+        return name
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}.{jax.process_index()}.{suffix}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from unireason_jax.data.sequence import copies, latent_tokens, render, text_toke
 from unireason_jax.data.templates import TEMPLATES
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference import sampler
-from unireason_jax.inference.context import Engine
+from unireason_jax.inference.engine import Engine
 from unireason_jax.models import functional
 from unireason_jax.visibility import NOISED, Visibility
 from unireason_jax.world.tasks import example

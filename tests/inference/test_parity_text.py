@@ -54,7 +54,7 @@ def logits_along(golden, cache, tokens):
 
 def written(golden, cache, eos, limit):
     """Greedy text [tokens per row], with `eos` as the end token."""
-    markers = dataclasses.replace(golden.markers, eos=eos)
+    markers = dataclasses.replace(golden.markers, eos=eos, soi=-1)
     rows = cache.rows
     _, drawn = sampler.write_text(
         golden.params,

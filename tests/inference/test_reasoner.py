@@ -113,7 +113,7 @@ def test_errors_name_the_record():
         reasoner.run([long])
     blind = Reasoner(toy.config(), toy.params(), dataclasses.replace(toy.spec(), vit_patch=0))
     look = TEMPLATES["vqa"]({"id": "q", "image": np.zeros((24, 24, 3), np.uint8), "question": "?"})
-    with pytest.raises(ValueError, match="'q', source: the image is shown to a ViT only"):
+    with pytest.raises(ValueError, match="'q', source: this checkpoint has no ViT"):
         blind.run([look])
     small = dataclasses.replace(toy.config(), llm=dataclasses.replace(toy.config().llm, vocab=8))
     with pytest.raises(ValueError, match="do not belong together"):

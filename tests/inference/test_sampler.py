@@ -10,7 +10,7 @@ import pytest
 from tests.inference import toy
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference import sampler
-from unireason_jax.inference.context import Engine
+from unireason_jax.inference.engine import Engine
 from unireason_jax.inference.sampler import FlowSettings, TextSettings
 from unireason_jax.models import functional
 from unireason_jax.visibility import Visibility
@@ -79,6 +79,8 @@ def naive(turn, limit):
             control = [MARKERS.bos, MARKERS.soi, MARKERS.eos]
             return out, control[int(np.argmax(logits[control]))]
         best = int(np.argmax(logits))
+        if best == MARKERS.soi and len(out) < limit:
+            return out, MARKERS.soi
         if len(out) >= limit:
             best = MARKERS.eos
         if best != MARKERS.eos:

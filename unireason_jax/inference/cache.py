@@ -92,6 +92,11 @@ def concat_rows(caches: list[Cache]) -> Cache:
     return jax.tree.map(join, *caches)
 
 
+def take_rows(cache: Cache, rows: Any) -> Cache:
+    """Some rows, in the order of `rows` [n] int32."""
+    return jax.tree.map(lambda x: x[:, rows] if x.ndim == 5 else x[rows], cache)
+
+
 def advance(cache: Cache, by: jax.Array) -> Cache:
     """Moves the rotary position without a token: a dropped image copy counts 1 (BAGEL packing)."""
     return dataclasses.replace(cache, positions=cache.positions + by.astype(jnp.int32))

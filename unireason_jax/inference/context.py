@@ -1,133 +1,115 @@
-"""The contexts of one batch: what every row has seen, and the poorer copies that guide drawing.
+"""The contexts of one batch: every row reads, writes and draws at its own state.
 
-Up to three caches of the same rows: the full context, the one without text, the one without
-images. A poorer context exists only where it differs and its guidance scale is on. Lengths are
-rounded up to few sizes, so that a whole evaluation compiles a handful of programs.
+A row is a list of turns and its part of the cache. A poorer context (for guidance) is another list
+of turns; it starts from the cached turns that both begin with, and only the rest is read again.
+Contexts of one drawing are rows of one batch. Sizes are rounded up to few, so that a whole
+evaluation compiles a handful of programs.
 """
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from unireason_jax import flow, sharding
-from unireason_jax.data import sequence
-from unireason_jax.data.sequence import SequenceSpec
+from unireason_jax import flow as flows
+from unireason_jax.data import images
+from unireason_jax.data.layout import LATENT, TEXT
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference import sampler
-from unireason_jax.inference.cache import Cache, Markers
+from unireason_jax.inference.cache import Cache
+from unireason_jax.inference.engine import Engine, bucket
 from unireason_jax.inference.sampler import FlowSettings, TextSettings
+from unireason_jax.inference.turns import (
+    GAP,
+    Turn,
+    Turns,
+    grid_places,
+    padded,
+    shared,
+    state,
+    text_turn,
+)
 
-FULL, TEXT_FREE, IMAGE_FREE = "full", "text_free", "image_free"
-TEXT_FREE_RULES = ("all", "last")
 FEWEST_SLOTS, FEWEST_TOKENS = 64, 32
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Engine:
-    """A model ready to sample.
+class Written(NamedTuple):
+    """A text that a row wrote.
 
     Attributes:
-      config: `BagelConfig`.
-      params: its parameters.
-      spec: tokenizer, codec and sizes, the same as in training.
-      mesh: where rows are spread over `data` and `fsdp`; None keeps everything on one device.
+      ids: tokens without markers.
+      handover: "text", "image" or "stop": what the model wanted next.
+      cut: the limit ended the text, not the model.
     """
 
-    config: Any
-    params: Any
-    spec: SequenceSpec
-    mesh: Mesh | None = None
-
-    @property
-    def markers(self) -> Markers:
-        """The four control ids."""
-        t = self.spec.tokenizer
-        return Markers(bos=t.bos, eos=t.eos, soi=t.soi, eoi=t.eoi)
-
-    def place(self, array: Any) -> jax.Array:
-        """A [B, ...] host array on the device or, with its rows spread, on the mesh."""
-        if self.mesh is None:
-            return jnp.asarray(array)
-        return jax.device_put(array, sharding.batch_sharding(self.mesh))
-
-    def empty(self, rows: int, slots: int) -> Cache:
-        """An empty cache, its rows spread over the mesh."""
-        cache = caches.empty(self.config, rows, slots)
-        if self.mesh is None:
-            return cache
-        spread = ("data", "fsdp")
-        wide = NamedSharding(self.mesh, PartitionSpec(None, spread))
-        flat = NamedSharding(self.mesh, PartitionSpec(spread))
-        return jax.device_put(cache, Cache(k=wide, v=wide, lengths=flat, positions=flat))
-
-    def rows_for(self, count: int, most: int) -> int:
-        """Rows of the batches for `count` requests, at most `most` (rounded up) at a time.
-
-        A power of two and a multiple of the mesh; few sizes mean few compiled programs.
-        """
-        parts = 1 if self.mesh is None else sharding.row_parts(self.mesh)
-        rows = min(bucket(count, 1), bucket(most, 1))
-        return -(-rows // parts) * parts
+    ids: list[int]
+    handover: str
+    cut: bool
 
 
 class Context:
-    """The growing contexts of B rows. Rows given as None stay as they are."""
+    """What B rows have seen.
 
-    def __init__(self, engine: Engine, rows: int, *, flow: FlowSettings, text_free: str = "all"):
-        """Nothing seen yet.
+    Attributes:
+      engine: the model.
+      cache: keys and values of all rows.
+      turns: per row, what the cache holds of it.
+    """
 
-        Args:
-          engine: the model.
-          rows: B.
-          flow: its scales decide which poorer contexts are kept.
-          text_free: what the context without text lacks: "all" texts (BAGEL's evaluation scripts),
-            or only the "last" one (BAGEL's interleaved inference).
-        """
-        if text_free not in TEXT_FREE_RULES:
-            raise ValueError(f"text_free is {text_free!r}; use one of {TEXT_FREE_RULES}.")
-        self.engine, self.rows, self.flow, self.rule = engine, rows, flow, text_free
-        self.branches = {FULL: engine.empty(rows, FEWEST_SLOTS)}
-        self.lengths = {FULL: np.zeros(rows, np.int64)}
-        if flow.text_scale > 1:
-            self.branches[TEXT_FREE] = engine.empty(rows, FEWEST_SLOTS)
-            self.lengths[TEXT_FREE] = np.zeros(rows, np.int64)
+    def __init__(self, engine: Engine, rows: int):
+        """Nothing seen yet."""
+        self.engine = engine
+        self.cache = engine.empty(rows, FEWEST_SLOTS)
+        self.turns: list[list[Turn]] = [[] for _ in range(rows)]
 
-    def text(self, rows: Sequence[Sequence[int] | None]) -> None:
-        """Appends a text turn [bos, ..., eos] to each row."""
-        self._before_text()
-        for name in (FULL, IMAGE_FREE):
-            self._prefill(name, rows)
+    @property
+    def rows(self) -> int:
+        """B."""
+        return len(self.turns)
+
+    def forget(self, rows: Sequence[int]) -> None:
+        """Empties rows, for new conversations."""
+        for row in rows:
+            self.turns[row] = []
+        self.cache = self._at(self.cache, self.turns)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Goes on with these rows only, in this order."""
+        self.turns = [self.turns[row] for row in rows]
+        self.cache = self.engine.take(self.cache, rows)
+
+    def read(self, new: Mapping[int, Turns]) -> None:
+        """Appends turns to some rows."""
+        added = [list(new.get(row, ())) for row in range(self.rows)]
+        self.cache = self._append(self.cache, self.turns, added)
+        self.turns = [old + more for old, more in zip(self.turns, added)]
 
     def write(
-        self, active: np.ndarray, seeds: np.ndarray, settings: TextSettings, limit: int
-    ) -> list[tuple[list[int], str, bool] | None]:
-        """Lets the model write a text turn in the active rows.
+        self, seeds: Mapping[int, int], settings: TextSettings, limit: int
+    ) -> dict[int, Written]:
+        """Lets the model write a text turn in some rows.
 
         Args:
-          active: [B] bool.
-          seeds: [B] uint32.
+          seeds: row -> uint32, of the rows that write.
           settings: how tokens are chosen.
           limit: most tokens between bos and eos.
-
-        Returns:
-          Per row (ids without markers, hand-over "text" | "image" | "stop", whether the limit ended
-          it), or None for an inactive row.
         """
-        self._before_text()
-        room = bucket(limit, FEWEST_TOKENS)
-        self._fit(FULL, room + 2)
         engine, markers = self.engine, self.engine.markers
-        cache, drawn = sampler.write_text(
+        room = bucket(limit, FEWEST_TOKENS)
+        longest = int(state([self.turns[row] for row in seeds])[0].max()) + room + 2
+        self.cache = caches.resize(self.cache, self._slots(self.turns, longest))
+        numbers = np.array([seeds.get(row, 0) for row in range(self.rows)], np.uint32)
+        active = np.array([row in seeds for row in range(self.rows)])
+        self.cache, drawn = sampler.write_text(
             engine.params,
-            self.branches[FULL],
+            self.cache,
             engine.place(active),
-            engine.place(seeds.astype(np.uint32)),
+            engine.place(numbers),
             np.int32(limit),
             np.float32(settings.temperature),
             np.float32(settings.top_p),
@@ -137,149 +119,157 @@ class Context:
             max_tokens=room,
             greedy=settings.temperature == 0,
         )
-        self.branches[FULL] = cache
         ids, counts, handover, cut = (np.asarray(x) for x in drawn)
-        self.lengths[FULL] += np.where(active, counts + 2, 0)
-        self._fit(FULL, 0)
         words = {markers.bos: "text", markers.soi: "image", markers.eos: "stop"}
-        out: list = [None] * self.rows
-        for row in np.flatnonzero(active):
-            out[row] = ids[row, : counts[row]].tolist(), words[int(handover[row])], bool(cut[row])
-        turns = [None if row is None else [markers.bos, *row[0], markers.eos] for row in out]
-        self._prefill(IMAGE_FREE, turns)
+        out = {}
+        for row in seeds:
+            made = ids[row, : counts[row]].tolist()
+            out[row] = Written(made, words[int(handover[row])], bool(cut[row]))
+            self.turns[row] = [*self.turns[row], text_turn([markers.bos, *made, markers.eos])]
+        self.cache = caches.resize(self.cache, self._slots(self.turns))
         return out
 
-    def image(self, rows: Sequence[np.ndarray | None], *, gen: bool, und: bool) -> None:
-        """Shows an image (uint8 [H, W, 3]) to each row as clean latents and / or ViT patches."""
-        shown = np.array([row is not None for row in rows])
-        if self.flow.image_scale > 1 and TEXT_FREE in self.branches:
-            self.branches.setdefault(IMAGE_FREE, jax.tree.map(jnp.copy, self.branches[FULL]))
-            self.lengths.setdefault(IMAGE_FREE, self.lengths[FULL].copy())
-        kinds = [(gen, sequence.latent_tokens, sampler.prefill_latents)]
-        kinds += [(und and self.engine.spec.vit_patch, sequence.vit_tokens, sampler.prefill_vit)]
-        for wanted, tokens_of, prefill in kinds:
-            if not wanted:
-                continue
-            tokens = [None if row is None else tokens_of(row, self.engine.spec) for row in rows]
-            self._image(tokens, prefill)
-            if IMAGE_FREE in self.branches:
-                cache = self.branches[IMAGE_FREE]
-                self.branches[IMAGE_FREE] = caches.advance(cache, self.engine.place(shown))
-
     def draw(
-        self, active: np.ndarray, seeds: np.ndarray, grids: Sequence[tuple[int, int]]
-    ) -> tuple[list[np.ndarray | None], int]:
-        """Draws an image in every active row from what it has seen.
+        self,
+        seeds: Mapping[int, int],
+        grids: Mapping[int, tuple[int, int]],
+        flow: FlowSettings,
+        guides: Sequence[Mapping[int, Turns]],
+    ) -> dict[int, np.ndarray]:
+        """Draws an image in some rows from what they have seen.
 
         Args:
-          active: [B] bool.
-          seeds: [B] uint32, of the noise.
-          grids: latent tokens (rows, columns) per row.
+          seeds: row -> uint32 of the noise, of the rows that draw.
+          grids: row -> latent tokens (rows, columns).
+          flow: how to integrate.
+          guides: poorer contexts by row: without text, then without images; none, one or both.
 
         Returns:
-          Per row the scaled latents float32 [h, w, C] or None, and the passes each image cost.
+          Scaled latents float32 [h, w, C] by row.
         """
         engine, spec = self.engine, self.engine.spec
-        places = [
-            sequence.images.positions(*grid, spec.latent_side, spec.interpolate) for grid in grids
-        ]
-        counts = np.where(active, [len(p) for p in places], 0).astype(np.int32)
-        positions = _padded(places, np.int32)
+        drawn = list(seeds)
+        count = engine.rows_for(len(drawn), self.rows)
+        whole = count == self.rows
+        rows = range(count) if whole else [*drawn, *drawn[:1] * (count - len(drawn))]
+        local = {row: row if whole else place for place, row in enumerate(drawn)}
+        branches = self._branches(rows, local, guides)
+        places = [grid_places(grids[row], spec) for row in drawn]
+        room = bucket(max(map(len, places)), 1)
+        positions = np.zeros((count, room), np.int32)
+        counts, numbers = np.zeros(count, np.int32), np.zeros((count, 1), np.uint32)
+        for row, place in zip(drawn, places):
+            positions[local[row], : len(place)] = place
+            counts[local[row]], numbers[local[row]] = len(place), seeds[row]
         spread = engine.place(positions)
-        seeds = np.broadcast_to(seeds.astype(np.uint32)[:, None], positions.shape)
-        noise = _noise(engine.place(seeds), spread, spec.patch_sizes[1])
-        names = [name for name in (FULL, TEXT_FREE, IMAGE_FREE) if name in self.branches]
-        slots = max(self._fit(name, 0) for name in names)
-        branches = tuple(caches.resize(self.branches[name], slots) for name in names)
-        scales = [np.full(self.rows, s) for s in (self.flow.text_scale, self.flow.image_scale)]
+        numbers = engine.place(np.broadcast_to(numbers, positions.shape))
         latents = sampler.draw_image(
             engine.params,
             branches,
-            noise,
+            _noise(numbers, spread, spec.patch_sizes[1]),
             spread,
             engine.place(counts),
-            tuple(engine.place(s.astype(np.float32)) for s in scales),
+            tuple(engine.place(np.full(count, s, np.float32)) for s in flow.scales),
             config=engine.config,
             markers=engine.markers,
-            settings=dataclasses.replace(self.flow, text_scale=0.0, image_scale=0.0),
+            settings=flow.program,
         )
-        latents = np.asarray(latents)
-        out: list[np.ndarray | None] = [None] * self.rows
-        for row in np.flatnonzero(active):
-            height, width = grids[row]
-            tokens = latents[row, : height * width]
-            patch = spec.latent_patch
-            out[row] = sequence.images.unpatchify(tokens, rows=height, columns=width, patch=patch)
-        return out, self.flow.forwards(len(names))
+        latents, patch = np.asarray(latents), spec.latent_patch
+        return {
+            row: images.unpatchify(
+                latents[local[row], : len(place)],
+                rows=grids[row][0],
+                columns=grids[row][1],
+                patch=patch,
+            )
+            for row, place in zip(drawn, places)
+        }
 
-    def _before_text(self) -> None:
-        """With the rule "last", the context without text is the one before this text."""
-        if self.rule == "last" and TEXT_FREE in self.branches:
-            self.branches[TEXT_FREE] = jax.tree.map(jnp.copy, self.branches[FULL])
-            self.lengths[TEXT_FREE] = self.lengths[FULL].copy()
+    def _branches(
+        self, rows: Sequence[int], local: Mapping[int, int], guides: Sequence[Mapping[int, Turns]]
+    ) -> tuple[Cache, ...]:
+        """The caches of a drawing, of equal slots: the full contexts of `rows`, then the guides."""
+        full = self.engine.take(self.cache, rows)
+        branches = [full]
+        for guide in guides:
+            have: list[list[Turn]] = [[] for _ in rows]
+            more: list[list[Turn]] = [[] for _ in rows]
+            for row, place in local.items():
+                alike = shared(self.turns[row], guide[row])
+                have[place], more[place] = list(guide[row][:alike]), list(guide[row][alike:])
+            base = self._at(full, have)
+            if any(more):
+                base = jax.tree.map(jnp.copy, base)
+            branches.append(self._append(base, have, more))
+        slots = max(branch.slots for branch in branches)
+        return tuple(caches.resize(branch, slots) for branch in branches)
 
-    def _prefill(self, name: str, rows: Sequence[Sequence[int] | None]) -> None:
-        """Appends text turns to one branch, if it exists."""
-        if name not in self.branches:
-            return
-        counts = np.array([len(row or ()) for row in rows], np.int32)
-        room = bucket(int(counts.max()), FEWEST_TOKENS)
-        ids = np.zeros((self.rows, room), np.int32)
-        for target, row in zip(ids, rows):
-            target[: len(row or ())] = row or ()
-        self.lengths[name] += counts
-        self._fit(name, 0)
-        place, engine = self.engine.place, self.engine
-        self.branches[name] = sampler.prefill_text(
-            engine.params, self.branches[name], place(ids), place(counts), config=engine.config
+    def _at(self, cache: Cache, rows: Sequence[Turns]) -> Cache:
+        """The cache cut to turns it holds: slots beyond them count as empty."""
+        lengths, positions = (self.engine.place(x) for x in state(rows))
+        return dataclasses.replace(cache, lengths=lengths, positions=positions)
+
+    def _append(self, cache: Cache, have: Sequence[Turns], new: Sequence[Turns]) -> Cache:
+        """Appends turns to every row, the kind that most rows wait for first."""
+        if not any(new):
+            return cache
+        total = state([[*old, *more] for old, more in zip(have, new)])[0]
+        cache = caches.resize(cache, self._slots((), int(total.max())))
+        queues = [collections.deque(turns) for turns in new]
+        while any(queues):
+            kinds = collections.Counter(queue[0].kind for queue in queues if queue)
+            kind = kinds.most_common(1)[0][0]
+            cache = self._prefill(cache, kind, [_next(queue, kind) for queue in queues])
+        return cache
+
+    def _prefill(self, cache: Cache, kind: int, parts: Sequence[Turns]) -> Cache:
+        """Appends turns of one kind, of which images come one a row."""
+        engine = self.engine
+        if kind == GAP:
+            return caches.advance(cache, engine.place(np.array([len(p) for p in parts], np.int32)))
+        tokens = _joined([[turn.tokens for turn in part] for part in parts])
+        counts = engine.place(np.array([len(t) for t in tokens], np.int32))
+        room = bucket(max(map(len, tokens)), FEWEST_TOKENS if kind == TEXT else 1)
+        features = engine.place(padded(tokens, room))
+        if kind == TEXT:
+            return sampler.prefill_text(
+                engine.params, cache, features, counts, config=engine.config
+            )
+        places = _joined([[turn.places for turn in part] for part in parts])
+        prefill = sampler.prefill_latents if kind == LATENT else sampler.prefill_vit
+        return prefill(
+            engine.params,
+            cache,
+            features,
+            engine.place(padded(places, room)),
+            counts,
+            config=engine.config,
+            markers=engine.markers,
         )
 
-    def _image(self, tokens: Sequence[tuple[np.ndarray, np.ndarray] | None], prefill: Any) -> None:
-        """Appends image tokens (features, positions) to the branches that see images."""
-        width = next(t[0].shape[1] for t in tokens if t is not None)
-        nothing = np.zeros((0, width), np.float32), np.zeros(0, np.int32)
-        tokens = [nothing if t is None else t for t in tokens]
-        counts = np.array([len(places) for _, places in tokens], np.int32)
-        features = _padded([f for f, _ in tokens], np.float32)
-        positions = _padded([p for _, p in tokens], np.int32)
-        place, engine = self.engine.place, self.engine
-        for name in (FULL, TEXT_FREE):
-            if name in self.branches:
-                self.lengths[name] += np.where(counts, counts + 2, 0)
-                self._fit(name, 0)
-                self.branches[name] = prefill(
-                    engine.params,
-                    self.branches[name],
-                    place(features),
-                    place(positions),
-                    place(counts),
-                    config=engine.config,
-                    markers=engine.markers,
-                )
-
-    def _fit(self, name: str, extra: int) -> int:
-        """Gives a branch room for its rows and `extra` tokens; returns its slots."""
-        slots = bucket(int(self.lengths[name].max()) + extra, FEWEST_SLOTS)
-        if self.branches[name].slots != slots:
-            self.branches[name] = caches.resize(self.branches[name], slots)
-        return slots
+    def _slots(self, rows: Sequence[Turns], least: int = 0) -> int:
+        """Slots that hold these rows and `least` tokens."""
+        longest = int(state(rows)[0].max()) if rows else 0
+        return bucket(max(longest, least), FEWEST_SLOTS)
 
 
-def bucket(count: int, lowest: int) -> int:
-    """The smallest power of two that is at least `count` and `lowest`."""
-    return 1 << (max(count, lowest, 1) - 1).bit_length()
+def _next(queue: collections.deque[Turn], kind: int) -> list[Turn]:
+    """Takes what a row can append of a kind in one pass: many texts or gaps, or one image."""
+    taken = []
+    while queue and queue[0].kind == kind:
+        taken.append(queue.popleft())
+        if kind not in (TEXT, GAP):
+            break
+    return taken
+
+
+def _joined(rows: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Arrays of each row end to end; rows without any get an empty one."""
+    like = next(array for row in rows for array in row)[:0]
+    return [np.concatenate(row) if row else like for row in rows]
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _noise(seeds: jax.Array, positions: jax.Array, features: int) -> jax.Array:
     """Jitted `flow.token_noise`."""
-    return flow.token_noise(seeds, positions, features)
-
-
-def _padded(rows: Sequence[np.ndarray], dtype: type) -> np.ndarray:
-    """Arrays [n_i, ...] as one [B, max n_i, ...], zeros behind."""
-    longest = max(len(row) for row in rows)
-    out = np.zeros((len(rows), longest, *rows[0].shape[1:]), dtype)
-    for target, row in zip(out, rows):
-        target[: len(row)] = row
-    return out
+    return flows.token_noise(seeds, positions, features)

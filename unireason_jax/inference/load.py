@@ -8,12 +8,18 @@ import jax
 from etils import epath
 
 from unireason_jax import checkpoint, experiment, sharding
-from unireason_jax.inference.reasoner import Reasoner, Settings
+from unireason_jax.inference import presets
+from unireason_jax.inference.conversation import Settings
+from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.sampler import FlowSettings
 from unireason_jax.models import functional
+from unireason_jax.models.vae import Autoencoder
 from unireason_jax.world.scenes import CELL
 
 WORLD_FLOW = FlowSettings(timesteps=20, text_scale=1.0, interval=(0.0, 1.0), renorm="none")
+RELEASED = {"generate": "bagel_t2i", "edit": "bagel_edit", "ask": "bagel_understand"}
+RELEASED_TEXT = 32768
+"""Most text tokens of a released model's conversation (its configured positions)."""
 
 
 def load(
@@ -23,36 +29,45 @@ def load(
     step: int | None = None,
     settings: Settings | None = None,
     mesh: Any = None,
+    dtype: str | None = None,
 ) -> Reasoner:
-    """A reasoner with the weights, tokenizer and codec of a training run.
+    """A reasoner with the weights, tokenizer and codec of a run or of a converted folder.
 
     Args:
-      workdir: the run's directory.
+      workdir: the directory of a training run, or what `unireason convert` wrote.
       which: "ema" for the averaged weights, "params" for the last ones.
       step: a certain checkpoint; by default the newest sound one.
       settings: how to generate; by default those of the embedded world (`WORLD_FLOW`, with the
-        timestep shift and the canvas of the run).
+        timestep shift and the canvas of the run), or BAGEL's where the codec is an autoencoder.
       mesh: spreads weights and rows over devices; None uses one.
+      dtype: of the matmuls and of the weights they read, "float32" or "bfloat16"; by default the
+        config's.
 
     Raises:
       FileNotFoundError: no run or no sound checkpoint there.
       ValueError: the checkpoint does not fit the run's config.
     """
     made = experiment.load(workdir)
-    shapes = functional.abstract(made.model)
+    model = dataclasses.replace(made.model, dtype=dtype) if dtype else made.model
+    shapes = functional.abstract(model)
     places = None
     if mesh is not None:
-        places = sharding.shardings(mesh, shapes, functional.logical_axes(made.model))
+        places = sharding.shardings(mesh, shapes, functional.logical_axes(model))
     params = checkpoint.load_params(
         workdir, which=which, step=step, expected=shapes, shardings=places
     )
-    data = made.config.data
-    spec = dataclasses.replace(made.spec, max_text=data.budgets.text or data.tokens or None)
-    if settings is None:
+    params = functional.for_sampling(model, params)
+    data, released = made.config.data, isinstance(made.codec, Autoencoder)
+    longest = RELEASED_TEXT if released else data.budgets.text or data.tokens or None
+    spec = dataclasses.replace(made.spec, max_text=longest)
+    if settings is None and released:
+        settings = presets.find(RELEASED["generate"]).settings(Settings(batch_rows=4))
+    elif settings is None:
         side = data.side * CELL
         flow = dataclasses.replace(WORLD_FLOW, shift=made.config.loss.timestep_shift)
         settings = Settings(flow=flow, size=(side, side))
-    return Reasoner(made.model, params, spec, settings, mesh=mesh)
+    verbs = RELEASED if released else None
+    return Reasoner(model, params, spec, settings, mesh=mesh, presets=verbs)
 
 
 _FLAGS = {
@@ -63,40 +78,58 @@ _FLAGS = {
         "guidance": "text_scale",
         "image_guidance": "image_scale",
     },
-    "": {"min_rounds": "min_rounds", "batch": "batch_rows"},
+    "": {"min_rounds": "min_rounds", "batch": "batch_rows", "size": "size", "max_text": "max_text"},
 }
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that `from_flags` reads, except --checkpoint."""
-    group = parser.add_argument_group("sampling (defaults are those of the embedded world)")
+    """Adds the flags that `from_flags` and `with_flags` read, except --checkpoint."""
+    group = parser.add_argument_group("sampling (defaults: the preset's, else the checkpoint's)")
     group.add_argument("--which", choices=("ema", "params"), default="ema", help="weights")
     group.add_argument("--step", type=int, help="a certain checkpoint instead of the newest")
+    group.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matmuls")
     group.add_argument("--timesteps", type=int, help="points in flow time, Euler steps + 1")
     group.add_argument("--shift", type=float, help="timestep shift")
     group.add_argument("--guidance", type=float, help="scale of the text guidance, 1 is off")
     group.add_argument("--image_guidance", type=float, help="scale of the image guidance, 1 is off")
     group.add_argument("--temperature", type=float, help="of texts; 0 takes the likeliest word")
     group.add_argument("--top_p", type=float, help="nucleus of sampled texts")
+    group.add_argument("--max_text", type=int, help="most tokens of one text")
+    group.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="in pixels")
     group.add_argument("--min_rounds", type=int, help="rounds before the model may stop")
     group.add_argument("--batch", type=int, help="conversations at a time")
 
 
 def from_flags(arguments: argparse.Namespace) -> Reasoner:
-    """The reasoner of --checkpoint on all devices, with the sampling flags applied.
+    """The reasoner of --checkpoint on this process's devices, with the sampling flags applied.
 
     Raises:
       FileNotFoundError, ValueError: as `load`; or a flag is out of range.
     """
-    mesh = sharding.make_mesh(sharding.preset("fsdp")) if jax.device_count() > 1 else None
-    reasoner = load(arguments.checkpoint, which=arguments.which, step=arguments.step, mesh=mesh)
+    here = jax.local_devices()
+    mesh = sharding.make_mesh(sharding.preset("fsdp"), devices=here) if len(here) > 1 else None
+    options = {"which": arguments.which, "step": arguments.step, "dtype": arguments.dtype}
+    reasoner = load(arguments.checkpoint, mesh=mesh, **options)
+    reasoner.settings = with_flags(reasoner.settings, arguments)
+    return reasoner
+
+
+def with_flags(settings: Settings, arguments: argparse.Namespace) -> Settings:
+    """Settings with the sampling flags that were given in their place.
+
+    Raises:
+      ValueError: a flag is out of range.
+    """
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     changes: dict[str, Any] = {}
     for part, flags in _FLAGS.items():
         values = {field: given[flag] for flag, field in flags.items() if flag in given}
-        if part and values:
-            changes[part] = dataclasses.replace(getattr(reasoner.settings, part), **values)
-        else:
-            changes |= values
-    reasoner.settings = dataclasses.replace(reasoner.settings, **changes)
-    return reasoner
+        targets = [part, *(["refine"] if part == "flow" and settings.refine else [])]
+        for target in targets if values else ():
+            if part:
+                changes[target] = dataclasses.replace(getattr(settings, target), **values)
+            else:
+                changes |= values
+    if "size" in changes:
+        changes["size"] = tuple(changes["size"])
+    return dataclasses.replace(settings, **changes)

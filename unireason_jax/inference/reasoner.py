@@ -1,51 +1,29 @@
-"""The reasoner: fills the holes of records, in order, for many records at once.
+"""The reasoner: finishes conversations, many at once, every one at its own state.
 
-A record is the conversation that training would have seen; what is missing in it is generated:
-plan, draft, reflection, refined image, answer. The templates of `data/templates` build such
-records, so sampling and training share every token. All rows of a batch walk the same segments;
-a row that has ended is left out of what follows.
+Records come from the templates of `data/templates`, so sampling and training share every token.
+What is missing in a record is generated in order: plan, draft, reflection, refined image, answer.
+Rows of a batch are conversations; the work that most of them wait for, writing or drawing, is done
+for these together, and a row that has ended makes room for the next request.
 """
 
-import dataclasses
+import collections
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from unireason_jax.data import images, sequence
-from unireason_jax.data.records import Record, Segment, untag
+from unireason_jax.data import sequence
+from unireason_jax.data.records import Record
 from unireason_jax.data.sequence import SequenceSpec
-from unireason_jax.inference import sampler
-from unireason_jax.inference.context import Context, Engine
-from unireason_jax.inference.sampler import FlowSettings, TextSettings
-from unireason_jax.inference.trace import Step, Trace
+from unireason_jax.inference import presets as systems
+from unireason_jax.inference import turns
+from unireason_jax.inference.context import Context
+from unireason_jax.inference.conversation import Conversation, Request, Settings
+from unireason_jax.inference.engine import Engine, bucket
+from unireason_jax.inference.trace import Trace
+from unireason_jax.inference.turns import text_turn
 
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How the reasoner generates.
-
-    Attributes:
-      text: how tokens are chosen.
-      flow: how images are drawn.
-      max_text: most tokens of one generated text, between bos and eos.
-      size: (height, width) in pixels of images without a source; images with one keep its size.
-      min_rounds: refinements before the model may stop.
-      learned_stop: end a row when the hand-over of a reflection is "stop"; otherwise it goes
-        through all rounds of its record.
-      text_free: what the guiding context without text lacks, "all" texts or the "last".
-      batch_rows: rows generated together.
-    """
-
-    text: TextSettings = dataclasses.field(default_factory=TextSettings)
-    flow: FlowSettings = dataclasses.field(default_factory=FlowSettings)
-    max_text: int = 64
-    size: tuple[int, int] = (32, 32)
-    min_rounds: int = 0
-    learned_stop: bool = True
-    text_free: str = "all"
-    batch_rows: int = 64
+Progress = Callable[[int], None]
+PLAIN = {"generate": "refine_t2i", "edit": "edit", "ask": "vqa"}
 
 
 class Reasoner:
@@ -57,6 +35,7 @@ class Reasoner:
       spec: tokenizer, codec and sizes as in training.
       settings: how to generate.
       mesh: spreads the rows of a batch over devices; None uses one.
+      presets: names of the presets that `generate`, `edit` and `ask` use unless told otherwise.
     """
 
     def __init__(
@@ -67,6 +46,7 @@ class Reasoner:
         settings: Settings | None = None,
         *,
         mesh: Any = None,
+        presets: Mapping[str, str] | None = None,
     ):
         if spec.tokenizer.vocab_size > config.llm.vocab:
             raise ValueError(
@@ -75,64 +55,109 @@ class Reasoner:
             )
         self.engine = Engine(config, params, spec, mesh)
         self.settings = settings or Settings()
+        self.presets = dict(presets or PLAIN)
+
+    def generate(self, prompt: str, **options: Any) -> Trace:
+        """Draws a picture of a prompt; `options` are those of `ask`, and `preset`, `rounds`."""
+        return self._one("generate", prompt, **options)
+
+    def edit(self, image: Any, instruction: str, **options: Any) -> Trace:
+        """Edits an image (path, bytes or uint8 [H, W, 3]); options as `generate`."""
+        return self._one("edit", instruction, image=image, **options)
+
+    def ask(self, image: Any, question: str, **options: Any) -> Trace:
+        """Answers a question about an image (path, bytes or uint8 [H, W, 3]).
+
+        Args:
+          image: what is looked at.
+          question: in words.
+          **options: `preset`, a name of `presets.PRESETS`; `rounds`, most rounds of refinement or
+            steps; `sample`, a number that gives other random draws; `name`, an id instead of the
+            text, which keys the draws as well.
+
+        Returns:
+          The conversation; in a notebook it shows itself as a strip.
+
+        Raises:
+          ValueError: unknown preset, or a request that cannot be finished (see `check`).
+        """
+        return self._one("ask", question, image=image, **options)
+
+    def _one(
+        self, verb: str, text: str, *, preset: str | None = None, sample: int = 0, **options: Any
+    ) -> Trace:
+        chosen = systems.find(preset or self.presets[verb])
+        settings, request = chosen.settings(self.settings), chosen.request(text, **options)
+        self.check(request.record, settings)
+        return next(self.stream([(request, sample)], settings))[1]
 
     def run(
         self,
-        records: Iterable[Record],
+        requests: Iterable[Record | Request],
         *,
         samples: int = 1,
         settings: Settings | None = None,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
     ) -> list[Trace]:
         """Finishes every record.
 
-        Records of the same shape (kinds, roles and flags of their segments) are generated
-        together. The result of a record depends on its id and the number of the sample, not on
-        what else is in the call.
+        The result of a record depends on its id and the number of the sample, not on what else is
+        in the call, how many rows a batch has, or on how many devices it runs.
 
         Args:
-          records: with holes, from a template.
-          samples: conversations per record, from different seeds.
+          requests: records with holes, or requests that say how a record goes on.
+          samples: conversations per request, from different seeds.
           settings: instead of the reasoner's own.
           progress: called with the number of conversations that were just finished.
 
         Returns:
-          Traces in the order of the records, all samples of a record together.
+          Traces in the order of the requests, all samples of a request together.
 
         Raises:
-          ValueError: a record without holes, or longer than the row it was trained in; nothing is
-            generated then.
+          ValueError: a record that cannot be finished (see `check`); nothing is generated then.
         """
         settings = settings or self.settings
-        jobs = [(record, number) for record in records for number in range(samples)]
-        groups: dict[Any, list[int]] = {}
-        for place, (record, _) in enumerate(jobs):
-            self.check(record)
-            groups.setdefault(_shape(record), []).append(place)
+        given = [_request(request) for request in requests]
+        for request in given:
+            self.check(request.record, settings)
+        jobs = [(request, number) for request in given for number in range(samples)]
         out: list[Any] = [None] * len(jobs)
-        for places in groups.values():
-            rows = self.engine.rows_for(len(places), settings.batch_rows)
-            for start in range(0, len(places), rows):
-                part = places[start : start + rows]
-                walk = _Walk(self.engine, settings, [jobs[place] for place in part], rows)
-                for place, trace in zip(part, walk.run()):
-                    out[place] = trace
-                if progress:
-                    progress(len(part))
+        for place, trace in self.stream(jobs, settings):
+            out[place] = trace
+            if progress:
+                progress(1)
         return out
 
-    def check(self, record: Record) -> None:
+    def stream(
+        self, jobs: Sequence[tuple[Request, int]], settings: Settings
+    ) -> Iterator[tuple[int, Trace]]:
+        """Finishes (request, sample) pairs that `check` accepts; yields them as they end.
+
+        Yields:
+          Number of the job, and its trace.
+        """
+        if jobs:
+            yield from _Batch(self.engine, settings, jobs).run()
+
+    def check(self, record: Record, settings: Settings | None = None) -> None:
         """Raises ValueError when a record cannot be finished; the message names it."""
+        spec, size = self.engine.spec, (settings or self.settings).size
         if not record.holes:
             raise ValueError(f"record '{record.id}' has nothing to generate: no segment is a hole.")
-        spec, found = self.engine.spec, 0
+        found = 0
         for segment in record.segments:
             try:
+                if segment.und and not spec.vit_patch and not segment.gen:
+                    raise ValueError("this checkpoint has no ViT: it cannot look at images.")
+                if segment.kind == "image" and segment.is_hole:
+                    turns.check_size(size, spec)
                 sequence.copies(segment, spec)
-            except ValueError as error:
+                if segment.image is not None:
+                    turns.check_image(segment.image, spec, gen=segment.gen, und=segment.und)
+            except (ValueError, OSError) as error:
                 raise ValueError(f"record '{record.id}', {segment.role}: {error}") from None
             if segment.kind == "text" and not segment.is_hole:
-                found += len(sequence.text_tokens(segment, spec))
+                found += text_turn(sequence.text_tokens(segment, spec)).slots
         if spec.max_text is not None and found > spec.max_text:
             raise ValueError(
                 f"record '{record.id}': its texts have {found} tokens, but the model was trained "
@@ -140,148 +165,128 @@ class Reasoner:
             )
 
 
-class _Walk:
-    """One batch on its way through the segments of its records."""
+class _Batch:
+    """Rows of conversations on their way, and those that wait for a row."""
 
-    def __init__(
-        self, engine: Engine, settings: Settings, jobs: Sequence[tuple[Record, int]], rows: int
-    ):
-        self.engine, self.settings, self.jobs, self.rows = engine, settings, jobs, rows
-        self.context = Context(engine, rows, flow=settings.flow, text_free=settings.text_free)
-        self.steps: list[list[Step]] = [[] for _ in jobs]
-        self.ended: list[str | None] = [None] * len(jobs)
-        self.alive = np.arange(rows) < len(jobs)
-        self.rounds = 0
-        self.seconds: dict[str, float] = {}
+    def __init__(self, engine: Engine, settings: Settings, jobs: Sequence[tuple[Request, int]]):
+        self.engine, self.settings = engine, settings
+        self.waiting = collections.deque(enumerate(jobs))
+        rows = engine.rows_for(len(jobs), settings.batch_rows)
+        self.context = Context(engine, rows)
+        self.rows: list[tuple[int, Conversation] | None] = [None] * rows
 
-    def run(self) -> list[Trace]:
-        """Walks to the end, or until every row has ended."""
-        template = self.jobs[0][0].segments
-        last_hole = self.jobs[0][0].holes[-1]
-        for number, segment in enumerate(template[: last_hole + 1]):
-            if not self.alive.any():
-                break
-            started = time.perf_counter()
-            if segment.kind == "text":
-                phase = self._write(number) if segment.is_hole else self._read(number)
-            else:
-                phase = self._draw(number) if segment.is_hole else self._given(number)
-                if number < last_hole:
-                    self._show(number)
-            taken = time.perf_counter() - started
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + taken
-        return [self._trace(row) for row in range(len(self.jobs))]
+    def run(self) -> Iterator[tuple[int, Trace]]:
+        """Works until nothing waits and every row has ended."""
+        while self.waiting or any(self.rows):
+            self._admit()
+            self._read()
+            self._work()
+            for row, talk in enumerate(self.rows):
+                if talk and talk[1].ended:
+                    yield talk[0], talk[1].trace()
+                    self.rows[row] = None
+            self._shrink()
 
-    def _read(self, number: int) -> str:
-        """A given text."""
-        spec, turns = self.engine.spec, [None] * self.rows
-        for row in np.flatnonzero(self.alive):
-            segment = self._segment(row, number)
-            turns[row] = sequence.text_tokens(segment, spec)
-            self.steps[row].append(Step("text", segment.role, text=segment.text, given=True))
-        self.context.text(turns)
-        return "read"
+    def _admit(self) -> None:
+        """Gives empty rows to those that wait, a quarter of the batch at a time."""
+        free = [row for row, talk in enumerate(self.rows) if talk is None]
+        if not self.waiting or len(free) < max(len(self.rows) // 4, 1):
+            return
+        for row in free[: len(self.waiting)]:
+            place, (request, sample) = self.waiting.popleft()
+            talk = Conversation(request, sample, self.engine.spec, self.settings)
+            self.rows[row] = place, talk
+        self.context.forget(free)
 
-    def _write(self, number: int) -> str:
-        """A text hole; afterwards a reflection may end the row."""
-        settings, tokenizer = self.settings, self.engine.spec.tokenizer
-        seeds = self._seeds("text")
-        drawn = self.context.write(self.alive, seeds, settings.text, settings.max_text)
-        for row in np.flatnonzero(self.alive):
-            segment, (ids, handover, cut) = self._segment(row, number), drawn[row]
-            step = Step(
-                "text",
-                segment.role,
-                text=untag(tokenizer.decode(ids), segment.tag),
-                seed=int(seeds[row]),
-                forwards=len(ids) + 2,
-                handover=handover,
-                cut=cut,
-            )
-            self.steps[row].append(step)
-            stops = segment.role == "reflection" and handover == "stop"
-            if stops and settings.learned_stop and self.rounds >= settings.min_rounds:
-                self._end(row, "stop")
-        return "write"
+    def _read(self) -> None:
+        """Reads what was given or drawn since the last time."""
+        started = time.perf_counter()
+        talks = self._talks()
+        restarts = [row for row, talk in talks.items() if talk.restarts]
+        if restarts:
+            self.context.forget(restarts)
+        pending = {row: talk.pending for row, talk in talks.items() if talk.pending}
+        if pending:
+            self.context.read(pending)
+        for talk in talks.values():
+            talk.pending, talk.restarts = [], False
+        self._note("read", list(pending), started)
 
-    def _given(self, number: int) -> str:
-        """A given image."""
-        for row in np.flatnonzero(self.alive):
-            segment = self._segment(row, number)
-            image = images.load(segment.image, self.engine.spec.image_root)
-            self.steps[row].append(Step("image", segment.role, image=image, given=True))
-        return "look"
+    def _work(self) -> None:
+        """Does the work that most rows wait for."""
+        groups = collections.defaultdict(list)
+        for row, talk in self._talks().items():
+            groups[self._work_of(row, talk)].append(row)
+        started = time.perf_counter()
+        work, rows = max(groups.items(), key=lambda item: len(item[1]))
+        if work == "write":
+            self._write(rows)
+            self._note("write", rows, started)
+        else:
+            self._draw(rows)
+            self._note("draw", rows, started)
 
-    def _draw(self, number: int) -> str:
-        """An image hole."""
-        spec, seeds = self.engine.spec, self._seeds("image")
-        cell = spec.codec.stride * spec.latent_patch
-        sizes = [self._size(row, cell) for row in range(self.rows)]
-        grids = [(height // cell, width // cell) for height, width in sizes]
-        latents, forwards = self.context.draw(self.alive, seeds, grids)
-        for row in np.flatnonzero(self.alive):
-            role = self._segment(row, number).role
-            image = spec.codec.decode(latents[row])
-            step = Step("image", role, image=image, seed=int(seeds[row]), forwards=forwards)
-            self.steps[row].append(step)
-        self.rounds += self._segment(0, number).role == "refined"
-        return "draw"
+    def _work_of(self, row: int, talk: Conversation) -> Any:
+        """What a row waits for; rows of equal work share a program."""
+        if talk.hole.kind == "text":
+            return "write"
+        tokens = bucket(turns.tokens_of(talk.grid()), 1)
+        flow = self.settings.flow_of(talk.hole.role)
+        return flow, len(self._guides(row, talk)), tokens
 
-    def _show(self, number: int) -> None:
-        """Puts the image just given or drawn before the model's eyes."""
-        segment = self._segment(0, number)
-        if segment.gen or segment.und:
-            shown = [None] * self.rows
-            for row in np.flatnonzero(self.alive):
-                shown[row] = self.steps[row][-1].image
-            self.context.image(shown, gen=segment.gen, und=segment.und)
+    def _write(self, rows: Sequence[int]) -> None:
+        """A text for each row."""
+        talks, settings = self._talks(), self.settings
+        seeds = {row: talks[row].seed() for row in rows}
+        texts = self.context.write(seeds, settings.text, settings.max_text)
+        for row in rows:
+            talks[row].wrote(texts[row], seeds[row])
 
-    def _segment(self, row: int, number: int) -> Segment:
-        return self.jobs[row][0].segments[number]
+    def _draw(self, rows: Sequence[int]) -> None:
+        """An image for each row."""
+        talks = self._talks()
+        seeds = {row: talks[row].seed() for row in rows}
+        grids = {row: talks[row].grid() for row in rows}
+        flow = self.settings.flow_of(talks[rows[0]].hole.role)
+        guides = {row: self._guides(row, talks[row]) for row in rows}
+        branches = [{row: guides[row][n] for row in rows} for n in range(len(guides[rows[0]]))]
+        latents = self.context.draw(seeds, grids, flow, branches)
+        for row in rows:
+            image = self.engine.spec.codec.decode(latents[row])
+            talks[row].drew(image, seeds[row], flow.forwards(1 + len(branches)))
 
-    def _seeds(self, kind: str) -> np.ndarray:
-        """[B] uint32 from record id, sample, and how many of this kind the row generated."""
-        seeds = np.zeros(self.rows, np.uint32)
-        for row, (record, sample) in enumerate(self.jobs):
-            made = sum(step.kind == kind and not step.given for step in self.steps[row])
-            seeds[row] = sampler.seed(record.id, sample, kind, made)
-        return seeds
+    def _guides(self, row: int, talk: Conversation) -> list[list[turns.Turn]]:
+        """The poorer contexts of a row's next image: those that differ and whose scale is on."""
+        flow, seen = self.settings.flow_of(talk.hole.role), self.context.turns[row]
+        if flow.text_scale <= 1:
+            return []
+        guides = [turns.without_text(seen, flow.text_free)]
+        if flow.image_scale > 1 and turns.has_image(seen):
+            spec, said = self.engine.spec, talk.said()
+            own = [turns.told(text, said, spec) for text in flow.image_free]
+            guides.append(own or turns.without_images(seen))
+        return guides
 
-    def _size(self, row: int, cell: int) -> tuple[int, int]:
-        """Pixels (height, width) of the next image: as the last one shown, else the setting."""
-        spec, size = self.engine.spec, self.settings.size
-        shown = (
-            [s.image for s in self.steps[row] if s.kind == "image"] if row < len(self.jobs) else []
-        )
-        if shown:
-            height, width = shown[-1].shape[:2]
-            if spec.latent_resize:
-                width, height = spec.latent_resize(width, height)
-            size = height, width
-        if size[0] % cell or size[1] % cell:
-            raise ValueError(f"images of {size[0]} x {size[1]} pixels: give multiples of {cell}.")
-        return size
+    def _shrink(self) -> None:
+        """Goes on with fewer rows when nothing waits and most are empty."""
+        live = [row for row, talk in enumerate(self.rows) if talk]
+        count = self.engine.rows_for(len(live), len(self.rows))
+        if self.waiting or not live or count > len(self.rows) // 4:
+            return
+        kept = live + [row for row, talk in enumerate(self.rows) if not talk][: count - len(live)]
+        self.rows = [self.rows[row] for row in kept]
+        self.context.keep(kept)
 
-    def _end(self, row: int, why: str) -> None:
-        self.alive[row] = False
-        self.ended[row] = why
+    def _talks(self) -> dict[int, Conversation]:
+        """Conversations by row."""
+        return {row: talk[1] for row, talk in enumerate(self.rows) if talk}
 
-    def _trace(self, row: int) -> Trace:
-        record, sample = self.jobs[row]
-        settings = dataclasses.asdict(self.settings)
-        limited = any(segment.role == "reflection" for segment in record.segments)
-        return Trace(
-            id=record.id,
-            template=record.source,
-            steps=tuple(self.steps[row]),
-            sample=sample,
-            ended=self.ended[row] or ("rounds" if limited else "end"),
-            seconds={name: round(s / len(self.jobs), 6) for name, s in self.seconds.items()},
-            settings=settings,
-            details=dict(record.metadata),
-        )
+    def _note(self, phase: str, rows: Sequence[int], started: float) -> None:
+        """Shares the time since `started` among rows."""
+        talks = self._talks()
+        for row in rows:
+            talks[row].seconds[phase] += (time.perf_counter() - started) / len(rows)
 
 
-def _shape(record: Record) -> tuple:
-    """What records that are generated together must share."""
-    return tuple((s.kind, s.role, s.is_hole, s.loss, s.und, s.gen, s.tag) for s in record.segments)
+def _request(given: Record | Request) -> Request:
+    return Request(given) if isinstance(given, Record) else given

@@ -25,6 +25,7 @@ from unireason_jax.inference.cache import (
     concat_rows,
     read_noised,
 )
+from unireason_jax.inference.turns import WITHOUT_TEXT
 from unireason_jax.models import functional
 
 NEVER = -1
@@ -65,6 +66,9 @@ class FlowSettings:
       renorm: "none", "global", "channel" or "text_channel": what the guided velocity's norm is
         compared with; norms are per sample.
       renorm_min: smallest factor of the renormalisation.
+      text_free: what the context without text lacks, see `turns.without_text`.
+      image_free: texts that the context without images consists of, with {role} for the last text
+        of a role; empty for the texts of the conversation.
     """
 
     timesteps: int = 50
@@ -74,9 +78,14 @@ class FlowSettings:
     interval: tuple[float, float] = (0.4, 1.0)
     renorm: str = "global"
     renorm_min: float = 0.0
+    text_free: str = "all"
+    image_free: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError on values that cannot work."""
+        if self.text_free not in WITHOUT_TEXT:
+            names = ", ".join(WITHOUT_TEXT)
+            raise ValueError(f"flow: text_free {self.text_free!r} is not one of {names}.")
         if self.timesteps < 2:
             raise ValueError(f"flow: timesteps must be at least 2, not {self.timesteps}.")
         if self.shift <= 0:
@@ -84,6 +93,18 @@ class FlowSettings:
         if self.renorm not in flow.RENORMS:
             names = ", ".join(flow.RENORMS)
             raise ValueError(f"flow: renorm {self.renorm!r} is not one of {names}.")
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """Text and image scale: numbers of a compiled program, not part of it."""
+        return self.text_scale, self.image_scale
+
+    @property
+    def program(self) -> "FlowSettings":
+        """What a compiled program depends on: settings that differ elsewhere share it."""
+        return dataclasses.replace(
+            self, text_scale=0.0, image_scale=0.0, text_free="all", image_free=()
+        )
 
     def times(self) -> np.ndarray:
         """The N shifted times, float32, from 1 down to 0."""
@@ -187,7 +208,8 @@ def write_text(
     """Writes one text turn, bos to eos, into the cache of every active row.
 
     Every row stops at its own eos; the loop ends with the last row. The eos is fed as well, as in
-    training, and what the model predicts there is the hand-over.
+    training, and what the model predicts there is the hand-over. A model that writes the start of
+    an image before any eos wants to draw now: its text is ended, and the hand-over is the image.
 
     Args:
       params: the model's parameters.
@@ -207,6 +229,7 @@ def write_text(
     rows = cache.rows
     row = jnp.arange(rows)
     control = jnp.asarray([markers.bos, markers.soi, markers.eos], jnp.int32)
+    draws = jnp.int32(markers.soi)
 
     def unfinished(state: tuple) -> jax.Array:
         return jnp.any(~state[2])
@@ -216,20 +239,23 @@ def write_text(
         cache, hidden = append_text(model, cache, token[:, None], (~done).astype(jnp.int32))
         logits = model.logits(hidden[:, 0])[:, :vocab]
         closing = ~done & (token == markers.eos) & (place > 0)
-        handover = control[jnp.argmax(logits[:, control], axis=-1)]
+        told = jnp.where(
+            drawn.handover == NEVER, control[jnp.argmax(logits[:, control], -1)], draws
+        )
         if greedy:
             chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         else:
             chosen = _sample(logits, seeds, place, temperature, top_p)
         full = drawn.counts >= limit
+        asks = ~done & ~closing & ~full & (chosen == markers.soi)
         cut = ~done & ~closing & full & (chosen != markers.eos)
-        chosen = jnp.where(full, markers.eos, chosen)
+        chosen = jnp.where(full | asks, markers.eos, chosen)
         more = ~done & ~closing & (chosen != markers.eos)
         slot = jnp.where(more, drawn.counts, max_tokens)
         drawn = Drawn(
             ids=drawn.ids.at[row, slot].set(chosen, mode="drop"),
             counts=drawn.counts + more,
-            handover=jnp.where(closing, handover, drawn.handover),
+            handover=jnp.where(closing, told, jnp.where(asks, draws, drawn.handover)),
             cut=drawn.cut | cut,
         )
         return cache, chosen, done | closing, drawn, place + 1

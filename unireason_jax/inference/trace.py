@@ -1,6 +1,7 @@
 """What a run of the reasoner leaves behind: every text and image, why it ended, what it cost."""
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,11 @@ class Trace:
         return sum(step.forwards for step in self.steps)
 
     @property
+    def tokens(self) -> int:
+        """Tokens written."""
+        return sum(s.forwards for s in self.steps if s.kind == "text" and not s.given)
+
+    @property
     def rounds(self) -> int:
         """Refined images drawn."""
         return sum(step.role == "refined" for step in self.steps if not step.given)
@@ -138,6 +144,12 @@ class Trace:
     def strip(self) -> Image.Image:
         """The trace as a picture."""
         return strip(self.request or self.id, self.panels(), subtitle=self.caption())
+
+    def _repr_png_(self) -> bytes:
+        """The strip as PNG: what a notebook shows."""
+        file = io.BytesIO()
+        self.strip().save(file, "PNG")
+        return file.getvalue()
 
     @property
     def request(self) -> str:

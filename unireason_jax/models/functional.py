@@ -64,6 +64,19 @@ def bind(config: BagelConfig, params: Params) -> Bagel:
     return nnx.merge(graph, state)
 
 
+def for_sampling(config: BagelConfig, params: Params) -> Params:
+    """Parameters with matrices in the dtype they are multiplied in.
+
+    A sampler reads every matrix for every token it writes, so what is not cast beforehand is cast
+    again and again. Vectors (norms, biases) stay as they are.
+    """
+
+    def cast(path: Any, leaf: jax.Array) -> jax.Array:
+        return leaf.astype(config.dtype) if path[-1].key in ("kernel", "embed") else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
 def count(params: Params) -> int:
     """Number of parameters of a tree of arrays or ShapeDtypeStruct."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

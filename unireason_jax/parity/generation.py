@@ -188,7 +188,7 @@ def _greedy(
         jnp.float32(0),
         jnp.float32(1),
         config=golden.config,
-        markers=dataclasses.replace(golden.markers, eos=eos),
+        markers=dataclasses.replace(golden.markers, eos=eos, soi=-1),  # written, not obeyed
         vocab=golden.config.llm.vocab,
         max_tokens=limit + 1,
         greedy=True,

@@ -1,0 +1,203 @@
+"""One request on its way: what has happened, and what comes next.
+
+A conversation walks the segments of a record. Given ones are read, holes are written or drawn by
+the model. A record may grow (a drawing in steps goes on for as long as the model wants), and one
+record may follow another (a draft of one system prompt is refined under another).
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from unireason_jax.data import images, sequence
+from unireason_jax.data.records import Record, Segment, untag
+from unireason_jax.data.sequence import SequenceSpec
+from unireason_jax.inference import sampler
+from unireason_jax.inference.context import Written
+from unireason_jax.inference.sampler import FlowSettings, TextSettings
+from unireason_jax.inference.trace import Step, Trace
+from unireason_jax.inference.turns import Turn, image_turns, text_turn
+
+Grow = Callable[[Record, str], Record]
+Follow = Callable[[Trace], Record]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How the reasoner generates.
+
+    Attributes:
+      text: how tokens are chosen.
+      flow: how images are drawn.
+      refine: how refined images are drawn; None is as all others.
+      max_text: most tokens of one generated text, between bos and eos.
+      size: (height, width) in pixels of images without a source; images with one keep its size.
+      min_rounds: refinements before the model may stop.
+      learned_stop: end a conversation when the hand-over of a reflection is "stop"; otherwise it
+        goes through all of its record.
+      batch_rows: conversations that are generated together.
+    """
+
+    text: TextSettings = dataclasses.field(default_factory=TextSettings)
+    flow: FlowSettings = dataclasses.field(default_factory=FlowSettings)
+    refine: FlowSettings | None = None
+    max_text: int = 64
+    size: tuple[int, int] = (32, 32)
+    min_rounds: int = 0
+    learned_stop: bool = True
+    batch_rows: int = 64
+
+    def flow_of(self, role: str) -> FlowSettings:
+        """How an image of a role is drawn."""
+        return self.refine if role == "refined" and self.refine else self.flow
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A record to finish, and how the conversation may go on.
+
+    Attributes:
+      record: with holes, from a template.
+      grow: (record, hand-over) after a reflection -> the record to go on with, which starts with
+        the segments of the old one; None keeps it.
+      following: records that come after, made from the trace so far; each starts an empty context.
+    """
+
+    record: Record
+    grow: Grow | None = None
+    following: tuple[Follow, ...] = ()
+
+
+class Conversation:
+    """A request, the number of its sample, and what has become of it.
+
+    Attributes:
+      record: that is being walked.
+      place: of the next segment in it.
+      steps: what was given and generated.
+      pending: turns that the context has not read yet.
+      restarts: the context must be emptied before it reads.
+      ended: why it ended, None while it goes on.
+      seconds: wall time by phase.
+    """
+
+    def __init__(self, request: Request, sample: int, spec: SequenceSpec, settings: Settings):
+        """Reads up to the first hole."""
+        self.request, self.sample, self.spec, self.settings = request, sample, spec, settings
+        self.record, self.place = request.record, 0
+        self.following = collections.deque(request.following)
+        self.steps: list[Step] = []
+        self.pending: list[Turn] = []
+        self.restarts = False
+        self.ended: str | None = None
+        self.seconds: collections.Counter[str] = collections.Counter()
+        self._go_on()
+
+    @property
+    def hole(self) -> Segment:
+        """The segment that the model fills next; only while the conversation goes on."""
+        return self.record.segments[self.place]
+
+    def seed(self) -> int:
+        """uint32 from request id, sample, and how many of the hole's kind were generated."""
+        kind = self.hole.kind
+        made = sum(step.kind == kind and not step.given for step in self.steps)
+        return sampler.seed(self.request.record.id, self.sample, kind, made)
+
+    def grid(self) -> tuple[int, int]:
+        """Latent tokens (rows, columns) of the next image: as the last one's, else as set."""
+        cell = self.spec.codec.stride * self.spec.latent_patch
+        height, width = self.settings.size
+        shown = [step.image for step in self.steps if step.kind == "image"]
+        if shown:
+            height, width = shown[-1].shape[:2]
+            if self.spec.latent_resize:
+                width, height = self.spec.latent_resize(width, height)
+        return height // cell, width // cell
+
+    def said(self) -> dict[str, str]:
+        """The last text of every role."""
+        return {step.role: step.text or "" for step in self.steps if step.kind == "text"}
+
+    def wrote(self, text: Written, seed: int) -> None:
+        """Takes the text for the hole."""
+        segment = self.hole
+        words = untag(self.spec.tokenizer.decode(text.ids), segment.tag)
+        step = Step("text", segment.role, text=words, seed=seed, forwards=len(text.ids) + 2)
+        self.steps.append(dataclasses.replace(step, handover=text.handover, cut=text.cut))
+        if segment.role == "reflection":
+            self._reflected(text.handover)
+        self.place += 1
+        self._go_on()
+
+    def drew(self, image: np.ndarray, seed: int, forwards: int) -> None:
+        """Takes the image (uint8 [H, W, 3]) for the hole."""
+        segment = self.hole
+        self.steps.append(Step("image", segment.role, image=image, seed=seed, forwards=forwards))
+        if self.place < self.record.holes[-1]:
+            self._show(segment, image)
+        self.place += 1
+        self._go_on()
+
+    def trace(self) -> Trace:
+        """What has happened so far."""
+        return Trace(
+            id=self.request.record.id,
+            template=self.record.source,
+            steps=tuple(self.steps),
+            sample=self.sample,
+            ended=self.ended or "end",
+            seconds={name: round(taken, 6) for name, taken in self.seconds.items()},
+            settings=dataclasses.asdict(self.settings),
+            details=dict(self.request.record.metadata),
+        )
+
+    def _reflected(self, handover: str) -> None:
+        """Ends or lengthens the conversation, as the model wants after a reflection."""
+        rounds = sum(step.role == "refined" and not step.given for step in self.steps)
+        if handover == "stop" and self.settings.learned_stop and rounds >= self.settings.min_rounds:
+            self.ended = "stop"
+        elif self.request.grow is not None:
+            self.record = self.request.grow(self.record, handover)
+
+    def _go_on(self) -> None:
+        """Reads what is given up to the next hole, or ends."""
+        while not self.ended and self.place <= self.record.holes[-1]:
+            segment = self.record.segments[self.place]
+            if segment.is_hole:
+                return
+            self._given(segment)
+            self.place += 1
+        if self.following and not self.ended:
+            self.record, self.place = self.following.popleft()(self.trace()), 0
+            self.pending, self.restarts = [], True
+            self._go_on()
+        elif not self.ended:
+            limited = any(step.role == "reflection" for step in self.steps)
+            self.ended = "rounds" if limited else "end"
+
+    def _given(self, segment: Segment) -> None:
+        """Takes a given segment; one that was generated before is not told twice."""
+        if segment.kind == "text":
+            self.pending.append(text_turn(sequence.text_tokens(segment, self.spec)))
+            step = Step("text", segment.role, text=segment.text, given=True)
+        else:
+            image = images.load(segment.image, self.spec.image_root)
+            self._show(segment, image)
+            step = Step("image", segment.role, image=image, given=True)
+        if not self.restarts or not self._has(step):
+            self.steps.append(step)
+
+    def _has(self, step: Step) -> bool:
+        """Whether the same was given or generated before."""
+        return any(
+            (old.kind, old.text) == (step.kind, step.text) and np.array_equal(old.image, step.image)
+            for old in self.steps
+        )
+
+    def _show(self, segment: Segment, image: Any) -> None:
+        """Puts an image before the model's eyes."""
+        self.pending += image_turns(image, self.spec, gen=segment.gen, und=segment.und)

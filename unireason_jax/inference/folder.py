@@ -1,0 +1,88 @@
+"""A folder of conversations that a killed run goes on with."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from unireason_jax.inference import trace as traces
+from unireason_jax.inference.conversation import Request, Settings
+from unireason_jax.inference.reasoner import Reasoner
+from unireason_jax.inference.trace import Trace
+
+IDENTITY = "settings.json"
+
+
+class Folder:
+    """Where conversations are saved, one folder each, named after request and sample.
+
+    Args:
+      path: the folder; made if missing.
+      identity: what else than the settings decides on results, JSON-able.
+      settings: of all conversations in it.
+
+    Raises:
+      ValueError: the folder holds conversations of other settings.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any], settings: Settings):
+        self.path = path
+        own = dataclasses.asdict(settings)
+        del own["batch_rows"]  # has no influence on results
+        told = json.dumps({**identity, "settings": own}, indent=1) + "\n"
+        path.mkdir(parents=True, exist_ok=True)
+        file = path / IDENTITY
+        if not file.exists():
+            partial = path / f"{IDENTITY}.{os.getpid()}"
+            partial.write_text(told, encoding="utf-8")
+            partial.rename(file)
+        elif file.read_text(encoding="utf-8") != told:
+            raise ValueError(
+                f"{file} says that this folder holds conversations of other settings; choose "
+                "another --out, or remove it."
+            )
+
+    def of(self, name: str, sample: int) -> Path:
+        """The folder of a conversation: its id in readable letters, a digest, the sample."""
+        slug = "".join(c if c.isalnum() and c.isascii() else "_" for c in name)[:48]
+        digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+        return self.path / f"{slug}-{digest}-{sample}"
+
+    def generate(
+        self, reasoner: Reasoner, jobs: Sequence[tuple[Request, int]], settings: Settings
+    ) -> list[Trace]:
+        """Generates and saves what is not there yet, with a progress line on stderr.
+
+        Args:
+          reasoner: the model.
+          jobs: requests that `Reasoner.check` accepts, with the number of the sample.
+          settings: how to generate.
+
+        Returns:
+          All traces in the order of the jobs, found or new.
+        """
+        places = [self.of(request.record.id, sample) for request, sample in jobs]
+        missing = [n for n, place in enumerate(places) if not (place / traces.FILE).exists()]
+        if len(missing) < len(jobs):
+            print(f"{len(jobs) - len(missing)} of {len(jobs)} conversations are there already")
+        out: dict[int, Trace] = {}
+        pause = 0.1 if sys.stderr.isatty() else 10.0
+        with tqdm(total=len(missing), unit="conversation", mininterval=pause) as bar:
+            images = tokens = 0
+            for number, trace in reasoner.stream([jobs[n] for n in missing], settings):
+                place = missing[number]
+                trace.save(places[place])
+                out[place] = trace
+                images += len(trace.images)
+                tokens += trace.tokens
+                taken = max(bar.format_dict["elapsed"], 1e-9)
+                speed = f"{images / taken:.2f} images/s, {tokens / taken:.0f} tokens/s"
+                bar.set_postfix_str(speed, refresh=False)
+                bar.update()
+        return [out.get(n) or traces.load(place) for n, place in enumerate(places)]

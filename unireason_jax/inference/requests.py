@@ -1,0 +1,72 @@
+"""Requests as users write them: lines of a file, and words that a model may not know."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unireason_jax.data.tokenizer import Tokenizer
+from unireason_jax.world import vocabulary
+
+
+class Asked(NamedTuple):
+    """One request.
+
+    Attributes:
+      name: its id, which keys its randomness.
+      prompt: prompt, instruction or question; may be empty, which `Preset.request` refuses.
+      image: the picture it is about, or None.
+      where: file and line it comes from.
+    """
+
+    name: str
+    prompt: str
+    image: Path | None = None
+    where: str = "--prompt"
+
+
+def read_file(path: Path) -> list[Asked]:
+    """Requests of a text file (one prompt a line) or of JSON lines; blank lines are passed over.
+
+    A JSON line has `prompt`, and may have `id` and `image` (a path, relative to the file's folder).
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: a line is not JSON though it begins like it, or a field has the wrong type.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--prompts {path}: no such file.")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [_read(line, path, n) for n, line in enumerate(lines, 1) if line.strip()]
+
+
+def check_words(prompt: str, tokenizer: Tokenizer) -> None:
+    """Raises ValueError naming the words that become the unknown token, and near known ones."""
+    words = prompt.replace(",", " , ").replace(".", " . ").split()
+    unknown = [w for w in words if "<unk>" in tokenizer.decode(tokenizer.encode(w))]
+    if unknown:
+        near = [difflib.get_close_matches(w.lower(), vocabulary.WORDS, n=1) for w in unknown]
+        hints = sorted({match[0] for match in near if match})
+        hint = f" Near: {', '.join(hints)}." if hints else ""
+        raise ValueError(
+            f"prompt {prompt!r}: this model does not know the word(s) {', '.join(unknown)}; the "
+            f"embedded world speaks of coloured shapes in lower case.{hint}"
+        )
+
+
+def _read(line: str, path: Path, number: int) -> Asked:
+    """One line of a file of requests."""
+    where = f"{path}:{number}"
+    if not line.lstrip().startswith("{"):
+        return Asked(line.strip(), line.strip(), where=where)
+    try:
+        values: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error}).") from None
+    prompt, image = values.get("prompt"), values.get("image")
+    if not isinstance(prompt, str):
+        raise ValueError(f"{where}: field 'prompt' is missing or not a text.")
+    if image is not None and not isinstance(image, str):
+        raise ValueError(f"{where}: field 'image' is not a path.")
+    name = str(values.get("id", prompt))
+    return Asked(name, prompt, path.parent / image if image else None, where)
