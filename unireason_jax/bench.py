@@ -1,4 +1,4 @@
-"""`unireason bench packing|prepare|loader|train|convert`: fill, speed and memory, as JSON.
+"""`unireason bench VERB`: what packing fills, and what a step, a text and an image cost, as JSON.
 
     unireason bench packing                       three mixtures, 50,000 records each
     unireason bench loader --tokens-per-row 480   the embedded world through the whole pipeline
@@ -6,6 +6,8 @@
     unireason bench train --size small            the step of the official code's CPU baseline
     unireason bench train --size small --threads 1 2 --dtype bfloat16 --json out.json
     unireason bench convert --layers 4            a release of true width in and out, peak memory
+    unireason bench decode --batch 1 8            greedy text, at the sizes of that baseline
+    unireason bench image --guidance text_image   a guided image, likewise
 
 Results are printed, one JSON object a line, and written to `--json FILE` as a list.
 """
@@ -64,6 +66,15 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("--variant", default="bagel_7b_mot", help="whose width")
     convert.add_argument("--layers", type=int, default=4, help="of the language model; 0 for all")
     convert.add_argument("--folder", type=Path, help="for the files meanwhile: twice their size")
+
+    for verb, about in (("decode", "seconds of a greedy text"), ("image", "seconds of an image")):
+        drawn = verbs.add_parser(verb, parents=[common], help=about)
+        drawn.add_argument("--size", choices=("small", "nano"), default="small")
+        drawn.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+        drawn.add_argument("--batch", type=int, nargs="+", default=[1], help="rows; one run each")
+        drawn.add_argument("--repeats", type=int, default=3, help="timed runs")
+        if verb == "image":
+            drawn.add_argument("--guidance", choices=("text", "text_image"), default="text")
     return root
 
 
@@ -123,6 +134,22 @@ def bench_convert(args: argparse.Namespace) -> list[dict]:
     return [convert.run(args.variant, layers=args.layers or None, folder=args.folder)]
 
 
+def bench_decode(args: argparse.Namespace) -> list[dict]:
+    """One run for each number of rows."""
+    from unireason_jax.benchmarks import sampling
+
+    settings = {"dtype": args.dtype, "repeats": args.repeats}
+    return [sampling.decode(args.size, batch=batch, **settings) for batch in args.batch]
+
+
+def bench_image(args: argparse.Namespace) -> list[dict]:
+    """One run for each number of rows."""
+    from unireason_jax.benchmarks import sampling
+
+    settings = {"dtype": args.dtype, "guidance": args.guidance, "repeats": args.repeats}
+    return [sampling.image(args.size, batch=batch, **settings) for batch in args.batch]
+
+
 def limit_cores(count: int | None) -> int:
     """Binds this process to `count` cores (before JAX sizes its thread pool); None: as it is.
 
@@ -162,6 +189,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         "train": bench_train,
         "convert": bench_convert,
     }
+    benches |= {"decode": bench_decode, "image": bench_image}
     try:
         results = benches[args.verb](args)
     except (ValueError, subprocess.CalledProcessError) as error:

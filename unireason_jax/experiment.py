@@ -18,20 +18,21 @@ from ml_collections import ConfigDict
 from unireason_jax import configuration, metrics, objective, sharding, state
 from unireason_jax.configuration import ConfigError
 from unireason_jax.data import latents
+from unireason_jax.data.images import Resize
 from unireason_jax.data.mixture import RecordSource
 from unireason_jax.data.packing import Budgets
 from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.data.sequence import LatentCodec, SequenceSpec
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource, open_source
 from unireason_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
-from unireason_jax.models import functional
+from unireason_jax.models import functional, vae
 from unireason_jax.models.config import BagelConfig
 from unireason_jax.optim import make_optimizer
 from unireason_jax.state import TrainState
 from unireason_jax.world import vocabulary
 from unireason_jax.world.basis import PatchBasis
 
-TOKENIZER, CODEC = "tokenizer", "codec.npz"
+TOKENIZER, CODEC, AUTOENCODER = "tokenizer", "codec.npz", "ae.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,18 +79,36 @@ def create(config: ConfigDict) -> Experiment:
 
 
 def load(workdir: epath.PathLike) -> Experiment:
-    """The experiment of a run, for sampling and evaluation.
+    """The experiment of a run or of a converted folder, for sampling and evaluation.
+
+    Images of a converted folder are resized by BAGEL's rules; a run's are taken as they are.
 
     Raises:
       FileNotFoundError: the directory is not that of a training run.
     """
     config = configuration.load_workdir(workdir)
-    path = epath.Path(workdir) / CODEC
+    tokenizer = load_tokenizer(Path(workdir) / TOKENIZER)
+    return _assemble(config, tokenizer, _load_codec(epath.Path(workdir)))
+
+
+def _load_codec(workdir: epath.Path) -> LatentCodec:
+    """The codec that a run saved, or the autoencoder of a converted folder."""
+    if (workdir / AUTOENCODER).exists():
+        return vae.Autoencoder(*vae.load(workdir / AUTOENCODER))
+    path = workdir / CODEC
     if not path.exists():
-        raise FileNotFoundError(f"{path}: not found; train again into this --workdir, or copy it.")
+        raise FileNotFoundError(
+            f"{path}: not found, and no {AUTOENCODER} either; train again into this --workdir, or "
+            "copy it."
+        )
     with path.open("rb") as file:
-        codec = PatchBasis.from_arrays(dict(np.load(file)))
-    return _assemble(config, load_tokenizer(Path(workdir) / TOKENIZER), codec)
+        return PatchBasis.from_arrays(dict(np.load(file)))
+
+
+def _resize(most: int, least: int, cell: int, side: int) -> Resize:
+    """BAGEL's rule for a kind of copy, for tables of `side` cells."""
+    longest = min(most, cell * side)
+    return Resize(longest, min(least, longest // 2), cell)
 
 
 def _assemble(config: ConfigDict, tokenizer: Tokenizer, codec: LatentCodec) -> Experiment:
@@ -105,7 +124,8 @@ def _assemble(config: ConfigDict, tokenizer: Tokenizer, codec: LatentCodec) -> E
             f"the codec has {codec.channels} channels but the model {model.latent.channels}; "
             f"set --config.model.latent.channels={codec.channels}."
         )
-    vit = model.vit
+    vit, free = model.vit, isinstance(codec, vae.Autoencoder)
+    latent = codec.stride * model.latent.patch, model.latent.side
     spec = SequenceSpec(
         tokenizer=tokenizer,
         codec=codec,
@@ -113,6 +133,8 @@ def _assemble(config: ConfigDict, tokenizer: Tokenizer, codec: LatentCodec) -> E
         latent_side=model.latent.side,
         vit_patch=vit.patch if vit else 0,
         vit_side=vit.side if vit else 1,
+        latent_resize=_resize(1024, 512, *latent) if free else None,
+        vit_resize=_resize(980, 224, vit.patch, vit.side) if free and vit else None,
         dropout=tuple(config.data.dropout),
         weighting=config.data.weighting,
         interpolate=config.data.interpolate,

@@ -9,7 +9,7 @@ import pytest
 
 from tests.inference.golden import Golden, positions
 from unireason_jax.inference import sampler
-from unireason_jax.inference.sampler import FlowSettings
+from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.models import functional
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

@@ -10,7 +10,7 @@ from tests.inference import toy
 from unireason_jax import sharding
 from unireason_jax.data.templates import TEMPLATES
 from unireason_jax.inference.reasoner import Reasoner
-from unireason_jax.inference.sampler import TextSettings
+from unireason_jax.inference.settings import TextSettings
 from unireason_jax.world.tasks import example
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

@@ -11,7 +11,7 @@ from tests.inference import toy
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference import sampler
 from unireason_jax.inference.engine import Engine
-from unireason_jax.inference.sampler import FlowSettings, TextSettings
+from unireason_jax.inference.settings import FlowSettings, TextSettings
 from unireason_jax.models import functional
 from unireason_jax.visibility import Visibility
 

@@ -6,9 +6,8 @@ import jax
 
 from unireason_jax.data.sequence import SequenceSpec
 from unireason_jax.data.tokenizer import SentencePieceTokenizer
-from unireason_jax.inference.conversation import Settings
 from unireason_jax.inference.reasoner import Reasoner
-from unireason_jax.inference.sampler import FlowSettings
+from unireason_jax.inference.settings import FlowSettings, Settings
 from unireason_jax.models import functional
 from unireason_jax.models.config import BagelConfig, variant
 from unireason_jax.world.basis import PatchBasis

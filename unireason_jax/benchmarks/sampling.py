@@ -24,7 +24,7 @@ from unireason_jax import flow
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference import sampler
 from unireason_jax.inference.cache import Cache, Markers
-from unireason_jax.inference.sampler import FlowSettings
+from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.models import functional
 from unireason_jax.models.config import BagelConfig, variant
 

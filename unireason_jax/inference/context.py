@@ -23,7 +23,7 @@ from unireason_jax.inference import cache as caches
 from unireason_jax.inference import sampler
 from unireason_jax.inference.cache import Cache
 from unireason_jax.inference.engine import Engine, bucket
-from unireason_jax.inference.sampler import FlowSettings, TextSettings
+from unireason_jax.inference.settings import FlowSettings, TextSettings
 from unireason_jax.inference.turns import (
     GAP,
     Turn,

@@ -17,42 +17,12 @@ from unireason_jax.data.records import Record, Segment, untag
 from unireason_jax.data.sequence import SequenceSpec
 from unireason_jax.inference import sampler
 from unireason_jax.inference.context import Written
-from unireason_jax.inference.sampler import FlowSettings, TextSettings
+from unireason_jax.inference.settings import Settings
 from unireason_jax.inference.trace import Step, Trace
 from unireason_jax.inference.turns import Turn, image_turns, text_turn
 
 Grow = Callable[[Record, str], Record]
 Follow = Callable[[Trace], Record]
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How the reasoner generates.
-
-    Attributes:
-      text: how tokens are chosen.
-      flow: how images are drawn.
-      refine: how refined images are drawn; None is as all others.
-      max_text: most tokens of one generated text, between bos and eos.
-      size: (height, width) in pixels of images without a source; images with one keep its size.
-      min_rounds: refinements before the model may stop.
-      learned_stop: end a conversation when the hand-over of a reflection is "stop"; otherwise it
-        goes through all of its record.
-      batch_rows: conversations that are generated together.
-    """
-
-    text: TextSettings = dataclasses.field(default_factory=TextSettings)
-    flow: FlowSettings = dataclasses.field(default_factory=FlowSettings)
-    refine: FlowSettings | None = None
-    max_text: int = 64
-    size: tuple[int, int] = (32, 32)
-    min_rounds: int = 0
-    learned_stop: bool = True
-    batch_rows: int = 64
-
-    def flow_of(self, role: str) -> FlowSettings:
-        """How an image of a role is drawn."""
-        return self.refine if role == "refined" and self.refine else self.flow
 
 
 @dataclasses.dataclass(frozen=True)

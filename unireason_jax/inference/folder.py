@@ -12,8 +12,9 @@ from typing import Any
 from tqdm import tqdm
 
 from unireason_jax.inference import trace as traces
-from unireason_jax.inference.conversation import Request, Settings
+from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.reasoner import Reasoner
+from unireason_jax.inference.settings import Settings
 from unireason_jax.inference.trace import Trace
 
 IDENTITY = "settings.json"

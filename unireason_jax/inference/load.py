@@ -9,9 +9,8 @@ from etils import epath
 
 from unireason_jax import checkpoint, experiment, sharding
 from unireason_jax.inference import presets
-from unireason_jax.inference.conversation import Settings
 from unireason_jax.inference.reasoner import Reasoner
-from unireason_jax.inference.sampler import FlowSettings
+from unireason_jax.inference.settings import FlowSettings, Settings
 from unireason_jax.models import functional
 from unireason_jax.models.vae import Autoencoder
 from unireason_jax.world.scenes import CELL

@@ -14,8 +14,8 @@ from typing import Any
 from unireason_jax.data.records import Record, Segment
 from unireason_jax.data.templates import PLAIN, TEMPLATES, Example, Style, prompts
 from unireason_jax.data.templates.style import given, supervised, target
-from unireason_jax.inference.conversation import Request, Settings
-from unireason_jax.inference.sampler import FlowSettings, TextSettings
+from unireason_jax.inference.conversation import Request
+from unireason_jax.inference.settings import FlowSettings, Settings, TextSettings
 from unireason_jax.inference.trace import Trace
 
 THINKING = TextSettings(temperature=0.3)
@@ -240,8 +240,8 @@ SYSTEMS: dict[str, Preset] = {
         **_OFFICIAL,
     ),
     "unireason_refine_released": Preset(
-        "UniReason, CoreBench script: a sentence asks for the suggestion, the draft is looked at by "
-        "the ViT alone, exactly one round, a fixed sentence is the context without images",
+        "UniReason, CoreBench script: a sentence asks for the suggestion, the ViT alone looks at "
+        "the draft, there is exactly one round, and a fixed sentence is the context without images",
         "think_t2i",
         dataclasses.replace(_BAGEL, reference=True),
         flow=ALWAYS,

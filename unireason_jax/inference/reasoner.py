@@ -17,8 +17,9 @@ from unireason_jax.data.sequence import SequenceSpec
 from unireason_jax.inference import presets as systems
 from unireason_jax.inference import turns
 from unireason_jax.inference.context import Context
-from unireason_jax.inference.conversation import Conversation, Request, Settings
+from unireason_jax.inference.conversation import Conversation, Request
 from unireason_jax.inference.engine import Engine, bucket
+from unireason_jax.inference.settings import Settings
 from unireason_jax.inference.trace import Trace
 from unireason_jax.inference.turns import text_turn
 

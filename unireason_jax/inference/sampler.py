@@ -5,15 +5,12 @@ their Gumbel noise, images a seed that keys the noise of every token. So a promp
 text and image alone, among others, and on any number of devices.
 """
 
-import dataclasses
 import functools
 import hashlib
-import itertools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from unireason_jax import flow
 from unireason_jax.inference.cache import (
@@ -25,101 +22,10 @@ from unireason_jax.inference.cache import (
     concat_rows,
     read_noised,
 )
-from unireason_jax.inference.turns import WITHOUT_TEXT
+from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.models import functional
 
 NEVER = -1
-
-
-@dataclasses.dataclass(frozen=True)
-class TextSettings:
-    """How text is chosen.
-
-    Attributes:
-      temperature: 0 takes the most likely token; otherwise logits are divided by it and sampled.
-      top_p: keep the smallest set of tokens whose probability reaches this (nucleus sampling);
-        1 keeps all.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Raises ValueError on values outside their range."""
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(
-                f"text: temperature {self.temperature} must be >= 0 and "
-                f"top_p {self.top_p} in (0, 1]."
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class FlowSettings:
-    """How an image is drawn (BAGEL image generation).
-
-    Attributes:
-      timesteps: N points from t = 1 to t = 0; that is N - 1 Euler steps.
-      shift: s in t -> s t / (1 + (s - 1) t); above 1 spends more steps near the noise.
-      text_scale: guidance away from the context without text; 1 or less turns all guidance off.
-      image_scale: guidance away from the context without images; 1 or less turns it off.
-      interval: (lo, hi): guidance acts at shifted times lo < t <= hi.
-      renorm: "none", "global", "channel" or "text_channel": what the guided velocity's norm is
-        compared with; norms are per sample.
-      renorm_min: smallest factor of the renormalisation.
-      text_free: what the context without text lacks, see `turns.without_text`.
-      image_free: texts that the context without images consists of, with {role} for the last text
-        of a role; empty for the texts of the conversation.
-    """
-
-    timesteps: int = 50
-    shift: float = 3.0
-    text_scale: float = 4.0
-    image_scale: float = 1.0
-    interval: tuple[float, float] = (0.4, 1.0)
-    renorm: str = "global"
-    renorm_min: float = 0.0
-    text_free: str = "all"
-    image_free: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Raises ValueError on values that cannot work."""
-        if self.text_free not in WITHOUT_TEXT:
-            names = ", ".join(WITHOUT_TEXT)
-            raise ValueError(f"flow: text_free {self.text_free!r} is not one of {names}.")
-        if self.timesteps < 2:
-            raise ValueError(f"flow: timesteps must be at least 2, not {self.timesteps}.")
-        if self.shift <= 0:
-            raise ValueError(f"flow: shift must be positive, not {self.shift}.")
-        if self.renorm not in flow.RENORMS:
-            names = ", ".join(flow.RENORMS)
-            raise ValueError(f"flow: renorm {self.renorm!r} is not one of {names}.")
-
-    @property
-    def scales(self) -> tuple[float, float]:
-        """Text and image scale: numbers of a compiled program, not part of it."""
-        return self.text_scale, self.image_scale
-
-    @property
-    def program(self) -> "FlowSettings":
-        """What a compiled program depends on: settings that differ elsewhere share it."""
-        return dataclasses.replace(
-            self, text_scale=0.0, image_scale=0.0, text_free="all", image_free=()
-        )
-
-    def times(self) -> np.ndarray:
-        """The N shifted times, float32, from 1 down to 0."""
-        return np.asarray(flow.euler_grid(self.timesteps, self.shift), np.float32)
-
-    def segments(self) -> tuple[tuple[int, int, bool], ...]:
-        """Runs of Euler steps (first, last + 1, guided), in order."""
-        lo, hi = self.interval
-        on = [lo < t <= hi for t in self.times()[:-1].tolist()]
-        cuts = [0, *(i for i in range(1, len(on)) if on[i] != on[i - 1]), len(on)]
-        return tuple((a, b, on[a]) for a, b in itertools.pairwise(cuts))
-
-    def forwards(self, branches: int) -> int:
-        """Passes through the model that one image costs."""
-        return sum((b - a) * (branches if on else 1) for a, b, on in self.segments())
 
 
 class Drawn(NamedTuple):

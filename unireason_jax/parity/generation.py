@@ -12,7 +12,7 @@ import numpy as np
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference import sampler
 from unireason_jax.inference.cache import Cache
-from unireason_jax.inference.sampler import FlowSettings
+from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.models import functional, vae
 from unireason_jax.parity.golden import Golden, columns, patchify, read, rows, unpatchify
 from unireason_jax.parity.report import Report

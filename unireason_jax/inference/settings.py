@@ -1,0 +1,130 @@
+"""How texts are chosen and images drawn: values that are checked when they are made."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+from unireason_jax import flow
+from unireason_jax.inference.turns import WITHOUT_TEXT
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSettings:
+    """How text is chosen.
+
+    Attributes:
+      temperature: 0 takes the most likely token; otherwise logits are divided by it and sampled.
+      top_p: keep the smallest set of tokens whose probability reaches this (nucleus sampling);
+        1 keeps all.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError on values outside their range."""
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"text: temperature {self.temperature} must be >= 0 and "
+                f"top_p {self.top_p} in (0, 1]."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowSettings:
+    """How an image is drawn (BAGEL image generation).
+
+    Attributes:
+      timesteps: N points from t = 1 to t = 0; that is N - 1 Euler steps.
+      shift: s in t -> s t / (1 + (s - 1) t); above 1 spends more steps near the noise.
+      text_scale: guidance away from the context without text; 1 or less turns all guidance off.
+      image_scale: guidance away from the context without images; 1 or less turns it off.
+      interval: (lo, hi): guidance acts at shifted times lo < t <= hi.
+      renorm: "none", "global", "channel" or "text_channel": what the guided velocity's norm is
+        compared with; norms are per sample.
+      renorm_min: smallest factor of the renormalisation.
+      text_free: what the context without text lacks, see `turns.without_text`.
+      image_free: texts that the context without images consists of, with {role} for the last text
+        of a role; empty for the texts of the conversation.
+    """
+
+    timesteps: int = 50
+    shift: float = 3.0
+    text_scale: float = 4.0
+    image_scale: float = 1.0
+    interval: tuple[float, float] = (0.4, 1.0)
+    renorm: str = "global"
+    renorm_min: float = 0.0
+    text_free: str = "all"
+    image_free: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError on values that cannot work."""
+        if self.text_free not in WITHOUT_TEXT:
+            names = ", ".join(WITHOUT_TEXT)
+            raise ValueError(f"flow: text_free {self.text_free!r} is not one of {names}.")
+        if self.timesteps < 2:
+            raise ValueError(f"flow: timesteps must be at least 2, not {self.timesteps}.")
+        if self.shift <= 0:
+            raise ValueError(f"flow: shift must be positive, not {self.shift}.")
+        if self.renorm not in flow.RENORMS:
+            names = ", ".join(flow.RENORMS)
+            raise ValueError(f"flow: renorm {self.renorm!r} is not one of {names}.")
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """Text and image scale: numbers of a compiled program, not part of it."""
+        return self.text_scale, self.image_scale
+
+    @property
+    def program(self) -> "FlowSettings":
+        """What a compiled program depends on: settings that differ elsewhere share it."""
+        return dataclasses.replace(
+            self, text_scale=0.0, image_scale=0.0, text_free="all", image_free=()
+        )
+
+    def times(self) -> np.ndarray:
+        """The N shifted times, float32, from 1 down to 0."""
+        return np.asarray(flow.euler_grid(self.timesteps, self.shift), np.float32)
+
+    def segments(self) -> tuple[tuple[int, int, bool], ...]:
+        """Runs of Euler steps (first, last + 1, guided), in order."""
+        lo, hi = self.interval
+        on = [lo < t <= hi for t in self.times()[:-1].tolist()]
+        cuts = [0, *(i for i in range(1, len(on)) if on[i] != on[i - 1]), len(on)]
+        return tuple((a, b, on[a]) for a, b in itertools.pairwise(cuts))
+
+    def forwards(self, branches: int) -> int:
+        """Passes through the model that one image costs."""
+        return sum((b - a) * (branches if on else 1) for a, b, on in self.segments())
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How the reasoner generates.
+
+    Attributes:
+      text: how tokens are chosen.
+      flow: how images are drawn.
+      refine: how refined images are drawn; None is as all others.
+      max_text: most tokens of one generated text, between bos and eos.
+      size: (height, width) in pixels of images without a source; images with one keep its size.
+      min_rounds: refinements before the model may stop.
+      learned_stop: end a conversation when the hand-over of a reflection is "stop"; otherwise it
+        goes through all of its record.
+      batch_rows: conversations that are generated together.
+    """
+
+    text: TextSettings = dataclasses.field(default_factory=TextSettings)
+    flow: FlowSettings = dataclasses.field(default_factory=FlowSettings)
+    refine: FlowSettings | None = None
+    max_text: int = 64
+    size: tuple[int, int] = (32, 32)
+    min_rounds: int = 0
+    learned_stop: bool = True
+    batch_rows: int = 64
+
+    def flow_of(self, role: str) -> FlowSettings:
+        """How an image of a role is drawn."""
+        return self.refine if role == "refined" and self.refine else self.flow
