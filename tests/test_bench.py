@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unireason_jax import bench
-from unireason_jax.benchmarks import mixtures, train
+from unireason_jax.benchmarks import mixtures, sampling, train
 from unireason_jax.models import functional
 from unireason_jax.visibility import NOISE
 
@@ -111,3 +111,18 @@ def test_a_converted_release_comes_back_and_leaves_nothing_behind(tmp_path, caps
     assert found["identical"] and found["layers"] == 1 and found["tensors"] == 83
     assert 0.05 < found["from_bagel"]["peak_rss_gib"] < 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_decode_and_image_are_timed_at_the_official_sizes(capsys):
+    commands = [["decode", "--batch", "1", "2"], ["image", "--guidance", "text_image"]]
+    for command in commands:
+        bench.main([*command, "--size", "nano", "--repeats", "1"])
+    one, two, image = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (one["batch"], two["batch"], one["tokens"]) == (1, 2, 128)
+    assert two["cpu_s_per_row"] * 2 == pytest.approx(two["cpu_median_s"])
+    assert image["passes"] == 51 and image["guidance"] == "text_image"
+    assert all(0 < r["wall_min_s"] and "cpu_ratio" not in r for r in (one, two, image))
+    official = sampling.OFFICIAL[("decode", None, "float32")]
+    measured = {"cpu_median_s": 3.62, "wall_min_s": 2.0}
+    found = sampling.result("decode", None, "small", "float32", 4, measured)
+    assert found["cpu_ratio"] == pytest.approx(0.5) and found["official_cpu_s"] == official[0]

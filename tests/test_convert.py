@@ -1,5 +1,6 @@
 """Released folders to workdirs and back, bit for bit, through the command."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+import unireason_jax
 from unireason_jax import checkpoint, configuration, convert, optim, sharding
 from unireason_jax.models import functional, huggingface, released, vae
 from unireason_jax.models.archive import Archive, type_name, write_archive
@@ -92,6 +94,20 @@ def test_a_workdir_loads_as_the_released_folder_does(release, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, found, wanted)
     placed = jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), found, target)
     assert all(jax.tree.leaves(placed))
+
+
+def test_a_converted_folder_draws_edits_and_answers(release, tmp_path):
+    assert run("--from", "bagel", "--input", release, "--output", tmp_path) == 0
+    m = unireason_jax.load(tmp_path)
+    assert m.settings.flow.timesteps == 50 and m.settings.size == (1024, 1024)
+    flow = dataclasses.replace(m.settings.flow, timesteps=3)
+    m.settings = dataclasses.replace(m.settings, flow=flow, size=(16, 32), max_text=4)
+    drawn = m.generate("abc", preset="think_t2i")
+    assert drawn.roles == ["user", "plan", "image"] and drawn.image.shape == (16, 32, 3)
+    photo = np.random.default_rng(0).integers(0, 256, (90, 41, 3)).astype(np.uint8)
+    edited = m.edit(photo, "abc", preset="edit")
+    assert edited.image.shape == (32, 16, 3)  # the long edge at most 8 tokens of 4 pixels
+    assert m.ask(photo, "abc").roles == ["source", "user", "answer"]
 
 
 def test_a_trained_run_is_written_out(release, tmp_path):

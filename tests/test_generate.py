@@ -2,18 +2,18 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from unireason_jax import configuration, evaluate, experiment, generate
-from unireason_jax.checkpoint import Checkpoints
+import unireason_jax
+from tests import untrained
+from unireason_jax import evaluate, generate
 from unireason_jax.inference import load, trace
-from unireason_jax.models import functional
-from unireason_jax.optim import make_optimizer
-from unireason_jax.state import new_state
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 FAST = ["--timesteps", "3", "--batch", "8"]
@@ -21,17 +21,8 @@ FAST = ["--timesteps", "3", "--batch", "8"]
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """What a training run leaves after step 0: config, tokenizer, codec, weights, their average."""
-    folder = tmp_path_factory.mktemp("run")
-    made = experiment.create(configuration.load("configs/tiny.py"))
-    made.save(folder)
-    params = jax.jit(functional.init, static_argnums=0)(made.model, jax.random.key(0))
-    optimizer = make_optimizer(
-        configuration.optim_config(made.config), functional.logical_axes(made.model)
-    )
-    with Checkpoints(folder) as checkpoints:
-        checkpoints.save(1, new_state(params, optimizer), {"next_row": 0})
-    return folder
+    """An untrained run."""
+    return untrained.write(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(autouse=True)
@@ -187,7 +178,7 @@ def test_evaluate_writes_a_report(workdir, tmp_path, capsys):
     }
     assert "2 Euler steps" in values["facts"]["sampling"]
     assert values["headline"]["held-out prompts, with plan"]["count"] == 6
-    assert (out / "strips.png").exists() and (out / "chart.png").exists()
+    assert (out / "failures.png").exists() and (out / "chart.png").exists()
     assert "report.md" in capsys.readouterr().out
     assert "prompts must be >= 0" in fails(evaluate.main, [*arguments, "--prompts", "-1"], capsys)
 
@@ -198,3 +189,25 @@ def test_loading_uses_the_average_and_the_canvas_of_the_run(workdir):
     assert reasoner.engine.spec.max_text == 320
     last = load.load(workdir, which="params")
     assert jax.tree.structure(last.engine.params) == jax.tree.structure(reasoner.engine.params)
+
+
+def test_python_in_five_lines(workdir):
+    m = unireason_jax.load(workdir)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(m.engine.params))
+    drawn = m.generate("a red circle", rounds=1)
+    assert drawn.roles[:3] == ["user", "plan", "draft"] and drawn.image.shape == (32, 32, 3)
+    assert drawn._repr_png_().startswith(b"\x89PNG")
+    edited = m.edit(drawn.image, "remove the red circle")
+    assert edited.roles == ["user", "source", "image"]
+    other = m.edit(drawn.image, "remove the red circle", sample=1)
+    assert not np.array_equal(edited.image, other.image)
+    answer = m.ask(drawn.image, "what color is the circle ?")
+    assert answer.roles == ["source", "user", "answer"] and answer.text_of("answer") is not None
+    with pytest.raises(ValueError, match="did you mean 'think_t2i'"):
+        m.generate("a red circle", preset="think_t2")
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, unireason_jax; print(unireason_jax.load.__name__, 'jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["load", "False"]

@@ -15,7 +15,7 @@ VERBS = {
     "encode": "store latents of prepared records, so that training streams them",
     "convert": "read released BAGEL or UniReason weights, or write them",
     "parity": "compare with recordings of the official code, tensor by tensor",
-    "bench": "measure packing, the loader and the train step",
+    "bench": "measure packing, the loader, the train step, texts and images",
 }
 
 

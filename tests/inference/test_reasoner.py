@@ -118,3 +118,16 @@ def test_errors_name_the_record():
     small = dataclasses.replace(toy.config(), llm=dataclasses.replace(toy.config().llm, vocab=8))
     with pytest.raises(ValueError, match="do not belong together"):
         Reasoner(small, toy.params(), toy.spec())
+
+
+def test_rows_at_their_own_state_give_what_they_give_together():
+    """Two rows that take in, draw and shrink at different times, against one batch of all."""
+    raws = [example(0, i, "edit", side=toy.SIDE) for i in range(2)]
+    keys = ("id", "instruction", "input_image")
+    records = [TEMPLATES["think_edit"]({key: raw[key] for key in keys}) for raw in raws]
+    mixed = [*requests(3, rounds=2), *records, *requests(5)[3:]]
+    hot = {"text": TextSettings(temperature=3.0), "flow": {"image_scale": 1.5}}
+    wide, narrow = toy.reasoner(**hot).run(mixed), toy.reasoner(batch_rows=2, **hot).run(mixed)
+    for a, b in zip(wide, narrow, strict=True):
+        same(a, b)
+    assert len({len(trace.steps) for trace in wide}) > 1

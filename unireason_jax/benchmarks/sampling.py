@@ -73,7 +73,7 @@ def decode(size: str, *, dtype: str = "float32", batch: int = 1, repeats: int = 
 
     found = _measure(write, repeats)
     done = {"tokens": WRITTEN, "tokens_per_cpu_s": batch * WRITTEN / found["cpu_median_s"]}
-    return _result("decode", None, size, dtype, batch, found | done)
+    return result("decode", None, size, dtype, batch, found | done)
 
 
 def image(
@@ -112,7 +112,7 @@ def image(
     found = _measure(draw, repeats)
     passes = settings.forwards(branches)
     done = {"passes": passes, "cpu_s_per_pass": found["cpu_median_s"] / passes / batch}
-    return _result("image", guidance, size, dtype, batch, found | done)
+    return result("image", guidance, size, dtype, batch, found | done)
 
 
 def _model(size: str, dtype: str) -> tuple[BagelConfig, Any, Markers]:
@@ -152,10 +152,10 @@ def _measure(run: Callable[[], Any], repeats: int) -> dict:
     }
 
 
-def _result(
+def result(
     bench: str, guidance: str | None, size: str, dtype: str, batch: int, found: dict
 ) -> dict:
-    """What was measured, with names and the official figures."""
+    """What was measured, with its names, and the official figures where there are any."""
     out = {"bench": bench, "size": size, "dtype": dtype, "batch": batch}
     out |= ({"guidance": guidance} if guidance else {}) | {"backend": jax.default_backend()}
     out |= found | {"cpu_s_per_row": found["cpu_median_s"] / batch}

@@ -1,0 +1,116 @@
+"""Presets: the papers' values, stages that follow each other, and drawings in steps."""
+
+import dataclasses
+
+import pytest
+
+from tests.inference import toy
+from unireason_jax.data.templates import TEMPLATES, prompts
+from unireason_jax.inference import presets
+from unireason_jax.inference.presets import PRESETS, grow_process
+from unireason_jax.inference.reasoner import Reasoner
+from unireason_jax.inference.settings import Settings
+from unireason_jax.world.tasks import example
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+def numbers(flow):
+    return flow.text_scale, flow.image_scale, flow.interval, flow.shift, flow.renorm
+
+
+def test_scales_and_intervals_are_those_of_the_papers():
+    late, always = (0.4, 1.0), (0.0, 1.0)
+    made = {name: preset.settings(Settings()) for name, preset in presets.SYSTEMS.items()}
+    assert {settings.flow.timesteps for settings in made.values()} == {50}
+    t2i = (4.0, 1.0, late, 3.0, "global")
+    for name in ("bagel_t2i", "unireason_t2i", "unireason_refine", "irg", "irg_released"):
+        assert numbers(made[name].flow) == t2i, name
+    assert numbers(made["bagel_edit"].flow) == (4.0, 2.0, always, 3.0, "text_channel")
+    assert numbers(made["uni_edit"].flow) == numbers(made["bagel_edit"].flow)
+    assert made["bagel_t2i_released"].flow.text_scale == 1 + 1.5 * (4 - 1)
+    second = {name: numbers(made[name].refine)[:3] for name in made if made[name].refine}
+    assert second["irg"] == (2.0, 2.0, always) and second["irg_released"] == (4.0, 2.0, always)
+    assert second["unireason_refine"] == (3.0, 1.5, late)
+    assert second["unireason_refine_released"] == (4.0, 1.5, always)
+    assert made["unireason_t2i"].text.temperature == 0.3
+    assert made["bagel_understand"].text.temperature == 0
+
+
+def test_costs_are_those_of_the_papers():
+    """Image forwards of a finished sample, as counted for the released scripts."""
+    irg, refine = (presets.SYSTEMS[name] for name in ("irg_released", "unireason_refine"))
+    assert irg.flow.forwards(2) + irg.refine.forwards(3) == 237
+    assert refine.flow.forwards(2) + refine.refine.forwards(3) == 221
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'unireason_refine'"):
+        presets.find("unireason_refin")
+    with pytest.raises(ValueError, match="prompt is empty"):
+        presets.find("t2i").request("  ")
+    with pytest.raises(ValueError, match="needs an image"):
+        presets.find("bagel_edit").request("add a hat")
+
+
+def run(name, **request):
+    """A preset on the toy model, with its contexts and scales but few and equal steps."""
+    preset = PRESETS[name]
+    settings = preset.settings(toy.settings())
+    quick = {"timesteps": 3, "interval": (0.0, 1.0), "renorm": "global"}
+    flows = {
+        part: dataclasses.replace(getattr(settings, part), **quick)
+        for part in ("flow", "refine")
+        if getattr(settings, part)
+    }
+    settings = dataclasses.replace(settings, size=(24, 24), max_text=5, **flows)
+    spec = dataclasses.replace(toy.spec(), max_text=None)
+    reasoner = Reasoner(toy.config(), toy.params(), spec, settings)
+    (trace,) = reasoner.run([preset.request("a red circle", **request)])
+    return trace
+
+
+def test_a_draft_is_refined_under_another_system_prompt():
+    trace = run("unireason_refine_released")
+    assert trace.roles == [
+        *("system", "user", "plan", "image"),
+        *("system", "user", "reflection", "refined"),
+    ]
+    systems = [step.text for step in trace.steps if step.role == "system"]
+    assert systems == [prompts.BAGEL_THINK_IMAGE, prompts.REFINE]
+    assert trace.steps[5].text == prompts.REFLECT
+    assert [step.forwards for step in trace.steps if step.kind == "image"] == [4, 6]
+
+
+def test_irg_thinks_twice_and_draws_twice():
+    trace = run("irg_released")
+    assert trace.roles == ["system", "user", "plan", "draft", "reflection", "refined"]
+    assert [step.forwards for step in trace.steps if step.kind == "image"] == [4, 6]
+
+
+def test_an_edit_of_bagel_sees_the_image_first():
+    source = example(0, 0, "edit", side=toy.SIDE)["input_image"]
+    trace = run("bagel_edit", image=source)
+    assert trace.roles == ["source", "user", "image"] and trace.forwards == 6
+
+
+def test_a_drawing_in_steps_goes_on_as_the_model_says():
+    record = TEMPLATES["process"]({"id": "p", "prompt": "draw a cat", "steps": 1})
+
+    def roles(record):
+        return [segment.role for segment in record.segments[1:]]
+
+    step = ["plan", "sketch", "reflection"]
+    assert roles(grow_process(record, "text", 4)) == step * 2
+    repaired = grow_process(record, "image", 4)
+    assert roles(repaired) == [*step, "refined", *step]
+    assert roles(grow_process(repaired, "text", 4)) == [*step, "refined", *step, *step]
+    assert roles(grow_process(repaired, "text", 2)) == roles(repaired)
+    assert roles(grow_process(record, "image", 1)) == [*step, "refined"]
+    trace = run("process_driven", rounds=2)
+    assert trace.steps[0].text == "Please create the image step-by-step: a red circle"
+    sketches, looks = (trace.roles.count(role) for role in ("sketch", "reflection"))
+    assert 1 <= sketches == looks <= 2
+    wanted = [step.handover for step in trace.steps if step.role == "reflection"]
+    assert trace.roles.count("refined") == wanted.count("image")
+    assert (trace.ended == "stop") == (wanted[-1] == "stop")

@@ -1,0 +1,22 @@
+"""What a training run leaves after step 0: config, tokenizer, codec, weights, their average."""
+
+import jax
+
+from unireason_jax import configuration, experiment
+from unireason_jax.checkpoint import Checkpoints
+from unireason_jax.models import functional
+from unireason_jax.optim import make_optimizer
+from unireason_jax.state import new_state
+
+
+def write(folder):
+    """Writes such a run of `configs/tiny.py`; returns the folder."""
+    made = experiment.create(configuration.load("configs/tiny.py"))
+    made.save(folder)
+    params = jax.jit(functional.init, static_argnums=0)(made.model, jax.random.key(0))
+    optimizer = make_optimizer(
+        configuration.optim_config(made.config), functional.logical_axes(made.model)
+    )
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(1, new_state(params, optimizer), {"next_row": 0})
+    return folder
