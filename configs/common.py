@@ -52,11 +52,19 @@ def get_config() -> ConfigDict:
         }
     )
     # Records: "world", a prepared folder or a JSON file (then `held_out` names another for the
-    # evaluation); the world's share of every task (0 leaves it out); and the packed row.
+    # evaluation); or a folder of prepared folders, with their shares in `groups`. The style of the
+    # templates (data/templates/style.py; prepared records have theirs already), the world's share
+    # of every task (0 leaves it out), and the packed row.
     config.data = ConfigDict(
         {
             "source": "world",
             "held_out": "",
+            # Folders of `source`: their shares, and how many records every row holds at least.
+            "groups": {},
+            "quotas": {},
+            "style": "plain",
+            # The official ae.safetensors, to encode while training instead of beforehand.
+            "vae": "",
             # Records of a file or prepared folder beside `source`: their share of the examples,
             # and how many of them every row holds at least.
             "extra": {"path": "", "share": 0.0, "quota": 0},
@@ -73,6 +81,14 @@ def get_config() -> ConfigDict:
                 "refine_t2i": 0.0,
                 "refine_edit": 0.0,
                 "process": 0.0,
+                "process_conflict": 0.0,
+                "process_alignment": 0.0,
+                "irg_initial_thinking_understanding": 0.0,
+                "irg_initial_thinking_generation": 0.0,
+                "irg_initial_full": 0.0,
+                "irg_improving_thinking_understanding": 0.0,
+                "irg_improving_thinking_generation": 0.0,
+                "irg_improving_full": 0.0,
                 "vqa": 0.0,
                 "uni_edit": 0.0,
             },
@@ -97,6 +113,9 @@ def get_config() -> ConfigDict:
             "timestep_shift": 1.0,
             "ce_chunk": 1024,
             "detach_und": False,
+            # Updates after which a loss is switched off; 0: never.
+            "ce_until": 0,
+            "flow_until": 0,
         }
     )
     config.optim = ConfigDict(
@@ -113,7 +132,10 @@ def get_config() -> ConfigDict:
             "mu_dtype": "float32",
             "clip_norm": 1.0,
             "ema": 0.9999,
+            # Parameters by regular expression: those that never move, and ("expression", n): those
+            # that stand still from update n on.
             "freeze": (),
+            "freeze_from": (),
             "spike_factor": 0.0,
             "spike_window": 64,
             "max_skips": 20,

@@ -31,6 +31,7 @@ LEVELS = {
         "preemption",
         "configuration",
         "command_line",
+        "corpus",
         "experiment",
         "report",
     },

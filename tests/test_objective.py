@@ -187,6 +187,22 @@ def test_freezing_the_understanding_expert(params, batch):
     assert old["embed"].shape not in moments
 
 
+def test_a_loss_is_switched_off_after_its_updates(params, batch):
+    loss = LossConfig(ce_weight=2.0, ce_until=5)
+    assert loss.weights(None) == (2.0, 1.0)
+
+    @jax.jit
+    def gradients_after(updates):
+        return objective.loss_and_grads(params, {}, batch, model=MODEL, loss=loss, updates=updates)
+
+    for updates, weight in ((0, 2.0), (4, 2.0), (5, 0.0), (9, 0.0)):
+        metrics, grads = gradients_after(jnp.int32(updates))
+        joint = weight * metrics["loss/ce"] + metrics["loss/flow"]
+        np.testing.assert_allclose(metrics["loss"], joint, rtol=1e-6)
+        assert np.any(grads["head"]["kernel"]) == (weight > 0)
+        assert np.any(grads["latent_out"]["kernel"])
+
+
 def test_loss_falls_on_one_batch(params, batch):
     optimizer, step = make_step(optim.OptimConfig(lr=3e-3, eps=1e-8, ema=0.0))
     run, current = jax.jit(step), state.new_state(params, optimizer)

@@ -1,5 +1,6 @@
 """Schedules, AdamW against a float64 reference, freezing, averaging, and the guard."""
 
+import dataclasses
 import math
 
 import jax
@@ -59,6 +60,28 @@ def test_freeze_patterns_that_cannot_be_meant_are_refused():
         optim.make_optimizer(OptimConfig(freeze=("^vit/",)), LOGICAL)
     with pytest.raises(ValueError, match="nothing is left to train"):
         optim.make_optimizer(OptimConfig(freeze=("und", "gen")), LOGICAL)
+
+
+def test_leaves_stand_still_from_an_update_on():
+    gradients = [make_params(seed) for seed in (1, 2, 3, 4)]
+    config = OptimConfig(lr=0.1, weight_decay=0.1, ema=0.0, clip_norm=0.0)
+    switched = dataclasses.replace(config, freeze_from=(("^und/", 2),))
+    start = make_params()
+    (two, *_), (free, *_), (four, _, _, metrics) = (
+        run(optim.make_optimizer(c, LOGICAL), start, given)
+        for c, given in ((config, gradients[:2]), (config, gradients), (switched, gradients))
+    )
+    for name in ("kernel", "scale"):
+        np.testing.assert_array_equal(four["und"][name], two["und"][name])
+    for name in ("kernel", "bias"):  # without clipping the rest never notices
+        np.testing.assert_array_equal(four["gen"][name], free["gen"][name])
+    whole, gen = (
+        math.sqrt(sum(float((x**2).sum()) for x in jax.tree.leaves(tree)))
+        for tree in (gradients[1], gradients[2]["gen"])
+    )
+    np.testing.assert_allclose([m["grad_norm"] for m in metrics[1:3]], [whole, gen], rtol=1e-5)
+    with pytest.raises(ValueError, match=r"'vit' matches no parameter"):
+        optim.make_optimizer(dataclasses.replace(config, freeze_from=(("vit", 2),)), LOGICAL)
 
 
 def test_schedules():

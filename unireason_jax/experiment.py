@@ -6,30 +6,27 @@ directory, so that both read and write exactly the same tokens.
 
 import dataclasses
 import functools
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from unireason_jax import configuration, metrics, objective, sharding, state
+from unireason_jax import configuration, corpus, metrics, objective, sharding, state
 from unireason_jax.configuration import ConfigError
-from unireason_jax.data import latents
+from unireason_jax.data import assemble
 from unireason_jax.data.images import Resize
-from unireason_jax.data.mixture import RecordSource
 from unireason_jax.data.packing import Budgets
 from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.data.sequence import LatentCodec, SequenceSpec
-from unireason_jax.data.sources import ArrayRecordSource, WorldSource, open_source
-from unireason_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer
 from unireason_jax.models import functional, vae
 from unireason_jax.models.config import BagelConfig
 from unireason_jax.optim import make_optimizer
 from unireason_jax.state import TrainState
-from unireason_jax.world import vocabulary
 from unireason_jax.world.basis import PatchBasis
 
 TOKENIZER, CODEC, AUTOENCODER = "tokenizer", "codec.npz", "ae.safetensors"
@@ -60,22 +57,30 @@ class Experiment:
         return self.spec.codec
 
     def save(self, workdir: epath.PathLike) -> None:
-        """Writes config.json, the tokenizer and the codec: all that sampling needs but weights."""
+        """Writes what sampling needs but weights: config, tokenizer, and the codec if any."""
         workdir = epath.Path(workdir)
         configuration.save(workdir, self.config)
         self.tokenizer.save(Path(workdir / TOKENIZER))
-        with (workdir / CODEC).open("wb") as file:
-            np.savez(file, **self.codec.to_arrays())
+        if self.config.data.vae:
+            epath.Path(self.config.data.vae).copy(workdir / AUTOENCODER, overwrite=True)
+        elif isinstance(self.codec, PatchBasis):
+            with (workdir / CODEC).open("wb") as file:
+                np.savez(file, **self.codec.to_arrays())
 
 
 def create(config: ConfigDict) -> Experiment:
-    """The experiment of a config, for training: the world's vocabulary and latents.
+    """The experiment of a config, for training: tokenizer and codec are those of its records.
 
     Raises:
       ConfigError: model and data do not fit together; the message says which key to set.
+      FileNotFoundError, ValueError: the records cannot be opened.
     """
-    tokenizer = SentencePieceTokenizer.train((), vocabulary.WORDS)
-    return _assemble(config, tokenizer, PatchBasis.create())
+    return _assemble(config, *corpus.tokenizer_and_codec(config))
+
+
+def outline(config: ConfigDict) -> Experiment:
+    """The experiment of a config whose records are not there: only its sizes mean something."""
+    return _assemble(config, *corpus.stand_ins(configuration.model_config(config).latent.channels))
 
 
 def load(workdir: epath.PathLike) -> Experiment:
@@ -99,7 +104,7 @@ def _load_codec(workdir: epath.Path) -> LatentCodec:
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: not found, and no {AUTOENCODER} either; train again into this --workdir, or "
-            "copy it."
+            "copy it (a run on encoded images has neither: give it the official one)."
         )
     with path.open("rb") as file:
         return PatchBasis.from_arrays(dict(np.load(file)))
@@ -111,8 +116,13 @@ def _resize(most: int, least: int, cell: int, side: int) -> Resize:
     return Resize(longest, min(least, longest // 2), cell)
 
 
-def _assemble(config: ConfigDict, tokenizer: Tokenizer, codec: LatentCodec) -> Experiment:
-    """Joins model and data, checking that they fit."""
+def _assemble(
+    config: ConfigDict,
+    tokenizer: Tokenizer,
+    codec: LatentCodec,
+    resize: Mapping[str, Any] | None = None,
+) -> Experiment:
+    """Joins model and data, checking that they fit; `resize` rules go before those of the codec."""
     model = configuration.model_config(config)
     if tokenizer.vocab_size > model.llm.vocab:
         raise ConfigError(
@@ -124,8 +134,11 @@ def _assemble(config: ConfigDict, tokenizer: Tokenizer, codec: LatentCodec) -> E
             f"the codec has {codec.channels} channels but the model {model.latent.channels}; "
             f"set --config.model.latent.channels={codec.channels}."
         )
-    vit, free = model.vit, isinstance(codec, vae.Autoencoder)
-    latent = codec.stride * model.latent.patch, model.latent.side
+    vit, rules = model.vit, {}
+    if isinstance(codec, vae.Autoencoder):
+        latent = codec.stride * model.latent.patch, model.latent.side
+        rules["latent_resize"] = _resize(1024, 512, *latent)
+        rules["vit_resize"] = _resize(980, 224, vit.patch, vit.side) if vit else None
     spec = SequenceSpec(
         tokenizer=tokenizer,
         codec=codec,
@@ -133,56 +146,12 @@ def _assemble(config: ConfigDict, tokenizer: Tokenizer, codec: LatentCodec) -> E
         latent_side=model.latent.side,
         vit_patch=vit.patch if vit else 0,
         vit_side=vit.side if vit else 1,
-        latent_resize=_resize(1024, 512, *latent) if free else None,
-        vit_resize=_resize(980, 224, vit.patch, vit.side) if free and vit else None,
         dropout=tuple(config.data.dropout),
         weighting=config.data.weighting,
         interpolate=config.data.interpolate,
+        **rules | dict(resize or {}),
     )
     return Experiment(config, model, spec)
-
-
-def make_source(config: ConfigDict, *, seed: int, held_out: bool = False) -> RecordSource:
-    """The records of a config: the embedded world, a prepared folder, a JSON or a parquet file.
-
-    Args:
-      config: the resolved config.
-      seed: of the world's examples.
-      held_out: prompts of the world that training never draws; for files, `data.held_out`.
-
-    Raises:
-      ConfigError: no world task has a weight, or no held-out file is named.
-      FileNotFoundError, ValueError: the data cannot be opened, or there is none.
-    """
-    data = config.data
-    if data.source != "world":
-        path = data.held_out if held_out else data.source
-        if not path:
-            raise ConfigError("config.data.held_out: name the held-out records, or eval.every=0.")
-        return open_source(path)
-    weights = {task: weight for task, weight in data.mixture.items() if weight > 0}
-    if not weights:
-        raise ConfigError("config.data.mixture: every weight is 0; give one task a weight.")
-    size = config.eval.examples if held_out else data.examples
-    return WorldSource(seed, size, weights, held_out=held_out, side=data.side)
-
-
-def _with_extra(
-    config: ConfigDict, sources: dict[str, RecordSource]
-) -> tuple[dict[str, RecordSource], dict[str, float] | None]:
-    """Adds `data.extra` to the one source of a config; returns sources and shares (None: all).
-
-    Raises:
-      ConfigError: a path without a share in (0, 1), or a share without a path.
-    """
-    extra = config.data.extra
-    if not extra.path and not extra.share:
-        return sources, None
-    if not extra.path or not 0 < extra.share < 1:
-        raise ConfigError("config.data.extra: set path and share together, 0 < share < 1.")
-    (name,) = sources
-    sources = {**sources, "extra": open_source(extra.path)}
-    return sources, {name: 1 - extra.share, "extra": extra.share}
 
 
 def make_pipeline(
@@ -216,35 +185,24 @@ def make_pipeline(
             "from which they are advised)."
         )
     quarantine = epath.Path(workdir) / "quarantine.jsonl" if workdir and process == 0 else None
-    sources = {data.source: make_source(experiment.config, seed=seed, held_out=held_out)}
-    sources, shares = (sources, None) if held_out else _with_extra(experiment.config, sources)
-    for source in sources.values():
-        if isinstance(source, ArrayRecordSource):
-            latents.check(source.manifest, spec.codec, str(source.folder))
+    sources, shares = corpus.make_sources(experiment.config, seed=seed, held_out=held_out)
+    corpus.check_latents(sources, spec.codec)
     return Pipeline(
         sources,
         spec,
         weights=shares,
-        quotas={"extra": data.extra.quota} if "extra" in sources and data.extra.quota else None,
+        quotas=corpus.quotas(experiment.config, sources),
         budgets=budgets,
         rows=data.rows,
         window=data.window,
         process=process,
         processes=processes,
         prefetch=data.prefetch,
-        cache=_plan_folder(sources, workdir),
+        cache=corpus.plan_folder(sources, workdir),
         quarantine=Path(quarantine) if quarantine else None,
         seed=seed,
         workers=workers,
     )
-
-
-def _plan_folder(sources: dict[str, RecordSource], workdir: epath.PathLike | None) -> Path | None:
-    """Where plans are kept: beside the shards of the first source, if one may write there."""
-    first = next(iter(sources.values()))
-    if isinstance(first, ArrayRecordSource) and os.access(first.folder, os.W_OK):
-        return first.folder / "plans"
-    return Path(workdir) / "plans" if workdir else None
 
 
 class Plan:
@@ -257,11 +215,15 @@ class Plan:
       mesh: devices by axis.
       shardings: NamedSharding of every leaf of the state.
       abstract: shapes, dtypes and shardings of the state.
-      pipeline: this process's batches.
+      pipeline: this process's batches; None in an outline.
     """
 
-    def __init__(self, config: ConfigDict, workdir: epath.PathLike | None = None):
-        self.config, self.experiment = config, create(config)
+    def __init__(
+        self, config: ConfigDict, workdir: epath.PathLike | None = None, *, is_outline: bool = False
+    ):
+        """Makes everything but arrays on devices; an outline does without the records."""
+        self.config = config
+        self.experiment = outline(config) if is_outline else create(config)
         self.model, self.loss = self.experiment.model, configuration.loss_config(config)
         logical = functional.logical_axes(self.model)
         self.optimizer = make_optimizer(configuration.optim_config(config), logical)
@@ -279,7 +241,7 @@ class Plan:
         shapes = state.abstract_state(functional.abstract(self.model), self.optimizer)
         self.shardings = state.state_shardings(self.mesh, shapes, logical)
         self.abstract = state.with_shardings(shapes, self.shardings)
-        self.pipeline = self.make_pipeline(workdir=workdir)
+        self.pipeline = None if is_outline else self.make_pipeline(workdir=workdir)
 
     def make_pipeline(
         self, *, held_out: bool = False, workdir: epath.PathLike | None = None
@@ -293,12 +255,26 @@ class Plan:
             workdir=workdir,
         )
 
+    def batch_spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of every array of the global batch, by name.
+
+        Raises:
+          ConfigError: an outline whose config leaves the budgets to be advised from records.
+        """
+        if self.pipeline:
+            return self.pipeline.batch_spec()
+        data = self.config.data
+        if not sum(data.budgets.values()):
+            raise ConfigError("config.data.budgets: without records, set text, vit and latent.")
+        spec = assemble.row_spec(Budgets(**data.budgets), self.experiment.spec.patch_sizes)
+        return {name: ((data.rows, *shape), dtype) for name, (shape, dtype) in spec.items()}
+
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes, dtypes and sharding of a global batch."""
         rows = sharding.batch_sharding(self.mesh)
         return {
             name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
-            for name, (shape, dtype) in self.pipeline.batch_spec().items()
+            for name, (shape, dtype) in self.batch_spec().items()
         }
 
     def compile_step(self) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:

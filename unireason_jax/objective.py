@@ -37,6 +37,8 @@ class LossConfig:
       ce_chunk: text tokens of a row whose logits exist at the same time.
       detach_und: cut the gradient of the understanding expert's stream (BAGEL's freeze_und);
         usually together with optim.freeze of that expert.
+      ce_until, flow_until: updates after which the loss is switched off (IRG's
+        text_loss_disable_step and image_loss_disable_step); 0: never.
     """
 
     ce_weight: float = 1.0
@@ -44,6 +46,18 @@ class LossConfig:
     timestep_shift: float = 1.0
     ce_chunk: int = 1024
     detach_und: bool = False
+    ce_until: int = 0
+    flow_until: int = 0
+
+    def weights(self, updates: jax.Array | None) -> tuple[jax.Array | float, jax.Array | float]:
+        """Weights of text and velocity loss after so many updates; None: without switches."""
+
+        def at(weight: float, until: int) -> jax.Array | float:
+            if updates is None or not until:
+                return weight
+            return jnp.where(updates < until, jnp.float32(weight), 0.0)
+
+        return at(self.ce_weight, self.ce_until), at(self.flow_weight, self.flow_until)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -202,11 +216,15 @@ def _ratio(total: jax.Array, count: jax.Array) -> jax.Array:
 
 
 def combine(
-    sums: Mapping[str, jax.Array], counts: Mapping[str, jax.Array], loss: LossConfig
+    sums: Mapping[str, jax.Array],
+    counts: Mapping[str, jax.Array],
+    loss: LossConfig,
+    updates: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The joint loss and its parts from sums and denominators; f32 scalars."""
     ce, mse = _ratio(sums["ce"], counts["ce"]), _ratio(sums["flow"], counts["flow"])
-    total = loss.ce_weight * ce + loss.flow_weight * mse
+    ce_weight, flow_weight = loss.weights(updates)
+    total = ce_weight * ce + flow_weight * mse
     accuracy = _ratio(jax.lax.stop_gradient(sums["hits"]), counts["ce"])
     return total, {"loss": total, "loss/ce": ce, "loss/flow": mse, "accuracy/text": accuracy}
 
@@ -218,6 +236,7 @@ def loss_fn(
     model: BagelConfig,
     loss: LossConfig,
     counts: Mapping[str, jax.Array] | None = None,
+    updates: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The joint loss of a batch and its parts.
 
@@ -228,9 +247,10 @@ def loss_fn(
       loss: the loss's options.
       counts: denominators of the whole batch when `batch` is a part of it; by default those of
         `batch` itself.
+      updates: applied so far, for losses that are switched off; None ignores the switches.
     """
     sums = loss_sums(params, batch, model=model, loss=loss)
-    return combine(sums, denominators(batch) if counts is None else counts, loss)
+    return combine(sums, denominators(batch) if counts is None else counts, loss, updates)
 
 
 def loss_and_grads(
@@ -241,6 +261,7 @@ def loss_and_grads(
     model: BagelConfig,
     loss: LossConfig,
     microbatches: int = 1,
+    updates: jax.Array | None = None,
 ) -> tuple[dict[str, jax.Array], Params]:
     """Metrics of the batch and the gradient with respect to the trainable leaves.
 
@@ -260,7 +281,9 @@ def loss_and_grads(
 
     def part(trainable, rows_of_batch):
         params = merge(trainable, frozen)
-        return loss_fn(params, rows_of_batch, model=model, loss=loss, counts=counts)
+        return loss_fn(
+            params, rows_of_batch, model=model, loss=loss, counts=counts, updates=updates
+        )
 
     grad = jax.value_and_grad(part, has_aux=True)
     if microbatches > 1:
@@ -286,7 +309,13 @@ def train_step(
     """
     trainable, frozen = optimizer.split(state.params)
     metrics, grads = loss_and_grads(
-        trainable, frozen, batch, model=model, loss=loss, microbatches=microbatches
+        trainable,
+        frozen,
+        batch,
+        model=model,
+        loss=loss,
+        microbatches=microbatches,
+        updates=state.opt_state.accepted,
     )
     with jax.named_scope("update"):
         trainable, opt_state, ema, moved = optimizer.update(

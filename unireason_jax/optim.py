@@ -34,6 +34,9 @@ class OptimConfig:
       clip_norm: global L2 norm the gradient is clipped to; 0 switches clipping off.
       ema: decay of the moving average of the trainable weights; 0 keeps none.
       freeze: regular expressions; a parameter whose path ("a/b/c") one of them matches is frozen.
+      freeze_from: (regular expression, n) pairs; what it matches stands still from update n on
+        (IRG's freeze steps). Its moments and its gradient still cost what they did; to save
+        them, start a new run with `freeze`.
       spike_factor: skip an update whose gradient norm exceeds this many medians; 0: never.
       spike_window: number of accepted norms the median is taken over; the rule starts when the
         window is full.
@@ -53,6 +56,7 @@ class OptimConfig:
     clip_norm: float = 1.0
     ema: float = 0.9999
     freeze: tuple[str, ...] = ()
+    freeze_from: tuple[tuple[str, int], ...] = ()
     spike_factor: float = 0.0
     spike_window: int = 64
     max_skips: int = 20
@@ -188,6 +192,14 @@ class Optimizer:
         clip = optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity()
         return optax.chain(clip, adamw)
 
+    def still(self, tree: Params, updates: jax.Array) -> Params:
+        """Gradients or updates, 0 where `freeze_from` holds after so many applied updates."""
+        flat = flatten(tree)
+        for pattern, start in self.config.freeze_from:
+            for path in frozen_paths(flat, (pattern,)):
+                flat[path] = jnp.where(updates < start, flat[path], 0)
+        return unflatten(flat)
+
     def init(self, params: Params) -> OptState:
         """State before the first update; moments for the trainable leaves of `params` only."""
         # Distinct buffers: a donated state must not hold the same array twice.
@@ -225,12 +237,14 @@ class Optimizer:
           norms of the applied update and of the weights, the learning rate and skip counts.
         """
         config, old = self.config, opt_state
+        grads = self.still(grads, old.accepted)
         norm = optax.tree.norm(grads).astype(jnp.float32)
         ok = jnp.isfinite(loss) & jnp.isfinite(norm)
         if config.spike_factor:
             full = old.accepted >= config.spike_window
             ok &= ~(full & (norm > config.spike_factor * jnp.median(old.norms)))
         updates, inner = self.chain().update(grads, old.inner, trainable)
+        updates = self.still(updates, old.accepted)
         updates = jax.tree.map(lambda u: jnp.where(ok, u, jnp.zeros_like(u)), updates)
         moved = optax.apply_updates(trainable, updates)
         slot = old.accepted % config.spike_window
@@ -264,6 +278,9 @@ def make_optimizer(config: OptimConfig, logical: Params) -> Optimizer:
         path: len([a for a in axes if a != "layers"]) for path, axes in flatten(logical).items()
     }
     frozen_paths(flat, config.freeze)  # fail early on a pattern that matches nothing
+    trained = set(flat) - frozen_paths(flat, config.freeze)
+    for pattern, _ in config.freeze_from:
+        frozen_paths(trained, (pattern,))
     return Optimizer(config, unflatten({path: rank >= 2 for path, rank in flat.items()}))
 
 

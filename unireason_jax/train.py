@@ -24,6 +24,7 @@ from ml_collections import config_flags
 from unireason_jax import (
     checkpoint,
     configuration,
+    corpus,
     metrics,
     report,
     sharding,
@@ -64,10 +65,13 @@ def main(argv: list[str]) -> None:
         if SWEEP_INDEX.value is not None:
             path = config_flags.get_config_filename(flags.FLAGS["config"])
             workdir /= configuration.apply_sweep(config, path, SWEEP_INDEX.value)
-        plan = Plan(config, workdir)
+        missing = corpus.absent(config) if DRY_RUN.value else []
+        plan = Plan(config, workdir, is_outline=bool(missing))
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
     if DRY_RUN.value:
+        for path in missing:
+            print(f"{path} is not there: no packs are planned or drawn")
         dry_run(plan, workdir)
         return
     try:
@@ -247,19 +251,26 @@ def refuse_divergence(numbers: dict[str, float], step: int, limit: int) -> None:
 
 def dry_run(plan: Plan, workdir: epath.Path) -> None:
     """Prints config, parameters, batch and memory, and draws the first pack; trains nothing."""
-    config, mesh, budgets = plan.config, plan.mesh, plan.pipeline.budgets
+    config, mesh, batch = plan.config, plan.mesh, plan.batch_spec()
     print(report.config_text(config))
     print(report.parameter_table(plan.abstract.params, plan.optimizer))
     print(report.path_list(plan.abstract.params, plan.optimizer))
     print(report.run_lines(mesh, config.data.rows, plan.microbatches))
-    fill = ", ".join(f"{x:.1%}" for x in plan.pipeline.plan.fill)
-    print(f"{len(plan.pipeline.plan)} packs in an epoch; text, vit and latent fill: {fill}")
-    print(report.batch_table(plan.pipeline.batch_spec()))
+    print(report.batch_table(batch))
     rows = config.data.rows // (sharding.row_parts(mesh) * plan.microbatches)
-    tokens = {"und": budgets.und, "gen": budgets.latent, "text": budgets.text}
+    text, vit, gen = (batch[name][0][1] for name in ("text_ids", "vit_images", "latent_weights"))
+    tokens = {"und": text + vit, "gen": gen, "text": text}
     activations = report.activation_bytes(plan.model, plan.loss, rows=rows, **tokens)
     print("memory of one device:")
     print(report.memory_table(plan.abstract, plan.shardings, plan.optimizer, activations))
+    if plan.pipeline:
+        show_packs(plan, workdir)
+
+
+def show_packs(plan: Plan, workdir: epath.Path) -> None:
+    """Prints how full the packs are, and draws the first one."""
+    fill = ", ".join(f"{x:.1%}" for x in plan.pipeline.plan.fill)
+    print(f"{len(plan.pipeline.plan)} packs in an epoch; text, vit and latent fill: {fill}")
     first = {name: array[0] for name, array in next(plan.pipeline).items()}
     plan.pipeline.close()
     workdir.mkdir(parents=True, exist_ok=True)
