@@ -17,7 +17,7 @@ def png(value: int = 90) -> bytes:
 
 PNG = png()
 CUT = PNG[: PNG.index(b"IDAT") + 6]
-TEXTS = [None, 7, "", "  ", ["a"], {"a": 1}]
+TEXTS = [None, 7, "", "  ", ["a"], {"a": 1}, "half of a character \ud800"]
 PATHS = [None, 7, "", "nowhere.png", "cut.png", "text.png", ["a.png", "b.png"], {"a": 1}]
 BLOBS = [None, b"", b"not an image", CUT]
 TURNS = [{"from": "human", "value": "<image> how many?"}, {"from": "gpt", "value": "Two."}]

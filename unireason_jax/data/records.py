@@ -7,6 +7,7 @@ sampling fills the holes in order, so that both read the same record.
 
 import dataclasses
 import os
+import re
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 Kind = Literal["text", "image"]
 Loss = Literal["none", "text", "flow"]
 Next = Literal["none", "text", "image", "stop"]
+_SURROGATE = re.compile("[\ud800-\udfff]")
 KINDS, LOSSES, NEXTS = get_args(Kind), get_args(Loss), get_args(Next)
 
 
@@ -149,6 +151,8 @@ def _problem(segment: Segment) -> str | None:
 def _text_problem(segment: Segment) -> str | None:
     if segment.text is not None and not isinstance(segment.text, str):
         return f"field 'text' is {type(segment.text).__name__}; give a string, or None for a hole"
+    if segment.text and _SURROGATE.search(segment.text):
+        return "field 'text' has half of a character (a lone surrogate); repair the file's encoding"
     if segment.image is not None or segment.moments is not None:
         return "a text segment carries an image; make it a segment of its own"
     if segment.loss == "flow" or segment.und or segment.gen:
