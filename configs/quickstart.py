@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     mixture.t2i, mixture.think_t2i = 0.18, 0.26
     mixture.knowledge, mixture.think_knowledge = 0.02, 0.06
     mixture.edit, mixture.refine_t2i, mixture.vqa = 0.26, 0.16, 0.04
-    config.data.tokens = 448
+    config.data.tokens = 480
     config.data.rows = 2
     config.data.dropout = (0.1, 0.1, 0.1)
 
@@ -49,8 +49,8 @@ def get_config() -> ConfigDict:
     config.optim.b2, config.optim.eps = 0.98, 1e-8
     config.optim.ema = 0.998
 
-    config.train.steps = 8000
+    config.train.steps = 6500
     config.train.log_every = 100
-    config.train.save_every = 2000
-    config.eval.every = 2000
+    config.train.save_every = 1625
+    config.eval.every = 1625
     return config

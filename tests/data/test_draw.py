@@ -61,7 +61,10 @@ def test_without_bos_adjacent_turns_count_as_one(packed):
     assert sum(len(sample.splits) for sample in rows.samples(row)) < parted
 
 
-@pytest.mark.parametrize(("positions", "width"), [([0, 1, 2, 64, 65, 66], 3), ([0, 1, 2, 3], 2)])
+@pytest.mark.parametrize(
+    ("positions", "width"),
+    [([0, 1, 2, 64, 65, 66], 3), ([0, 1, 2, 3], 2), ([0, 4, 8, 64, 68, 72], 3), ([0], 1)],
+)
 def test_grid_width(positions, width):
     assert rows.grid_width(np.array(positions)) == width
 

@@ -74,9 +74,11 @@ def samples(row: dict[str, np.ndarray], bos: int | None = None) -> list[Sample]:
 def grid_width(positions: np.ndarray) -> int:
     """Columns of an image from the positions of its tokens in reading order.
 
-    An image as wide as the position table has no gap between its lines; it is taken for a square.
+    Positions may be stretched over the table. An image as wide as the position table, or one
+    column wide, has no larger gap between its lines; it is taken for a square.
     """
-    breaks = np.flatnonzero(np.diff(positions) != 1)
+    steps = np.diff(positions)
+    breaks = np.flatnonzero(steps >= 2 * steps.min(initial=len(positions)))
     if len(breaks):
         return int(breaks[0]) + 1
     side = math.isqrt(len(positions))
