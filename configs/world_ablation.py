@@ -17,13 +17,14 @@ from ml_collections import ConfigDict
 from configs import quickstart
 
 # Stage 1 teaches drawing and editing without any text; stage 2 adds plans and refinement.
-PLAIN = {"t2i": 0.6, "knowledge": 0.1, "edit": 0.3}
+# Every mixture has the same share of knowledge prompts, so that no row has merely seen more facts.
+PLAIN = {"t2i": 0.5, "knowledge": 0.2, "edit": 0.3}
 REASONING = {
     "t2i": 0.1,
-    "think_t2i": 0.3,
+    "think_t2i": 0.25,
     "knowledge": 0.05,
-    "think_knowledge": 0.12,
-    "edit": 0.13,
+    "think_knowledge": 0.15,
+    "edit": 0.15,
     "refine_t2i": 0.3,
 }
 JOINT = {
@@ -31,8 +32,16 @@ JOINT = {
 }
 # The sibling recipes keep some of stage 1 in the mixture (our choice): the papers' models are a
 # thousand times larger and forget less.
-PROCESS = {"process": 0.7, "t2i": 0.1, "knowledge": 0.05, "edit": 0.15}
-UNI_EDIT = {"uni_edit": 0.6, "t2i": 0.25, "knowledge": 0.05, "edit": 0.1}
+PROCESS = {"process": 0.6, "t2i": 0.1, "knowledge": 0.2, "edit": 0.1}
+IRG = {
+    "irg_initial_full": 0.25,
+    "irg_improving_full": 0.35,
+    "t2i": 0.1,
+    "knowledge": 0.1,
+    "think_knowledge": 0.1,
+    "edit": 0.1,
+}
+UNI_EDIT = {"uni_edit": 0.5, "t2i": 0.2, "knowledge": 0.2, "edit": 0.1}
 OWN_CRITIQUES = {task: share for task, share in REASONING.items() if task != "refine_t2i"}
 
 # name: mixture; share of the images; the run whose averaged weights it starts from; and, where it
@@ -43,6 +52,7 @@ RUNS = {
     "stage2": {"mixture": REASONING, "share": 0.5, "after": "stage1"},
     "joint": {"mixture": JOINT, "share": 1.0},
     "process": {"mixture": PROCESS, "share": 0.5, "after": "stage1"},
+    "irg": {"mixture": IRG, "share": 0.5, "after": "stage1"},
     "uni_edit": {"mixture": UNI_EDIT, "share": 0.5, "after": "stage1"},
     "own_critiques": {
         "mixture": OWN_CRITIQUES,
@@ -81,9 +91,10 @@ def study() -> dict:
             ("+ reasoning", "stage2", "with plan"),
             ("+ refinement", "stage2", "plan + refinement"),
             ("joint, refined", "joint", "plan + refinement"),
-            ("own critiques, refined", "own_critiques", "plan + refinement"),
             ("process-driven", "process", "step by step"),
+            ("IRG-style", "irg", "plan + refinement"),
             ("Uni-Edit-style", "uni_edit", "prompt only"),
+            ("own critiques, refined", "own_critiques", "plan + refinement"),
         ),
         "claims": (
             ("knowledge", "base", "two-stage"),
@@ -108,6 +119,15 @@ def study() -> dict:
             "rounds": 3,
             "seed": 3,
         },
-        "sizes_of": {"process": {"process": 60}},
+        "sizes_of": {
+            "process": {"process": 60},
+            # Two turns, each of one image; refinement traces are not its language.
+            "irg": {
+                "conversation": "irg_improving_full",
+                "rounds": 1,
+                "controls": 0,
+                "drafts": 0,
+            },
+        },
         "critiques": 3000,
     }

@@ -73,6 +73,21 @@ def test_killed_and_started_again_it_does_what_is_left(tmp_path, capsys):
         ablation.run(arguments(tmp_path, "--seeds", "2"), Executor())
 
 
+def test_a_failure_takes_along_only_what_goes_on_from_it(tmp_path):
+    executed = Executor()
+
+    def failing(command):
+        if "synthesize" in command[0]:
+            raise ablation.JobFailed("exit status 1")
+        executed(command)
+
+    with pytest.raises(ConfigError, match=r"synthesize own.*\n.*train own.*\n.*evaluate own"):
+        ablation.run(arguments(tmp_path), failing)
+    assert len(executed.commands) == 5
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "not yet evaluated: own critiques" in text and "+ refinement" in text
+
+
 def test_stages_hand_over_and_seeds_are_told_apart(tmp_path):
     ablation.run(arguments(tmp_path, "--seeds", "2"), executed := Executor())
     trains = [" ".join(c) for c in executed.commands if c[0].endswith("train")]
@@ -121,6 +136,8 @@ def test_the_study_of_the_world_is_sound(capsys):
         assert shares == study.runs[run]["mixture"]
         extra = study.runs[run].get("own_critiques", 0)
         assert sum(shares.values()) + extra == pytest.approx(1.0)
+        facts = shares.get("knowledge", 0) + shares.get("think_knowledge", 0)
+        assert facts == pytest.approx(0.2), f"{run} sees more or fewer facts than the others"
     with pytest.raises(ConfigError, match="no row 'bse'; there are base"):
         study.only(["bse"])
     assert study.only(["+ reasoning"]).needed() == ["stage1", "stage2"]

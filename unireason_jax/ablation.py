@@ -92,15 +92,29 @@ class Study:
         return list(dict.fromkeys(run for _, run, _ in self.rows))
 
 
+class JobFailed(RuntimeError):
+    """A process of the study ended with an error."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One process: `command` after the interpreter, done once `folder` holds a marker of it."""
+    """One process.
+
+    Attributes:
+      name: for people.
+      kind: train, synthesize or evaluate.
+      command: after the interpreter.
+      folder: gets the marker when the job has ended well.
+      seconds: expected.
+      needs: markers of the jobs it goes on from.
+    """
 
     name: str
     kind: str
     command: tuple[str, ...]
     folder: Path
     seconds: float
+    needs: tuple[Path, ...] = ()
 
     @property
     def marker(self) -> Path:
@@ -187,29 +201,32 @@ def make_jobs(
 
 
 def _jobs_of(study: Study, config: str, base: Path, seed: int, run: str, steps: int) -> list[Job]:
+    """Jobs of one run: its critiques where it needs some, the training, the evaluation."""
     folder, settings = base / run, study.runs[run]
-    label, jobs = f"{run}, seed {seed}", []
+    label, jobs, needs = f"{run}, seed {seed}", [], ()
     flags = {"seed": seed, "data.seed": seed, "train.steps": steps}
     flags["train.save_every"] = max(steps // 4, 1)
     if before := settings.get("after"):
         flags["init_from"] = base / before
+        needs = (base / before / "train.done.json",)
     if share := settings.get("own_critiques"):
         critiques = base / f"{run}_records"
         command = ("unireason_jax.synthesize", f"--checkpoint={base / before}")
         command += (f"--out={critiques}", f"--count={study.critiques}", f"--seed={seed}")
         seconds = _SECONDS_PER_CRITIQUE * study.critiques
-        jobs.append(Job(f"synthesize {label}", "synthesize", command, critiques, seconds))
+        jobs.append(Job(f"synthesize {label}", "synthesize", command, critiques, seconds, needs))
         flags |= {"data.extra.path": critiques / "records.jsonl", "data.extra.share": share}
+        needs = (jobs[-1].marker,)
     command = ("unireason_jax.train", f"--config={config}:{run}", f"--workdir={folder}")
     command += tuple(f"--config.{key}={value}" for key, value in flags.items())
     seconds = steps * study.seconds_per_step
-    jobs.append(Job(f"train {label}", "train", command, folder, seconds))
+    jobs.append(Job(f"train {label}", "train", command, folder, seconds, needs))
     if run in study.evaluated():
         sizes = {**study.sizes, **study.sizes_of.get(run, {})}
         command = ("unireason_jax.evaluate", f"--checkpoint={folder}", f"--out={folder / REPORT}")
         command += tuple(f"--{key}={value}" for key, value in sizes.items())
-        seconds = study.seconds_per_report
-        jobs.append(Job(f"evaluate {label}", "evaluate", command, folder, seconds))
+        seconds, needs = study.seconds_per_report, (jobs[-1].marker,)
+        jobs.append(Job(f"evaluate {label}", "evaluate", command, folder, seconds, needs))
     return jobs
 
 
@@ -217,42 +234,53 @@ def execute(command: Sequence[str]) -> None:
     """Runs a module of the package in a process of its own, its output on this terminal.
 
     Raises:
-      SystemExit: it failed.
+      JobFailed: it ended with an error.
     """
     words = [sys.executable, "-m", *command]
     code = subprocess.run(words, check=False).returncode
     if code:
-        sys.exit(
-            f"error: exit status {code} of: {' '.join(words)}\nStarted again, the same command "
-            "skips what is done."
-        )
+        raise JobFailed(f"exit status {code} of: {' '.join(words)}")
 
 
-def run_jobs(jobs: Sequence[Job], after: Callable[[Job], None], execute: Execute = execute) -> None:
+def run_jobs(
+    jobs: Sequence[Job], after: Callable[[Job], None], execute: Execute = execute
+) -> list[str]:
     """Runs the jobs that are not done; says before each how much is left.
+
+    A job that fails takes along only those that go on from it.
 
     Args:
       jobs: in order.
-      after: called with every job, also with those that were done before.
+      after: called with every job that is done, also with those that were done before.
       execute: runs a command.
+
+    Returns:
+      What failed or could not be started, with reasons.
     """
     expected = spent = 0.0
+    failed = []
     for number, job in enumerate(jobs):
         if not job.is_done():
+            if absent := [marker for marker in job.needs if not marker.exists()]:
+                failed.append(f"{job.name}: not started, {absent[0].parent} is not finished")
+                continue
             pace = spent / expected if expected else 1.0
             left = pace * sum(j.seconds for j in jobs[number:] if not j.is_done())
-            print(
-                f"[{number + 1} of {len(jobs)}] {job.name}; about {left / 60:.0f} min left in all",
-                flush=True,
-            )
+            place = f"[{number + 1} of {len(jobs)}]"
+            print(f"{place} {job.name}; about {left / 60:.0f} min left in all", flush=True)
             started = time.monotonic()
-            execute(job.command)
+            try:
+                execute(job.command)
+            except JobFailed as error:
+                failed.append(f"{job.name}: {error}")
+                continue
             seconds = time.monotonic() - started
             job.folder.mkdir(parents=True, exist_ok=True)
             done = {"command": list(job.command), "seconds": round(seconds, 1)}
             job.marker.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
             expected, spent = expected + job.seconds, spent + seconds
         after(job)
+    return failed
 
 
 def write_report(study: Study, workdir: Path, seeds: int, plan: Mapping[str, Any]) -> Path:
@@ -292,6 +320,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--config", required=True, help="config file that defines study()")
     found.add_argument("--workdir", required=True, type=Path, help="an existing one goes on")
     found.add_argument("--minutes", type=float, help="budget of the whole; scales the images")
+    found.add_argument(
+        "--seconds_per_step", type=float, help="measured on your machine; for --minutes"
+    )
     found.add_argument("--seeds", type=int, default=1, help="training seeds (default 1)")
     found.add_argument("--only", default="", help="rows, separated by commas")
     found.add_argument("--dry_run", action="store_true", help="list the jobs, run nothing")
@@ -334,6 +365,8 @@ def run(arguments: argparse.Namespace, execute: Execute = execute) -> Path | Non
         raise ConfigError("--seeds must be >= 1.")
     rows = [name.strip() for name in arguments.only.split(",") if name.strip()]
     study = load_study(arguments.config).only(rows)
+    if arguments.seconds_per_step:
+        study = dataclasses.replace(study, seconds_per_step=arguments.seconds_per_step)
     plan = settled_plan(study, arguments)
     jobs = make_jobs(study, arguments.config, arguments.workdir, arguments.seeds, plan)
     if arguments.dry_run:
@@ -348,10 +381,14 @@ def run(arguments: argparse.Namespace, execute: Execute = execute) -> Path | Non
         if job.kind == "evaluate":
             write_report(study, arguments.workdir, arguments.seeds, plan)
 
-    run_jobs(jobs, after, execute)
+    failed = run_jobs(jobs, after, execute)
     folder = write_report(study, arguments.workdir, arguments.seeds, plan)
     print((folder / "report.md").read_text("utf-8"))
     print(f"report: {folder / 'report.md'}")
+    if failed:
+        raise ConfigError(
+            "not everything is done; the same command tries it again:\n" + "\n".join(failed)
+        )
     return folder
 
 

@@ -86,6 +86,7 @@ class Suite:
       aggregate: images with all their scores -> numbers by name, the headline first.
       rubrics: our words by step; `{prompt}` and other names in braces are filled in.
       files: further files of an item's folder by relative path, e.g. GenEval's metadata.
+      grid: a place holds a grid of so many pictures a side; then an item has one place.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Suite:
     aggregate: Callable[[Sequence[Scored]], Scores]
     rubrics: Mapping[str, str]
     files: Callable[[Item], dict[str, str]] = lambda item: {}
+    grid: int = 1
 
 
 def read_rows(path: Path) -> list[Mapping[str, Any]]:

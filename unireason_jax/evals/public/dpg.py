@@ -27,7 +27,8 @@ from unireason_jax.evals.public.base import (
     mean,
 )
 
-CROPS = 4
+GRID = 2
+CROPS = GRID * GRID
 FIELDS = ("item_id", "text", "proposition_id", "dependency", "category_broad")
 FIELDS += ("question_natural_language",)
 RUBRICS = {"answer": "Answer yes or no. {question}"}
@@ -74,15 +75,11 @@ def places(item: Item) -> tuple[str, ...]:
 
 
 def crops(image: Path) -> list[np.ndarray]:
-    """The four pictures of a grid, row by row."""
+    """The pictures of a grid, row by row."""
     with Image.open(image) as grid:
         pixels = np.asarray(grid.convert("RGB"))
-    height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
-    return [
-        pixels[y * height : (y + 1) * height, x * width : (x + 1) * width]
-        for y in range(2)
-        for x in range(2)
-    ]
+    rows = np.array_split(pixels, GRID, axis=0)
+    return [picture for row in rows for picture in np.array_split(row, GRID, axis=1)]
 
 
 def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -> list[Question]:
@@ -137,5 +134,14 @@ def aggregate(scored: Sequence[Scored]) -> Scores:
 
 
 SUITE = Suite(
-    "dpg", "mPLUG-large", load, places, questions, read, lambda item: "", aggregate, RUBRICS
+    "dpg",
+    "mPLUG-large",
+    load,
+    places,
+    questions,
+    read,
+    lambda item: "",
+    aggregate,
+    RUBRICS,
+    grid=GRID,
 )

@@ -50,7 +50,7 @@ def draw(
     for start in range(0, len(todo), batch):
         part = todo[start : start + batch]
         records = [TEMPLATES[MODES[mode][bool(i.sources)]](_request(i, rounds)) for i in part]
-        count = _samples(suite, part[0])
+        count = max(suite.grid**2, len(suite.places(part[0])))
         traces = reasoner.run(records, samples=count)
         for number, item in enumerate(part):
             _save(suite, item, traces[number * count : (number + 1) * count], folder)
@@ -65,18 +65,13 @@ def _request(item: Item, rounds: int) -> dict[str, Any]:
     return request
 
 
-def _samples(suite: Suite, item: Item) -> int:
-    """Pictures of an item: one a place, or the four of a grid."""
-    return 4 if suite.name == "dpg" else len(suite.places(item))
-
-
 def _save(suite: Suite, item: Item, traces: Sequence[Trace], folder: Path) -> None:
     """Writes images, plans beside them, and further files; each file appears whole."""
     places = suite.places(item)
     pictures = [trace.image for trace in traces]
-    if suite.name == "dpg":
-        top, bottom = np.hstack(pictures[:2]), np.hstack(pictures[2:])
-        pictures = [np.vstack([top, bottom])]
+    if suite.grid > 1:
+        starts = range(0, len(pictures), suite.grid)
+        pictures = [np.vstack([np.hstack(pictures[i : i + suite.grid]) for i in starts])]
     for name, text in suite.files(item).items():
         _write(folder / name, lambda path, text=text: path.write_text(text + "\n", "utf-8"))
     for place, picture, trace in zip(places, pictures, traces):
