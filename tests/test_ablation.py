@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from unireason_jax import ablation
+from unireason_jax import ablation, configuration
 from unireason_jax.configuration import ConfigError
+from unireason_jax.evals import study as study_of
 
 STUDY = str(Path(__file__).parent / "tiny_ablation.py")
 REAL = "configs/world_ablation.py"
@@ -101,37 +102,37 @@ def test_stages_hand_over_and_seeds_are_told_apart(tmp_path):
 
 
 def test_all_rows_draw_the_same_number_of_images():
-    study = ablation.load_study(STUDY)
-    plan = ablation.plan_steps(study, STUDY, seeds=1, minutes=None)
+    study = study_of.load_study(STUDY)
+    plan = study_of.plan_steps(study, STUDY, seeds=1, minutes=None)
     whole = plan["plain"]["images"]
     assert whole == plan["stage1"]["images"] + plan["stage2"]["images"] == study.images
     for run, numbers in plan.items():
-        config = ablation.configuration.load(f"{STUDY}:{run}")
+        config = configuration.load(f"{STUDY}:{run}")
         if "own_critiques" not in study.runs[run]:
-            drawn = ablation.images_per_step(config) * numbers["steps"]
+            drawn = study_of.images_per_step(config) * numbers["steps"]
             assert drawn == pytest.approx(numbers["images"], rel=0.08), run
     # refinement records hold several pictures, so a step of them draws another number
     assert plan["stage1"]["steps"] != plan["stage2"]["steps"]
 
 
 def test_the_budget_scales_the_steps_and_says_when_it_is_too_small():
-    study = ablation.load_study(STUDY)
-    short, long = (ablation.plan_steps(study, STUDY, 1, minutes) for minutes in (2, 4))
+    study = study_of.load_study(STUDY)
+    short, long = (study_of.plan_steps(study, STUDY, 1, minutes) for minutes in (2, 4))
     for minutes, plan in ((2, short), (4, long)):
         jobs = ablation.make_jobs(study, STUDY, Path("x"), 1, plan)
         assert sum(job.seconds for job in jobs) == pytest.approx(60 * minutes, rel=0.02)
     assert long["plain"]["steps"] > 2 * short["plain"]["steps"]
     with pytest.raises(ConfigError, match="too short"):
-        ablation.plan_steps(study, STUDY, 1, 0.1)
+        study_of.plan_steps(study, STUDY, 1, 0.1)
 
 
 def test_the_study_of_the_world_is_sound(capsys):
-    study = ablation.load_study(REAL)
+    study = study_of.load_study(REAL)
     names = {name for name, _, _ in study.rows}
     for measure, smaller, larger in study.claims:
         assert {smaller, larger} <= names and measure in ablation.ablation.MEASURES
     for run in study.needed():
-        config = ablation.configuration.load(f"{REAL}:{run}")
+        config = configuration.load(f"{REAL}:{run}")
         shares = {k: v for k, v in config.data.mixture.items() if v}
         assert shares == study.runs[run]["mixture"]
         extra = study.runs[run].get("own_critiques", 0)

@@ -22,74 +22,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from unireason_jax import configuration, experiment
 from unireason_jax.configuration import ConfigError
 from unireason_jax.evals import ablation
+from unireason_jax.evals.study import SECONDS_PER_CRITIQUE, Study, load_study, plan_steps
 
 PLAN, REPORT = "plan.json", "report"
-_MEASURED_EXAMPLES, _MEASURED_BATCHES = 1024, 16
-_SECONDS_PER_CRITIQUE = 0.05
 Execute = Callable[[Sequence[str]], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """What is run and compared; see `study()` of configs/world_ablation.py.
-
-    Attributes:
-      runs: by name {mixture, share of the images, after (another run), own_critiques (a share)}.
-      rows: (name, run, mode of asking).
-      claims: (measure, smaller row, larger row).
-      controls: the run whose controls are reported.
-      images: supervised images that a whole row draws.
-      seconds_per_step, seconds_per_report: for the plan's clock.
-      sizes, sizes_of: flags of `evaluate`, for all runs and by run.
-      critiques: drafts to be criticised for a run that learns from its own.
-    """
-
-    runs: Mapping[str, Mapping[str, Any]]
-    rows: tuple[tuple[str, str, str], ...]
-    claims: tuple[tuple[str, str, str], ...]
-    controls: str
-    images: int
-    seconds_per_step: float
-    seconds_per_report: float
-    sizes: Mapping[str, Any]
-    sizes_of: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    critiques: int = 0
-
-    def only(self, names: Sequence[str]) -> "Study":
-        """The study with some of its rows, all of them for no names.
-
-        Raises:
-          ConfigError: a row that does not exist.
-        """
-        known = [name for name, _, _ in self.rows]
-        if unknown := [name for name in names if name not in known]:
-            raise ConfigError(f"--only: no row '{unknown[0]}'; there are {', '.join(known)}.")
-        return dataclasses.replace(
-            self, rows=tuple(r for r in self.rows if r[0] in names or not names)
-        )
-
-    def needed(self) -> list[str]:
-        """Runs that the rows need, every run after the one it starts from."""
-        order: list[str] = []
-
-        def add(run: str) -> None:
-            if before := self.runs[run].get("after"):
-                add(before)
-            if run not in order:
-                order.append(run)
-
-        for _, run, _ in self.rows:
-            add(run)
-        return order
-
-    def evaluated(self) -> list[str]:
-        """Runs that are evaluated."""
-        return list(dict.fromkeys(run for _, run, _ in self.rows))
 
 
 class JobFailed(RuntimeError):
@@ -137,57 +75,6 @@ class Job:
         )
 
 
-def images_per_step(config: ConfigDict) -> float:
-    """Supervised images in a batch of a config, measured on its own packs."""
-    config = ConfigDict(config)
-    config.data.examples = min(config.data.examples, _MEASURED_EXAMPLES)
-    made = experiment.create(config)
-    pipeline = experiment.make_pipeline(made)
-    batches = [next(pipeline) for _ in range(_MEASURED_BATCHES)]
-    pipeline.close()
-    tokens = sum(int((batch["latent_weights"] > 0).sum()) for batch in batches)
-    return tokens / config.data.side**2 / _MEASURED_BATCHES
-
-
-def plan_steps(
-    study: Study, config: str, seeds: int, minutes: float | None
-) -> dict[str, dict[str, float]]:
-    """Steps and images of every run, such that whole rows draw the same number of images.
-
-    Raises:
-      ConfigError: `minutes` does not even cover the evaluations.
-    """
-    rates = {}
-    for run in study.needed():
-        loaded = configuration.load(f"{config}:{run}")
-        if share := study.runs[run].get("own_critiques"):
-            loaded.data.mixture.refine_t2i = share  # their images do not exist yet
-        rates[run] = images_per_step(loaded)
-    images = study.images
-    if minutes is not None:
-        fixed = seeds * sum(_fixed_seconds(study, run) for run in rates)
-        each = seeds * study.seconds_per_step
-        each *= sum(study.runs[run]["share"] / rate for run, rate in rates.items())
-        images = int((60 * minutes - fixed) / each)
-        if images < max(rates.values()):
-            raise ConfigError(
-                f"--minutes={minutes:g} is too short: evaluating alone takes {fixed / 60:.0f} "
-                "minutes. Give more, fewer --seeds, or --only some rows."
-            )
-    plan = {}
-    for run, rate in rates.items():
-        share = study.runs[run]["share"] * images
-        plan[run] = {"steps": max(round(share / rate), 1), "images": round(share)}
-    return plan
-
-
-def _fixed_seconds(study: Study, run: str) -> float:
-    """Expected seconds of a run beside its training."""
-    critiques = study.critiques if "own_critiques" in study.runs[run] else 0
-    report = study.seconds_per_report if run in study.evaluated() else 0
-    return report + _SECONDS_PER_CRITIQUE * critiques
-
-
 def make_jobs(
     study: Study, config: str, workdir: Path, seeds: int, plan: Mapping[str, Mapping[str, float]]
 ) -> list[Job]:
@@ -213,7 +100,7 @@ def _jobs_of(study: Study, config: str, base: Path, seed: int, run: str, steps: 
         critiques = base / f"{run}_records"
         command = ("unireason_jax.synthesize", f"--checkpoint={base / before}")
         command += (f"--out={critiques}", f"--count={study.critiques}", f"--seed={seed}")
-        seconds = _SECONDS_PER_CRITIQUE * study.critiques
+        seconds = SECONDS_PER_CRITIQUE * study.critiques
         jobs.append(Job(f"synthesize {label}", "synthesize", command, critiques, seconds, needs))
         flags |= {"data.extra.path": critiques / "records.jsonl", "data.extra.share": share}
         needs = (jobs[-1].marker,)
@@ -327,14 +214,6 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--only", default="", help="rows, separated by commas")
     found.add_argument("--dry_run", action="store_true", help="list the jobs, run nothing")
     return found
-
-
-def load_study(config: str) -> Study:
-    """The study of a config file. Raises ConfigError where it has none, or a wrong one."""
-    names = configuration.load_file(config)
-    if "study" not in names:
-        raise ConfigError(f"--config={config}: the file defines no study().")
-    return configuration.build(Study, names["study"](), "study")
 
 
 def settled_plan(study: Study, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
