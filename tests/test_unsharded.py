@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from unireason_jax import checkpoint, convert, sharding
-from unireason_jax.models import archive, functional, huggingface, layers
+from unireason_jax.models import archive, functional, huggingface, layers, layout
 from unireason_jax.models.config import variant
 
 # bagel_7b_mot with every width divided by 16 and two layers of each stack.
@@ -56,19 +56,12 @@ def release(tmp_path_factory):
     folder = tmp_path_factory.mktemp("release")
 
     def read(path, layer):
-        shape = functional_leaf(path).shape
+        shape = layout.at_path(SHAPES, path).shape
         rng = np.random.default_rng(len(path) + (layer or 0))
         return rng.normal(size=shape if layer is None else shape[1:]).astype("f4")
 
     huggingface.save(folder, CONFIG, read, shard_bytes=1 << 20)
     return folder
-
-
-def functional_leaf(path):
-    node = SHAPES
-    for name in path.split("/"):
-        node = node[name]
-    return node
 
 
 @pytest.mark.parametrize("source", ["release", "workdir"])

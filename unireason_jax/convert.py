@@ -255,7 +255,11 @@ def to_bagel(
 def leaf_source(
     workdir: Path, config: BagelConfig, *, which: str, step: int | None
 ) -> huggingface.Read:
-    """(path, layer) -> array, from a checkpoint, holding one leaf (or less) at a time."""
+    """(path, layer) -> array, from a checkpoint, holding one leaf (or less) at a time.
+
+    Of converted weights one layer is held; of a training run a whole stacked leaf, which Orbax
+    reads in twice its size: 14 GiB for the largest of the 7B model in float32.
+    """
     expected = functional.abstract(config)
     converted = checkpoint.converted_weights(workdir, step)
     if converted is not None:
@@ -278,46 +282,52 @@ def leaf_source(
     return read
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(
         prog="unireason convert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    way = parser.add_mutually_exclusive_group(required=True)
+    way = root.add_mutually_exclusive_group(required=True)
     way.add_argument("--from", dest="source", choices=SOURCES, help="format of --input")
     way.add_argument("--to", dest="target", choices=("bagel",), help="format of --output")
-    parser.add_argument("--input", required=True, type=Path)
-    parser.add_argument("--output", required=True, type=Path)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights written")
-    parser.add_argument("--vit", type=Path, help="with --from qwen2: folder of a SigLIP release")
-    parser.add_argument("--variant", choices=VARIANTS, default="bagel_7b_mot",
-                        help="with --from siglip: size of the language model")  # fmt: skip
+    root.add_argument("--input", required=True, type=Path)
+    root.add_argument("--output", required=True, type=Path)
+    root.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights written")
+    root.add_argument("--shard_gib", type=float, default=5.0, help="size of a weight file")
+    root.add_argument("--vit", type=Path, help="with --from qwen2: folder of a SigLIP release")
+    size = "with --from siglip: size of the language model"
+    root.add_argument("--variant", choices=VARIANTS, default="bagel_7b_mot", help=size)
     fresh = "with --from qwen2 or siglip"
-    parser.add_argument("--ae", type=Path, help=f"{fresh}: FLUX's ae.safetensors")
-    parser.add_argument("--latent_side", type=int, default=64, help=fresh)
-    parser.add_argument("--seed", type=int, default=0, help=fresh)
-    parser.add_argument("--which", choices=("ema", "params"), default="ema", help="with --to")
-    parser.add_argument("--step", type=int, help="with --to: not the newest checkpoint")
-    parser.add_argument("--shard_gib", type=float, default=5.0, help="size of a weight file")
-    given = parser.parse_args(arguments)
-    started, shard_bytes = time.monotonic(), int(given.shard_gib * 2**30)
+    root.add_argument("--ae", type=Path, help=f"{fresh}: FLUX's ae.safetensors")
+    root.add_argument("--latent_side", type=int, default=64, help=fresh)
+    root.add_argument("--seed", type=int, default=0, help=fresh)
+    root.add_argument("--which", choices=("ema", "params"), default="ema", help="with --to")
+    root.add_argument("--step", type=int, help="with --to: not the newest checkpoint")
+    return root
+
+
+def convert(given: argparse.Namespace) -> list[str]:
+    """What the command line asks for; returns what was done, one line each."""
+    options = {"dtype": given.dtype, "shard_bytes": int(given.shard_gib * 2**30)}
+    if given.source is None:
+        options |= {"which": given.which, "step": given.step, "dtype": given.dtype or "bfloat16"}
+        return to_bagel(given.input, given.output, **options)
+    if given.source == "bagel":
+        return from_bagel(given.input, given.output, **options)
+    options |= {"autoencoder": given.ae, "latent_side": given.latent_side, "seed": given.seed}
+    parts = (given.input, given.vit)
+    if given.source == "siglip":
+        parts = (VARIANTS[given.variant].llm, given.input)
+    return from_parts(*parts, given.output, **options)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    given, started = parser().parse_args(arguments), time.monotonic()
     try:
-        if given.source == "bagel":
-            options = {"dtype": given.dtype, "shard_bytes": shard_bytes}
-            lines = from_bagel(given.input, given.output, **options)
-        elif given.source:
-            options = {"dtype": given.dtype, "shard_bytes": shard_bytes, "seed": given.seed}
-            options |= {"autoencoder": given.ae, "latent_side": given.latent_side}
-            parts = (given.input, given.vit)
-            if given.source == "siglip":
-                parts = (VARIANTS[given.variant].llm, given.input)
-            lines = from_parts(*parts, given.output, **options)
-        else:
-            options = {"which": given.which, "step": given.step, "shard_bytes": shard_bytes}
-            dtype = given.dtype or "bfloat16"
-            lines = to_bagel(given.input, given.output, dtype=dtype, **options)
+        lines = convert(given)
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
