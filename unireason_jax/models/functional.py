@@ -31,6 +31,13 @@ def logical_axes(config: BagelConfig) -> Params:
     return nnx.to_pure_dict(names)
 
 
+def starts(config: BagelConfig) -> Params:
+    """Like `abstract`, with (mean, standard deviation) of the freshly drawn parameter as leaves."""
+    state = _template(config)[1]
+    values = jax.tree.map(_start, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    return nnx.to_pure_dict(values)
+
+
 def init(config: BagelConfig, key: jax.Array) -> Params:
     """Freshly drawn float32 parameters; jit it, with `out_shardings` on more than one device.
 
@@ -87,6 +94,12 @@ def _template(config: BagelConfig) -> tuple[Any, Any]:
     """Graph definition and abstract state."""
     model = nnx.eval_shape(lambda: Bagel(config))
     return nnx.split(model, nnx.Param)
+
+
+def _start(variable: nnx.Variable) -> tuple[float, float]:
+    """Mean and standard deviation of a variable."""
+    metadata = variable.get_metadata()
+    return metadata["fill"], metadata["std"]
 
 
 def _names(variable: nnx.Variable) -> tuple[str | None, ...]:

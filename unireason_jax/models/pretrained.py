@@ -1,8 +1,8 @@
 """A fresh BAGEL from a released Qwen2.5, a released SigLIP, or both, as its authors started.
 
-The gen expert starts as a copy of the und expert, query-key norms at one, the velocity head at
-zero, and what no release gives (connector, latent and time maps; the language model, if only a
-SigLIP is given) is drawn. The result looks like an archive of BAGEL's tensors, so that it is
+The gen expert starts as a copy of the und expert, and what no release gives (query-key norms,
+connector, latent and time maps, velocity head; the language model, if only a SigLIP is given) as
+in a model from scratch. The result looks like an archive of BAGEL's tensors, so that it is
 converted like one.
 """
 
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from unireason_jax.models import released
+from unireason_jax.models import functional, released
 from unireason_jax.models.archive import Archive, read_json
 from unireason_jax.models.config import BagelConfig, LatentConfig, LLMConfig, ViTConfig
-from unireason_jax.models.layout import LLM, VIT, layout
+from unireason_jax.models.layout import LLM, VIT, at_path, layout
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 HEAD = "language_model.lm_head.weight"
@@ -57,8 +57,9 @@ class FreshStart:
             latent=latent,
         )
         self.path = epath.Path(vit if drawn else llm)
-        table = layout(self.config)
+        table, starts = layout(self.config), functional.starts(self.config)
         self._shapes = {name: t.shape for t in table.values() for name in t.names}
+        self._starts = {name: at_path(starts, p) for p, t in table.items() for name in t.names}
 
     def __iter__(self) -> Iterator[str]:
         """Tensor names."""
@@ -106,21 +107,16 @@ class FreshStart:
         return self._llm, source
 
     def _drawn(self, name: str) -> np.ndarray:
-        """Norms one, biases and the velocity head zero, other weights N(0, 1 / fan in).
-
-        As in `models.mot`, what is added to the residual is smaller by sqrt(2 layers).
-        """
-        shape = self._shapes[name]
-        if "norm" in name:
-            return np.ones(shape, np.float32)
-        if name.endswith("bias") or name.startswith("llm2vae"):
-            return np.zeros(shape, np.float32)
-        expert = name.replace("_moe_gen", "")
-        deep = 2 * self.config.llm.layers if "o_proj" in name or "down_proj" in name else 1
-        rng = np.random.default_rng([self._seed, zlib.crc32(expert.encode())])
-        drawn = rng.standard_normal(shape, np.float32)
-        drawn *= np.float32((shape[-1] * deep) ** -0.5)
-        return drawn
+        """As `functional.init` draws it, and the same for both experts."""
+        mean, std = self._starts[name]
+        value = np.full(self._shapes[name], mean, np.float32)
+        if std:
+            expert = name.replace("_moe_gen", "")
+            rng = np.random.default_rng([self._seed, zlib.crc32(expert.encode())])
+            rng.standard_normal(dtype=np.float32, out=value)
+            value *= np.float32(std)
+            value += np.float32(mean)
+        return value
 
 
 def _weights(folder: epath.PathLike) -> epath.Path:
