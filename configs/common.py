@@ -152,7 +152,11 @@ def get_config() -> ConfigDict:
             "hash_checkpoints": True,
             "tensorboard": True,
             "wandb": "",
+            # Steps [first, end) to record with the profiler; equal numbers record none.
             "profile": (0, 0),
+            # A step, evaluation or checkpoint that takes longer prints the stacks of all threads,
+            # and ends the job after three times as long; 0 waits for ever.
+            "hang_seconds": 900.0,
         }
     )
     # Sizes of the mesh axes; -1 takes the devices that are left. slices > 1: TPU slices that the

@@ -27,8 +27,12 @@ LEVELS = {
         "checkpoint",
         "optim",
         "state",
+        "manifest",
         "metrics",
+        "writers",
+        "goodput",
         "preemption",
+        "watchdog",
         "configuration",
         "command_line",
         "corpus",
@@ -36,7 +40,7 @@ LEVELS = {
         "report",
     },
     2: {"models", "data", "world"},
-    1: {"sharding", "flow", "visibility"},
+    1: {"sharding", "pod", "flow", "visibility"},
 }
 LEVEL_OF = {room: level for level, rooms in LEVELS.items() for room in rooms}
 ISLANDS_WITHOUT = {
@@ -48,8 +52,8 @@ ONLY_IN = {
     "flax": {"models"},
     "orbax": {"checkpoint"},
     "grain": {"data"},
-    "tensorboardX": {"metrics"},
-    "wandb": {"metrics"},
+    "tensorboardX": {"writers"},
+    "wandb": {"writers"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

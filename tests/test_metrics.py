@@ -1,8 +1,10 @@
 """Counts, FLOPs, the meter's means and their resume, writers, and the heartbeat."""
 
+import io
 import json
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from tests.batches import packed_batch
 from unireason_jax import metrics, visibility
 from unireason_jax.models.config import variant
+from unireason_jax.writers import Writers, duration
 
 MODEL = variant("nano")
 
@@ -86,13 +89,13 @@ def test_clock_splits_time():
 
 
 def test_writers_leave_every_step_once(tmp_path, capsys):
-    writers = metrics.Writers(tmp_path, start=0, total=20, tensorboard=True)
+    writers = Writers(tmp_path, start=0, total=20, tensorboard=True)
     for step in (5, 10, 15):
         writers.write(step, {"loss": 1 / step, "skipped": 0.0})
     writers.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 20, "lo')  # killed while writing
-    again = metrics.Writers(tmp_path, start=10, total=20, tensorboard=False)
+    again = Writers(tmp_path, start=10, total=20, tensorboard=False)
     report = {"loss": 0.5, "speed/steps_per_s": 2.0, "time/total": 4.0, "time/data": 1.0}
     again.write(15, report | {"speed/text_tokens_per_s": 30.0, "skipped": 3.0})
     again.close()
@@ -108,7 +111,7 @@ def test_writers_leave_every_step_once(tmp_path, capsys):
 def test_missing_wandb_is_explained(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(ValueError, match="wandb is not installed"):
-        metrics.Writers(tmp_path, start=0, total=1, tensorboard=False, wandb="project")
+        Writers(tmp_path, start=0, total=1, tensorboard=False, wandb="project")
 
 
 def test_heartbeat_beats_and_reports(capsys):
@@ -120,7 +123,7 @@ def test_heartbeat_beats_and_reports(capsys):
 
 
 def test_duration_and_memory_and_peak():
-    assert [metrics.duration(s) for s in (5, 200, 3720)] == ["5s", "3m20s", "1h02m"]
+    assert [duration(s) for s in (5, 200, 3720)] == ["5s", "3m20s", "1h02m"]
     assert metrics.memory()["memory/host_gib"] > 0.01
     assert metrics.peak_flops() > 1e8
 
@@ -132,3 +135,41 @@ def test_duration_and_memory_and_peak():
     assert metrics.peak_flops(Device()) == 459e12
     Device.device_kind = "something new"
     assert metrics.peak_flops(Device()) is None
+
+
+def test_profiler_records_its_window_also_after_a_resume_or_an_early_end(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: calls.append(folder))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
+    start = str(tmp_path / "profile")
+    for first, last, wanted in [(0, 9, [3, 6]), (4, 9, [4, 6]), (0, 5, [3]), (7, 9, [])]:
+        profiler = metrics.Profiler((3, 6), tmp_path)
+        changes = []
+        for step in range(first, last):
+            profiler.at(step)
+            changes += [step] * len(calls)
+            calls.clear()
+        assert changes == wanted
+        profiler.close()
+        assert calls == (["stop"] if len(wanted) == 1 else [])
+        calls.clear()
+    none = metrics.Profiler((0, 0), tmp_path)
+    none.at(0)
+    none.close()
+    assert calls == [] and start.endswith("profile")
+
+
+def test_a_terminal_gets_a_progress_bar_with_the_time_left(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    writers = Writers(tmp_path, start=2, total=10, tensorboard=False)
+    for _ in range(8):
+        writers.advance()
+    writers.write(10, {"loss": 1.0})
+    writers.close()
+    shown = terminal.getvalue()
+    assert "2/10" in shown and "10/10" in shown and "step/s" in shown

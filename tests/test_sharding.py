@@ -96,3 +96,20 @@ def test_cluster_detection():
     assert sharding._cluster_found({"MEGASCALE_NUM_SLICES": "2"})
     with pytest.raises(ValueError, match="JAX_NUM_PROCESSES and JAX_PROCESS_ID is not"):
         sharding.initialize_distributed({"JAX_COORDINATOR_ADDRESS": "localhost:1"})
+
+
+def test_a_cloud_tpu_vm_is_joined_although_its_environment_says_nothing(monkeypatch):
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_: joined.append(True))
+    monkeypatch.setattr(sharding.GceTpuCluster, "is_env_present", lambda: True)
+    sharding.initialize_distributed({"JAX_PLATFORMS": "cpu"})
+    assert not joined
+    sharding.initialize_distributed({})
+    assert joined == [True]
+
+    def nobody_answers():
+        raise ConnectionError("metadata")
+
+    monkeypatch.setattr(sharding.GceTpuCluster, "is_env_present", nobody_answers)
+    sharding.initialize_distributed({})
+    assert joined == [True]

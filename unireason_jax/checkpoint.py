@@ -1,17 +1,14 @@
 """Checkpoints: asynchronous, sharded, checked before use, restored onto any mesh.
 
     <workdir>/checkpoints/<step>/{params,opt_state,ema}/   Orbax trees
-    <workdir>/checkpoints/<step>/manifest.json             written last: what is in it
+    <workdir>/checkpoints/<step>/manifest.json             written last, see `manifest`
 
-The manifest holds the data iterator's state, shape and dtype of every leaf, and size and CRC-32 of
-every file. A step without a manifest was never finished; a step that disagrees with it is
-damaged. Either is named, set aside, and the step before it is used.
+An unfinished or damaged step is named, set aside, and the step before it is used. A step is deleted
+only after a newer one has its manifest, so a run killed at any moment keeps a sound checkpoint.
 """
 
 import concurrent.futures
-import json
 import time
-import zlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -19,26 +16,30 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from unireason_jax import pod
+from unireason_jax.manifest import (
+    FOLDER,
+    MANIFEST,
+    CheckpointMissing,
+    faults,
+    file_facts,
+    find,
+    read_manifest,
+    steps,
+    write_manifest,
+)
 from unireason_jax.models.archive import Archive, place
 from unireason_jax.optim import Params, flatten, unflatten
 from unireason_jax.state import TrainState
 
-MANIFEST = "manifest.json"
-FOLDER = "checkpoints"
 PARTS = ("params", "opt_state", "ema")
 CONVERTED = ("params.safetensors", "params.safetensors.index.json")  # instead of Orbax trees
-_CHUNK = 1 << 22
 
 
 class CheckpointMismatch(ValueError):
     """A checkpoint that belongs to another model or another training set-up."""
-
-
-class CheckpointMissing(FileNotFoundError):
-    """No sound checkpoint where one was asked for."""
 
 
 def _leaves(tree: Any) -> dict[str, list]:
@@ -48,113 +49,6 @@ def _leaves(tree: Any) -> dict[str, list]:
         jax.tree_util.keystr(path, simple=True, separator="/"): [list(x.shape), str(x.dtype)]
         for path, x in flat
     }
-
-
-def _crc(path: epath.Path) -> int:
-    """CRC-32 of a file, read in pieces."""
-    value = 0
-    with path.open("rb") as file:
-        while piece := file.read(_CHUNK):
-            value = zlib.crc32(piece, value)
-    return value
-
-
-def _walk(directory: epath.Path) -> list[epath.Path]:
-    """All files below a directory."""
-    found = []
-    for path in directory.iterdir():
-        found += _walk(path) if path.is_dir() else [path]
-    return found
-
-
-def write_manifest(
-    directory: epath.PathLike, *, step: int, data: Any, leaves: Mapping[str, Any], hashes: bool
-) -> None:
-    """Describes a finished step directory, in one atomic write."""
-    directory = epath.Path(directory)
-    files = {
-        str(path.relative_to(directory)): [path.stat().length, _crc(path) if hashes else None]
-        for path in _walk(directory)
-    }
-    text = json.dumps({"step": step, "data": data, "leaves": leaves, "files": files})
-    temporary = directory / (MANIFEST + ".tmp")
-    temporary.write_text(text)
-    temporary.rename(directory / MANIFEST)
-
-
-def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
-    """The manifest of a step directory. Raises CheckpointMissing when there is none."""
-    path = epath.Path(directory) / MANIFEST
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CheckpointMissing(f"{directory}: no {MANIFEST}; the save was not finished.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise CheckpointMissing(f"{path}: not readable as JSON; the save is damaged.") from None
-
-
-def faults(directory: epath.PathLike) -> list[str]:
-    """What is wrong with a step directory, one sentence per fault; empty when it is sound."""
-    directory = epath.Path(directory)
-    try:
-        manifest = read_manifest(directory)
-    except CheckpointMissing as error:
-        return [str(error)]
-    found = []
-    for name, (size, crc) in manifest["files"].items():
-        path = directory / name
-        if not path.exists():
-            found.append(f"{path}: the file is missing.")
-        elif path.stat().length != size:
-            found.append(f"{path}: {path.stat().length} bytes instead of {size}.")
-        elif crc is not None and _crc(path) != crc:
-            found.append(f"{path}: the content changed (checksum differs).")
-    return found
-
-
-def steps(workdir: epath.PathLike) -> list[int]:
-    """Steps present in a workdir, sound or not, ascending."""
-    folder = epath.Path(workdir) / FOLDER
-    if not folder.exists():
-        return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
-
-
-def find(path: epath.PathLike, step: int | None = None) -> epath.Path:
-    """The directory of the newest sound step, or of the step asked for.
-
-    Args:
-      path: a workdir, its `checkpoints` folder, or one step's directory.
-      step: a certain step; by default the newest that is sound (damaged ones are logged).
-
-    Raises:
-      CheckpointMissing: nothing there, or nothing sound; the message names each fault.
-    """
-    path = epath.Path(path)
-    if "://" not in str(path):
-        path = path.absolute()  # Orbax refuses relative paths
-    if path.name.isdigit() and not (path / FOLDER).exists() and (path / MANIFEST).exists():
-        path, step = path.parent.parent, int(path.name)
-    if path.name == FOLDER:
-        path = path.parent
-    present = steps(path)
-    if step is not None and step not in present:
-        raise CheckpointMissing(
-            f"{path}: no checkpoint of step {step}; there are {present or 'none'}."
-        )
-    told = []
-    for candidate in [step] if step is not None else reversed(present):
-        directory = path / FOLDER / str(candidate)
-        wrong = faults(directory)
-        if not wrong:
-            return directory
-        told += wrong
-        logging.error("checkpoint of step %d is unusable: %s", candidate, " ".join(wrong[:3]))
-    raise CheckpointMissing(
-        f"{path}: no usable checkpoint." + ("".join(f"\n  {line}" for line in told[:6]))
-        if told
-        else f"{path}: no checkpoint here; is this the --workdir of a training run?"
-    )
 
 
 def _compare(directory: epath.Path, part: str, stored: Mapping, expected: Mapping, hint: str):
@@ -281,7 +175,11 @@ def load_state(path: epath.PathLike, abstract: TrainState) -> tuple[TrainState, 
     Raises:
       CheckpointMissing, CheckpointMismatch: as `load_params`.
     """
-    directory = find(path)
+    return _load(find(path), abstract)
+
+
+def _load(directory: epath.Path, abstract: TrainState) -> tuple[TrainState, Any]:
+    """`load_state` of a step directory that is known to be sound."""
     manifest = read_manifest(directory)
     parts = _parts(abstract)
     for part in PARTS:
@@ -316,35 +214,33 @@ class Checkpoints:
         self, workdir: epath.PathLike, *, keep: int = 2, keep_every: int = 0, hashes: bool = True
     ):
         self.workdir, self.hashes = epath.Path(workdir), hashes
+        self._keep, self._keep_every = keep, keep_every
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint manifest")
         self._describing: concurrent.futures.Future | None = None
-        self._set_aside_damaged()
-        policies = ocp.training.preservation_policies
-        rules = [policies.LatestN(keep)]
-        if keep_every:
-            rules.append(policies.EveryNSteps(keep_every))
+        self._folder = (self.workdir / FOLDER).resolve()
+        self.saved: int | None = self._newest_sound()
+        pod.gather("checkpoints are checked", None)
         self._orbax = ocp.training.Checkpointer(
-            (self.workdir / FOLDER).resolve(),
+            self._folder,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.AnyPreservationPolicy(rules),
             cleanup_tmp_directories=True,
         )
-        self.saved: int | None = max(steps(self.workdir), default=None)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is None or jax.process_count() == 1:
+            self.close()  # after an error elsewhere, waiting for the other processes could hang
 
-    def _set_aside_damaged(self) -> None:
-        """Moves unusable newest steps to <workdir>/damaged, so that they can be written anew."""
-        if jax.process_index() == 0:
-            for step in reversed(steps(self.workdir)):
-                directory = self.workdir / FOLDER / str(step)
-                wrong = faults(directory)
-                if not wrong:
-                    break
+    def _newest_sound(self) -> int | None:
+        """The newest sound step; unusable newer ones are moved to <workdir>/damaged."""
+        for step in reversed(steps(self.workdir)):
+            directory = self._folder / str(step)
+            wrong = faults(directory)
+            if not wrong:
+                return step
+            if jax.process_index() == 0:
                 aside = self.workdir / "damaged" / f"{step}-{time.time_ns()}"
                 aside.parent.mkdir(parents=True, exist_ok=True)
                 directory.rename(aside)
@@ -355,8 +251,13 @@ class Checkpoints:
                     aside,
                     " ".join(wrong[:5]),
                 )
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("checkpoints checked")
+        return None
+
+    def load(self, abstract: TrainState) -> tuple[TrainState, Any]:
+        """`load_state` of the step `saved`, whose files were checked when this was made."""
+        if self.saved is None:
+            raise CheckpointMissing(f"{self.workdir}: no usable checkpoint.")
+        return _load(self._folder / str(self.saved), abstract)
 
     def save(self, step: int, state: TrainState, data: Any) -> None:
         """Starts to save; returns as soon as the arrays are copied out of the devices.
@@ -371,16 +272,29 @@ class Checkpoints:
         leaves = {part: _leaves(tree) for part, tree in parts.items()}
         self._orbax.save_checkpointables_async(step, parts, force=True)
         self.saved = step
-        if jax.process_index() == 0:
-            self._describing = self._background.submit(self._describe, step, data, leaves)
+        self._describing = self._background.submit(self._describe, step, data, leaves)
 
     def _describe(self, step: int, data: Any, leaves: dict) -> None:
         """Waits until Orbax has committed the step, then writes its manifest."""
         while self._orbax.is_saving_in_progress():
             time.sleep(0.02)
-        directory = self.workdir / FOLDER / str(step)
-        if directory.exists():
-            write_manifest(directory, step=step, data=data, leaves=leaves, hashes=self.hashes)
+        directory = self._folder / str(step)
+        if not directory.exists():
+            return  # the save failed; `wait` raises why
+        files = file_facts(directory, hashes=self.hashes)
+        if jax.process_index() == 0:
+            write_manifest(directory, step=step, data=data, leaves=leaves, files=files)
+            self._delete_before(step)
+
+    def _delete_before(self, newest: int) -> None:
+        """Deletes what need not be kept now that the newest step is described."""
+        older = [step for step in steps(self.workdir) if step < newest]
+        kept = set(older[max(0, len(older) - self._keep + 1) :])
+        for step in set(older) - kept:
+            if not self._keep_every or step % self._keep_every:
+                directory = self._folder / str(step)
+                (directory / MANIFEST).unlink(missing_ok=True)  # first: half of a step is none
+                directory.rmtree()
 
     def wait(self) -> None:
         """Returns when nothing is being saved; raises what a background save failed with."""

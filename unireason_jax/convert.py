@@ -194,7 +194,8 @@ def _write_weights(
     announced = {path: (shapes[path], kinds[path]) for path in table}
     files = write_archive(directory, "params", announced, produce, shard_bytes=shard_bytes)
     leaves = {p: [list(shapes[p]), str(DTYPES[kinds[p]])] for p in table}
-    checkpoint.write_manifest(directory, step=0, data=None, leaves={"params": leaves}, hashes=False)
+    facts = checkpoint.file_facts(directory, hashes=False)
+    checkpoint.write_manifest(directory, step=0, data=None, leaves={"params": leaves}, files=facts)
     return [f"{checkpoint.FOLDER}/0/{name}" for name in files]
 
 

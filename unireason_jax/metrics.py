@@ -1,10 +1,8 @@
-"""What a run reports: losses, speed, utilisation, where the time went, and how long is left."""
+"""What a run measures of itself: losses, speed, utilisation, memory and where the time went."""
 
 import contextlib
-import json
 import os
 import resource
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -32,8 +30,6 @@ PEAK_FLOPS = {
     "H200": 989e12,
     "B200": 2250e12,
 }
-HEADLINE = ("loss", "loss/ce", "loss/flow", "accuracy/text", "grad_norm", "lr")
-WARNINGS = ("skipped", "consecutive_skips", "data/quarantined")  # on stdout when not zero
 LAST = ("lr", "skipped", "consecutive_skips", "param_norm")  # reported as they are, not averaged
 
 
@@ -159,6 +155,39 @@ class Clock:
         return total, spent
 
 
+def phases(report: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by phase in a report of `Meter`."""
+    split = {k.removeprefix("time/"): v for k, v in report.items() if k.startswith("time/")}
+    split.pop("total", None)
+    return split
+
+
+class Profiler:
+    """Records steps [first, end) on process 0 under <workdir>/profile; an empty window none.
+
+    A run that resumes inside the window records the rest of it.
+    """
+
+    def __init__(self, window: tuple[int, int], workdir: epath.PathLike):
+        self._window, self._folder = window, str(epath.Path(workdir) / "profile")
+        self._running = False
+
+    def at(self, step: int) -> None:
+        """Starts or stops recording, as this step is the first or the last of the window."""
+        wanted = self._window[0] <= step < self._window[1] and jax.process_index() == 0
+        if wanted and not self._running:
+            jax.profiler.start_trace(self._folder)
+            self._running = True
+        elif not wanted:
+            self.close()
+
+    def close(self) -> None:
+        """Stops recording and writes what was recorded."""
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
+
+
 @contextlib.contextmanager
 def heartbeat(what: str, *, every: float = 10.0) -> Iterator[None]:
     """Prints "compiling <what> ... n s" while its body runs, and the time it took at the end."""
@@ -240,131 +269,3 @@ class Meter:
         out["time/total"] = total
         self._steps, self._sums, self._work, self._timed = 0, {}, {}, 0
         return out | memory()
-
-
-def duration(seconds: float) -> str:
-    """1h02m, 3m20s or 12s."""
-    whole = int(seconds)
-    hours, minutes = whole // 3600, whole // 60 % 60
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
-
-
-class Writers:
-    """Writes metrics to stdout, metrics.jsonl, TensorBoard and, if asked, Weights & Biases.
-
-    Only process 0 writes. When a run resumes, jsonl rows after the step it resumes from are
-    dropped, so that a file never holds a step twice.
-
-    Args:
-      workdir: the run's directory.
-      start: the step training starts or resumes from.
-      total: the last step, for the time that is left.
-      tensorboard: write event files under <workdir>/tensorboard.
-      wandb: project name, or "" for none.
-      config: resolved config, stored with the run at Weights & Biases.
-    """
-
-    def __init__(
-        self,
-        workdir: epath.PathLike,
-        *,
-        start: int,
-        total: int,
-        tensorboard: bool = True,
-        wandb: str = "",
-        config: Mapping[str, Any] | None = None,
-    ):
-        self.total, self.active = total, jax.process_index() == 0
-        self._bar = self._events = self._wandb = None
-        if not self.active:
-            return
-        self._jsonl = epath.Path(workdir) / "metrics.jsonl"
-        self._rows = _rows_until(self._jsonl, start)
-        self._jsonl.write_text("".join(self._rows))
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            folder = str(epath.Path(workdir) / "tensorboard")
-            self._events = SummaryWriter(folder, purge_step=start + 1)
-        if wandb:
-            self._wandb = _start_wandb(wandb, str(workdir), dict(config or {}))
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
-
-    def advance(self) -> None:
-        """Moves the progress bar by one step; there is one on a terminal only."""
-        if self._bar is not None:
-            self._bar.update()
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line on stdout, one row in metrics.jsonl, one point per metric elsewhere."""
-        if not self.active:
-            return
-        row = {"step": step, **{k: float(v) for k, v in metrics.items()}}
-        with self._jsonl.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        if self._events is not None:
-            for name, value in metrics.items():
-                self._events.add_scalar(name, float(value), step)
-            self._events.flush()
-        if self._wandb is not None:
-            self._wandb.log(dict(metrics), step=step)
-        line = self._line(step, metrics)
-        print(line, flush=True) if self._bar is None else self._bar.write(line)
-
-    def _line(self, step: int, metrics: Mapping[str, float]) -> str:
-        """The stdout line: losses, speed, utilisation, share of waiting, time left."""
-        parts = [f"step {step}/{self.total}"]
-        shown = [name for name in HEADLINE if name in metrics]
-        shown += [name for name in metrics if name.startswith("eval/")]
-        shown += [name for name in WARNINGS if metrics.get(name)]
-        parts += [f"{name} {metrics[name]:.4g}" for name in shown]
-        rate = metrics.get("speed/steps_per_s")
-        if rate:
-            speed = sum(v for k, v in metrics.items() if k.endswith("_tokens_per_s"))
-            parts.append(f"{rate:.3g} steps/s")
-            parts.append(f"{speed:.4g} tokens/s")
-            if "speed/mfu" in metrics:
-                parts.append(f"mfu {metrics['speed/mfu']:.1%}")
-            waited = metrics.get("time/data", 0.0) / max(metrics["time/total"], 1e-9)
-            parts.append(f"data wait {waited:.0%}")
-            parts.append(f"eta {duration((self.total - step) / rate)}")
-        return " | ".join(parts)
-
-    def close(self) -> None:
-        """Flushes and closes every writer."""
-        for writer in (self._bar, self._events):
-            if writer is not None:
-                writer.close()
-        if self._wandb is not None:
-            self._wandb.finish()
-
-
-def _rows_until(path: epath.Path, step: int) -> list[str]:
-    """Complete rows of a metrics file up to a step, each with its newline."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                rows.append(line + "\n")
-        except (json.JSONDecodeError, KeyError):
-            continue  # the line a killed process was writing
-    return rows
-
-
-def _start_wandb(project: str, workdir: str, config: dict[str, Any]) -> Any:
-    """A Weights & Biases run. Raises ValueError when the package is not installed."""
-    try:
-        import wandb
-    except ModuleNotFoundError:
-        raise ValueError(
-            "--config.train.wandb is set but wandb is not installed: pip install "
-            "'unireason-jax[wandb]', or set it to ''."
-        ) from None
-    return wandb.init(project=project, dir=workdir, config=config, resume="allow")

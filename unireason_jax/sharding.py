@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster  # the detection has no public name
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -252,8 +253,8 @@ def initialize_distributed(environment: Mapping[str, str] | None = None) -> int:
     Recognised, in this order:
       * `JAX_COORDINATOR_ADDRESS` with `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` (any cluster, or
         several processes on one machine);
-      * SLURM with more than one task, Cloud TPU with more than one worker or slice (all found by
-        JAX itself);
+      * SLURM with more than one task, GKE with more than one TPU worker or slice, and any Cloud TPU
+        VM, whose metadata name the other workers (all found by JAX itself);
       * otherwise a single process.
 
     Args:
@@ -277,7 +278,7 @@ def initialize_distributed(environment: Mapping[str, str] | None = None) -> int:
         jax.distributed.initialize(
             address, int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"])
         )
-    elif _cluster_found(env):
+    elif _cluster_found(env) or _on_cloud_tpu_vm(env):
         jax.distributed.initialize()
     return jax.process_count()
 
@@ -288,6 +289,19 @@ def _cluster_found(env: Mapping[str, str]) -> bool:
     workers = "," in env.get("TPU_WORKER_HOSTNAMES", "")
     slices = int(env.get("MEGASCALE_NUM_SLICES", "1")) > 1
     return slurm or workers or slices
+
+
+def _on_cloud_tpu_vm(env: Mapping[str, str]) -> bool:
+    """Whether this is a Cloud TPU VM; its environment alone does not say that it is part of a pod.
+
+    Other machines with a TPU (notebooks) have no such metadata and run as one process.
+    """
+    if env.get("JAX_PLATFORMS", "tpu").startswith("cpu"):
+        return False
+    try:
+        return GceTpuCluster.is_env_present()
+    except OSError:  # nobody answers for metadata
+        return False
 
 
 def _rule(name: str) -> str | tuple[str, ...] | None:

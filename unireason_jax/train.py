@@ -19,13 +19,14 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 from etils import epath
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from unireason_jax import (
     checkpoint,
     configuration,
     corpus,
     metrics,
+    pod,
     report,
     sharding,
     state,
@@ -36,10 +37,13 @@ from unireason_jax.data import draw
 from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.evals.loss import LossEvaluator
 from unireason_jax.experiment import Plan
+from unireason_jax.goodput import Ledger
 from unireason_jax.models import functional
 from unireason_jax.optim import merge
 from unireason_jax.preemption import StopSignal
 from unireason_jax.state import TrainState
+from unireason_jax.watchdog import Watchdog
+from unireason_jax.writers import Writers
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/tiny.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; an existing run goes on.")
@@ -60,7 +64,12 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # libraries only when something is wrong
     sharding.initialize_distributed()
-    config, workdir = CONFIG.value, epath.Path(WORKDIR.value)
+    with pod.ending_together():
+        attempt(CONFIG.value, epath.Path(WORKDIR.value))
+
+
+def attempt(config: ConfigDict, workdir: epath.Path) -> None:
+    """One process's part of the job; what the user can mend becomes one line, not a traceback."""
     try:
         if SWEEP_INDEX.value is not None:
             path = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -86,7 +95,7 @@ def starting_state(
     """(state, what else was saved with it or None, where it came from); see the file's top."""
     config = plan.config
     if checkpoints.saved is not None:
-        loaded = checkpoint.load_state(checkpoints.workdir, plan.abstract)
+        loaded = checkpoints.load(plan.abstract)
         return *loaded, f"own checkpoint of step {int(loaded[0].step)}"
     if config.resume_from:
         loaded = checkpoint.load_state(config.resume_from, plan.abstract)
@@ -130,6 +139,7 @@ def train(plan: Plan, workdir: epath.Path) -> TrainState:
     with (
         jax.set_mesh(plan.mesh),
         StopSignal() as stop,
+        Watchdog(config.train.hang_seconds, give_up=pod.fail) as watchdog,
         Checkpoints(
             workdir,
             keep=config.train.keep,
@@ -137,6 +147,7 @@ def train(plan: Plan, workdir: epath.Path) -> TrainState:
             hashes=config.train.hash_checkpoints,
         ) as checkpoints,
     ):
+        watchdog.note("loading or drawing the weights")
         current, saved, origin = starting_state(plan, checkpoints)
         start, steps = int(current.step), config.train.steps
         if lead:
@@ -149,7 +160,7 @@ def train(plan: Plan, workdir: epath.Path) -> TrainState:
         if saved:
             plan.pipeline.set_state(saved["data"])
             meter.restore(saved["meter"])
-        writers = metrics.Writers(
+        writers = Writers(
             workdir,
             start=start,
             total=steps,
@@ -157,19 +168,24 @@ def train(plan: Plan, workdir: epath.Path) -> TrainState:
             wandb=config.train.wandb,
             config=configuration.plain(config),
         )
+        ledger = Ledger(workdir, start)
+        profiler = metrics.Profiler(config.train.profile, workdir)
         evaluator = held_out_loss(plan)
 
         def evaluate(step: int) -> None:
+            watchdog.note(f"evaluation at step {step}")
             with meter.clock("eval"):
                 averaged = merge(current.ema, current.params) if current.ema else current.params
                 writers.write(step, evaluator(averaged))
 
         def save(step: int) -> None:
+            watchdog.note(f"checkpoint of step {step}")
             with meter.clock("checkpoint"):
                 position = {"data": plan.pipeline.get_state(), "meter": meter.state()}
                 checkpoints.save(step, current, position)
 
         if start < steps:
+            watchdog.pause()  # a large model compiles for long, and says so
             with meter.clock("compile"):
                 run = plan.compile_step()
         stopped = False
@@ -182,10 +198,11 @@ def train(plan: Plan, workdir: epath.Path) -> TrainState:
                 save(step)
             if stopped := stop.reached(step):
                 break
+            watchdog.note(f"step {step}")
+            profiler.at(step)
             with meter.clock("data"):
                 local = next(plan.pipeline)
                 batch = sharding.global_batch(plan.mesh, local)
-            profile(step, config.train.profile, workdir)
             named = jax.profiler.StepTraceAnnotation("train", step_num=step)
             with named, jax.transfer_guard("disallow"):
                 current, scalars = run(current, batch)
@@ -196,6 +213,7 @@ def train(plan: Plan, workdir: epath.Path) -> TrainState:
             writers.advance()
             if due(step + 1, config.train.log_every) or step + 1 == steps:
                 numbers = meter.report() | data_numbers(plan.pipeline)
+                numbers |= ledger.add(step + 1, metrics.phases(numbers))
                 writers.write(step + 1, numbers)
                 refuse_divergence(numbers, step + 1, plan.optimizer.config.max_skips)
         finished = int(current.step)
@@ -203,7 +221,10 @@ def train(plan: Plan, workdir: epath.Path) -> TrainState:
             evaluate(finished)
         if checkpoints.saved != finished:
             save(finished)
-        checkpoints.wait()
+        with meter.clock("checkpoint"):
+            checkpoints.wait()
+        ledger.add(finished, meter.clock.split()[1])
+        profiler.close()
         plan.pipeline.close()
         writers.close()
     if lead:
@@ -215,16 +236,6 @@ def train(plan: Plan, workdir: epath.Path) -> TrainState:
 def due(step: int, every: int) -> bool:
     """Whether something that happens every so many steps (0: never) happens at this one."""
     return every > 0 and step > 0 and step % every == 0
-
-
-def profile(step: int, window: tuple[int, int], workdir: epath.Path) -> None:
-    """Records steps [window) on process 0 under <workdir>/profile; an empty window records none."""
-    if jax.process_index() or window[1] <= window[0]:
-        return
-    if step == window[0]:
-        jax.profiler.start_trace(str(workdir / "profile"))
-    elif step == window[1]:
-        jax.profiler.stop_trace()
 
 
 def global_counts(local: dict[str, Any]) -> dict[str, int]:

@@ -1,0 +1,133 @@
+"""What the processes of a job tell each other besides device programs; how they end together.
+
+Small texts travel through the key-value store of JAX's coordinator, which works from any thread and
+while the devices hang. With one process everything here is immediate and needs no coordinator.
+"""
+
+import collections
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax._src import distributed  # the coordinator's client has no public name
+
+_FIRST, _HEARD = "unireason/first_failure", "unireason/heard/"
+_POLL = 1.0  # seconds between two looks for a failure elsewhere
+_GRACE = 20.0  # seconds that a failed process waits until the others have heard of it
+_ending = threading.Lock()  # whoever holds it ends this process
+_calls: collections.Counter[str] = collections.Counter()
+
+
+def gather(name: str, value: Any, *, timeout: float = 1800.0) -> list[Any]:
+    """The values of all processes, by process.
+
+    Args:
+      name: every process calls with the same names, each name in one thread only.
+      value: anything that JSON holds.
+      timeout: seconds to wait for the slowest process.
+
+    Raises:
+      jax.errors.JaxRuntimeError: a process did not answer in time.
+    """
+    count, me = jax.process_count(), jax.process_index()
+    if count == 1:
+        return [value]
+    client, wait = distributed.global_state.client, int(timeout * 1000)
+    _calls[name] += 1
+    folder = f"unireason/gather/{name}/{_calls[name]}"
+    client.key_value_set(f"{folder}/{me}", json.dumps(value))
+    if me == 0:  # one process collects, so that n processes send 2 n texts and not n * n
+        texts = [client.blocking_key_value_get(f"{folder}/{n}", wait) for n in range(count)]
+        client.key_value_set(f"{folder}/all", f"[{','.join(texts)}]")
+    return json.loads(client.blocking_key_value_get(f"{folder}/all", wait))
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Makes the first error of any process end all of them, and be what they show.
+
+    Without it an error on one host leaves the others waiting in a collective, and what they print
+    minutes later (a lost peer, a missed heartbeat) hides the cause. With it a process that fails
+    says so, waits until the others have heard, and leaves with status 1; the others print its
+    traceback and leave with status 1 too. With one process errors pass through untouched.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    done = threading.Event()
+    threading.Thread(target=_listen, args=(done,), name="failures elsewhere", daemon=True).start()
+    try:
+        yield
+    except SystemExit as leaving:
+        if leaving.code:
+            fail(str(leaving.code))
+    except BaseException as error:
+        fail("".join(traceback.format_exception(error)))
+    finally:
+        done.set()
+
+
+def fail(reason: str) -> None:
+    """Ends every process of the job with status 1, showing the reason in each; never returns."""
+    _ending.acquire()
+    me, count = jax.process_index(), jax.process_count()
+    _say(f"PROCESS {me} OF {count} FAILED, THE JOB ENDS:\n{reason}")
+    if count > 1:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the dead one may be the coordinator
+            _publish(_FIRST, f"{me}\n{reason}")
+            _leave_with_the_others()
+    os._exit(1)
+
+
+def _publish(key: str, text: str) -> None:
+    """Sets a key unless another process was faster."""
+    try:
+        distributed.global_state.client.key_value_set(key, text)
+    except jax.errors.JaxRuntimeError as error:
+        if "ALREADY_EXISTS" not in str(error):
+            raise
+
+
+def _leave_with_the_others() -> None:
+    """Returns once every process has heard, or after the grace period; in the coordinator last.
+
+    JAX aborts a process that loses its coordinator.
+    """
+    client, me = distributed.global_state.client, jax.process_index()
+    _publish(f"{_HEARD}{me}", "yes")
+    deadline = time.monotonic() + _GRACE
+    while (
+        time.monotonic() < deadline and len(client.key_value_dir_get(_HEARD)) < jax.process_count()
+    ):
+        time.sleep(_POLL / 5)
+    time.sleep(_POLL if me == 0 else 0)
+
+
+def _listen(done: threading.Event) -> None:
+    """Ends this process when another one has failed."""
+    client, me = distributed.global_state.client, jax.process_index()
+    while not done.wait(_POLL):
+        try:
+            who, _, reason = client.key_value_try_get(_FIRST).partition("\n")
+        except jax.errors.JaxRuntimeError:
+            continue  # nobody has failed
+        if _ending.acquire(blocking=False):
+            _say(f"process {me} ends because PROCESS {who} FAILED:\n{reason}")
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                _leave_with_the_others()
+            os._exit(1)
+        return  # this process is ending by itself
+
+
+def _say(text: str) -> None:
+    """Prints a text to stderr in one piece, behind what stdout still holds."""
+    sys.stdout.flush()
+    sys.stderr.write(text.rstrip() + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,142 @@
+"""Where metrics go: stdout, metrics.jsonl, TensorBoard, a progress bar, Weights & Biases."""
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+HEADLINE = ("loss", "loss/ce", "loss/flow", "accuracy/text", "grad_norm", "lr")
+WARNINGS = ("skipped", "consecutive_skips", "data/quarantined")  # on stdout when not zero
+
+
+def duration(seconds: float) -> str:
+    """1h02m, 3m20s or 12s."""
+    whole = int(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
+
+
+class Writers:
+    """Writes metrics to stdout, metrics.jsonl, TensorBoard and, if asked, Weights & Biases.
+
+    Only process 0 writes. When a run resumes, jsonl rows after the step it resumes from are
+    dropped, so that a file never holds a step twice.
+
+    Args:
+      workdir: the run's directory.
+      start: the step training starts or resumes from.
+      total: the last step, for the time that is left.
+      tensorboard: write event files under <workdir>/tensorboard.
+      wandb: project name, or "" for none.
+      config: resolved config, stored with the run at Weights & Biases.
+    """
+
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        *,
+        start: int,
+        total: int,
+        tensorboard: bool = True,
+        wandb: str = "",
+        config: Mapping[str, Any] | None = None,
+    ):
+        self.total, self.active = total, jax.process_index() == 0
+        self._bar = self._events = self._wandb = None
+        if not self.active:
+            return
+        self._jsonl = epath.Path(workdir) / "metrics.jsonl"
+        self._rows = _rows_until(self._jsonl, start)
+        self._jsonl.write_text("".join(self._rows))
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            folder = str(epath.Path(workdir) / "tensorboard")
+            self._events = SummaryWriter(folder, purge_step=start + 1)
+        if wandb:
+            self._wandb = _start_wandb(wandb, str(workdir), dict(config or {}))
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
+
+    def advance(self) -> None:
+        """Moves the progress bar by one step; there is one on a terminal only."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line on stdout, one row in metrics.jsonl, one point per metric elsewhere."""
+        if not self.active:
+            return
+        row = {"step": step, **{k: float(v) for k, v in metrics.items()}}
+        with self._jsonl.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._events is not None:
+            for name, value in metrics.items():
+                self._events.add_scalar(name, float(value), step)
+            self._events.flush()
+        if self._wandb is not None:
+            self._wandb.log(dict(metrics), step=step)
+        line = self._line(step, metrics)
+        print(line, flush=True) if self._bar is None else self._bar.write(line)
+
+    def _line(self, step: int, metrics: Mapping[str, float]) -> str:
+        """The stdout line: losses, speed, utilisation, share of waiting, time left."""
+        parts = [f"step {step}/{self.total}"]
+        shown = [name for name in HEADLINE if name in metrics]
+        shown += [name for name in metrics if name.startswith("eval/")]
+        shown += [name for name in WARNINGS if metrics.get(name)]
+        parts += [f"{name} {metrics[name]:.4g}" for name in shown]
+        rate = metrics.get("speed/steps_per_s")
+        if rate:
+            speed = sum(v for k, v in metrics.items() if k.endswith("_tokens_per_s"))
+            parts.append(f"{rate:.3g} steps/s")
+            parts.append(f"{speed:.4g} tokens/s")
+            if "speed/mfu" in metrics:
+                parts.append(f"mfu {metrics['speed/mfu']:.1%}")
+            waited = metrics.get("time/data", 0.0) / max(metrics["time/total"], 1e-9)
+            parts.append(f"data wait {waited:.0%}")
+            if "goodput/productive" in metrics:
+                parts.append(f"goodput {metrics['goodput/productive']:.0%}")
+            parts.append(f"eta {duration((self.total - step) / rate)}")
+        return " | ".join(parts)
+
+    def close(self) -> None:
+        """Flushes and closes every writer."""
+        for writer in (self._bar, self._events):
+            if writer is not None:
+                writer.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _rows_until(path: epath.Path, step: int) -> list[str]:
+    """Complete rows of a metrics file up to a step, each with its newline."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                rows.append(line + "\n")
+        except (json.JSONDecodeError, KeyError):
+            continue  # the line a killed process was writing
+    return rows
+
+
+def _start_wandb(project: str, workdir: str, config: dict[str, Any]) -> Any:
+    """A Weights & Biases run. Raises ValueError when the package is not installed."""
+    try:
+        import wandb
+    except ModuleNotFoundError:
+        raise ValueError(
+            "--config.train.wandb is set but wandb is not installed: pip install "
+            "'unireason-jax[wandb]', or set it to ''."
+        ) from None
+    return wandb.init(project=project, dir=workdir, config=config, resume="allow")
