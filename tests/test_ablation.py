@@ -22,6 +22,22 @@ GROUPS = {
 MODES = ("prompt only", "with plan", "plan + refinement")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def measured_once():
+    """Every config's packs are measured once for all tests."""
+    measure, known = study_of.images_per_step, {}
+
+    def remembered(config):
+        key = json.dumps(configuration.plain(config))
+        if key not in known:
+            known[key] = measure(config)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_of, "images_per_step", remembered)
+        yield
+
+
 def arguments(workdir, *more):
     return ablation.parser().parse_args(["--config", STUDY, "--workdir", str(workdir), *more])
 

@@ -74,6 +74,19 @@ def test_every_record_is_right_in_the_end_and_changes_only_what_it_says(tmp_path
         assert record["final_reflection"] == "no change"
 
 
+def test_what_a_request_leaves_open_is_not_always_the_same():
+    requirement = tasks.example(3, 0, "t2i", tag="single_object", side=SIDE)["requirement"]
+    plans = set()
+    for number in range(12):
+        request = Request(f"r-{number}", "a shape", requirement)
+        empty = render(make_scene((), SIDE))
+        lesson = world.teach(request, empty, world.verify(request, empty))
+        (obj,) = parse_plan(lesson.plan, SIDE).objects
+        assert check(requirement, [obj], side=SIDE).passed
+        plans.add(lesson.plan)
+    assert len(plans) > 6
+
+
 def test_the_records_can_be_trained_on(tmp_path):
     make(tmp_path)
     source = JsonSource(tmp_path / "records.jsonl")

@@ -1,6 +1,7 @@
 """The roles of the embedded world: a model draws, the exact judge verifies, repairs and decides."""
 
 from collections.abc import Sequence
+from zlib import crc32
 
 import numpy as np
 
@@ -8,12 +9,21 @@ from unireason_jax.data.templates import TEMPLATES
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.synthesis.roles import Finding, Lesson, Request, Roles, Round, Unusable
 from unireason_jax.world import renderer, tasks
+from unireason_jax.world.dice import Dice
 from unireason_jax.world.edits import Edit, apply_edit, diff
 from unireason_jax.world.language import NO_CHANGE_TEXT, plan_text, reflection_text
 from unireason_jax.world.parser import parse, to_objects
 from unireason_jax.world.repair import closest_scene
 from unireason_jax.world.requirements import Requirement
-from unireason_jax.world.scenes import CELL, Object, make_scene, row_column
+from unireason_jax.world.scenes import (
+    CELL,
+    SIZES,
+    TRAIN_COLORS,
+    Object,
+    cell_names,
+    make_scene,
+    row_column,
+)
 from unireason_jax.world.verifier import MAX_RESIDUAL, check, check_image
 
 MAX_ROUNDS = 3
@@ -71,6 +81,7 @@ def teach(request: Request, draft: np.ndarray, finding: Finding) -> Lesson:
         raise Unusable("two objects in one cell")
     requirement: Requirement = request.details
     target = objects if finding.passed else closest_scene(requirement, objects, side).objects
+    target = _varied(target, objects, requirement, Dice(0, crc32(request.id.encode())), side)
     edits = diff(target, objects)
     if len(edits) > MAX_ROUNDS:
         raise Unusable(f"more than {MAX_ROUNDS} edits away from what was asked for")
@@ -81,6 +92,31 @@ def teach(request: Request, draft: np.ndarray, finding: Finding) -> Lesson:
         image = _redrawn(image, objects, edit, side)
         rounds.append(Round(words, image))
     return Lesson(plan_text(target), tuple(rounds), NO_CHANGE_TEXT)
+
+
+def _varied(
+    target: tuple[Object, ...],
+    seen: tuple[Object, ...],
+    requirement: Requirement,
+    dice: Dice,
+    side: int,
+) -> tuple[Object, ...]:
+    """The target with what the request leaves open about new objects drawn at random.
+
+    Otherwise every missing object would be learned as large, red and in the first free cell.
+    """
+    old, taken = {obj.cell for obj in seen}, {obj.cell for obj in target}
+    free = [cell for cell in cell_names(side) if cell not in old | taken]
+    for obj in [obj for obj in target if obj.cell not in old]:
+        changes = [{"color": dice.pick(TRAIN_COLORS[obj.shape])}, {"size": dice.pick(SIZES)}]
+        changes += [{"cell": dice.pick(free)}] if free else []
+        for change in changes:
+            changed = obj._replace(**change)
+            scene = tuple(changed if each == obj else each for each in target)
+            if check(requirement, scene, side=side).passed:
+                free = [cell for cell in free if cell != changed.cell]
+                target, obj = scene, changed
+    return target
 
 
 def prefer(request: Request, draft: np.ndarray, refined: np.ndarray) -> bool:
