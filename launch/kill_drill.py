@@ -32,7 +32,9 @@ from launch import member  # noqa: E402
 from launch.local import LocalJob  # noqa: E402
 from unireason_jax import checkpoint, manifest  # noqa: E402
 
-LAST_WORDS = 90.0  # seconds within which the processes that were left have to end
+# Seconds within which the processes that were left have to end: JAX waits 300 for a lost one to
+# join, and 100 for its heartbeat.
+LAST_WORDS = 330.0
 SAME = ("loss", "loss/ce", "loss/flow", "grad_norm", "lr", "skipped")
 
 

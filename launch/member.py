@@ -92,9 +92,9 @@ def main() -> None:
     class RecordedPlan(experiment.Plan):
         """A plan whose training batches are written down."""
 
-        def __init__(self, *arguments: Any):
+        def __init__(self, *arguments: Any, **options: Any):
             cache_in_every_process()
-            super().__init__(*arguments)
+            super().__init__(*arguments, **options)
             self.pipeline = Recorder(self.pipeline, ledger / f"{jax.process_index()}.jsonl")
 
     train.Plan = RecordedPlan
