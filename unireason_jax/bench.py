@@ -8,6 +8,7 @@
     unireason bench convert --layers 4            a release of true width in and out, peak memory
     unireason bench decode --batch 1 8            greedy text, at the sizes of that baseline
     unireason bench image --guidance text_image   a guided image, likewise
+    unireason bench stages RUN1 RUN2              what a step of two runs costs, and their ratio
 
 Results are printed, one JSON object a line, and written to `--json FILE` as a list.
 """
@@ -75,6 +76,9 @@ def parser() -> argparse.ArgumentParser:
         drawn.add_argument("--repeats", type=int, default=3, help="timed runs")
         if verb == "image":
             drawn.add_argument("--guidance", choices=("text", "text_image"), default="text")
+
+    stages = verbs.add_parser("stages", parents=[common], help="what a step of a run costs")
+    stages.add_argument("runs", nargs="+", type=Path, help="directories of training runs")
     return root
 
 
@@ -150,6 +154,14 @@ def bench_image(args: argparse.Namespace) -> list[dict]:
     return [sampling.image(args.size, batch=batch, **settings) for batch in args.batch]
 
 
+def bench_stages(args: argparse.Namespace) -> list[dict]:
+    """Costs of every run; of two runs also their ratio."""
+    from unireason_jax.benchmarks import stages
+
+    found = [stages.run(workdir) for workdir in args.runs]
+    return [*found, stages.ratios(*found)] if len(found) == 2 else found
+
+
 def limit_cores(count: int | None) -> int:
     """Binds this process to `count` cores (before JAX sizes its thread pool); None: as it is.
 
@@ -189,7 +201,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         "train": bench_train,
         "convert": bench_convert,
     }
-    benches |= {"decode": bench_decode, "image": bench_image}
+    benches |= {"decode": bench_decode, "image": bench_image, "stages": bench_stages}
     try:
         results = benches[args.verb](args)
     except (ValueError, subprocess.CalledProcessError) as error:
