@@ -92,6 +92,7 @@ def test_bad_requests_are_listed_and_the_others_drawn(workdir, tmp_path, capsys)
     rows = [("ok", "add a red circle", "good.png"), ("empty", " ", "good.png")]
     rows += [("wide", "add a red circle", "wide.png"), ("gone", "add a red circle", "no.png")]
     rows += [("broken", "add a red circle", "broken.png"), ("long", "red " * 400, "good.png")]
+    rows.append(("ok", "add a blue circle", "good.png"))
     prompts = tmp_path / "prompts.jsonl"
     lines = [json.dumps({"id": i, "prompt": p, "image": f}) for i, p, f in rows]
     prompts.write_text("\n".join(lines))
@@ -106,10 +107,11 @@ def test_bad_requests_are_listed_and_the_others_drawn(workdir, tmp_path, capsys)
         "gone": "no.png does not exist",
         "broken": "broken.png.*(decoded|readable)",
         "long": "402 tokens.*320",
+        "ok": r"'ok' is taken by .*prompts.jsonl:1\.",
     }.items():
         assert re.search(words, reasons[name]), reasons[name]
     assert all(f"{prompts}:" in json.loads(line)["where"] for line in listed)
-    assert "5 requests refused" in capsys.readouterr().out
+    assert "6 requests refused" in capsys.readouterr().out
 
 
 def test_generate_edits_a_picture(workdir, tmp_path):

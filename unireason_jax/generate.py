@@ -66,20 +66,16 @@ def read_requests(arguments: argparse.Namespace) -> list[Asked]:
 
     Raises:
       FileNotFoundError: there is no such file of prompts.
-      ValueError: nothing is asked for, or an id is there twice.
+      ValueError: nothing is asked for, or a line cannot be read.
     """
     found = [Asked(prompt, prompt) for prompt in arguments.prompt]
     if arguments.prompts is not None:
         found += read_file(arguments.prompts)
     if not found:
         raise ValueError("nothing to generate: give --prompt TEXT or --prompts FILE.")
-    named: dict[str, Asked] = {}
-    for asked in found:
-        if asked.image is None and arguments.image is not None:
-            asked = asked._replace(image=arguments.image)
-        if named.setdefault(asked.name, asked) != asked:
-            raise ValueError(f"two different requests have the id '{asked.name}'; rename one.")
-    return list(named.values())
+    if arguments.image is None:
+        return found
+    return [asked._replace(image=asked.image or arguments.image) for asked in found]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -95,9 +91,12 @@ def run(arguments: argparse.Namespace) -> int:
     share = asked[jax.process_index() :: jax.process_count()]
     reasoner = from_flags(arguments)
     settings = with_flags(preset.settings(reasoner.settings), arguments)
+    first = {one.name: one for one in reversed(asked)}
     jobs, refused = [], []
     for one in share:
         try:
+            if first[one.name] is not one:
+                raise ValueError(f"the id '{one.name}' is taken by {first[one.name].where}.")
             request = preset.request(
                 one.prompt, name=one.name, image=one.image, rounds=arguments.rounds
             )
