@@ -72,14 +72,26 @@ def test_steps_follow_the_template(together):
         assert trace.rounds == 1
 
 
+def moody():
+    """The toy's weights, but layers that change the residual more: its wishes differ by row."""
+    params = jax.tree.map(lambda leaf: leaf, toy.params())
+    for name in ("out", "down"):
+        part = params["stack"]["blocks"]["und"][name]
+        part["kernel"] = 4 * part["kernel"]
+    return params
+
+
 def test_the_model_may_stop_unless_told_otherwise():
-    free = toy.reasoner(text=TextSettings(temperature=3.0)).run(requests(8, rounds=2))
+    hot = {"text": TextSettings(temperature=3.0)}
+    free = Reasoner(toy.config(), moody(), toy.spec(), toy.settings(**hot)).run(
+        requests(8, rounds=2)
+    )
     assert {t.ended for t in free} <= {"stop", "rounds"} and len({t.rounds for t in free}) > 1
     for trace in free:
         looks = [step.handover for step in trace.steps if step.role == "reflection"]
         assert "stop" not in looks[:-1]
         assert (looks[-1] == "stop") == (trace.ended == "stop")
-    twice = toy.reasoner(text=TextSettings(temperature=3.0), min_rounds=1)
+    twice = Reasoner(toy.config(), moody(), toy.spec(), toy.settings(min_rounds=1, **hot))
     assert min(t.rounds for t in twice.run(requests(8, rounds=2))) >= 1
 
 
