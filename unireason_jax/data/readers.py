@@ -102,8 +102,8 @@ def json_rows(path: Path, start: int | None = None) -> Iterator[tuple[int, bytes
     with path.open("rb") as file:
         file.seek(len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0)
         begin = file.tell()
-        head = next((line for line in file if line.strip(_BLANK)), b"").strip(_BLANK)
-        if head == b"{":
+        head = file.read(_CHUNK).lstrip(_BLANK)
+        if head.split(b"\n", 1)[0].strip(_BLANK) == b"{":
             raise ValueError(
                 f"{path} is one JSON object over several lines; write one object per line, "
                 "or an array of objects"
