@@ -77,7 +77,7 @@ class Golden:
     def _image(self, prefill, cache, image, tokens, patch, side) -> Cache:
         grid = positions(image.shape[1] // patch, image.shape[2] // patch, side)
         padded = np.concatenate([tokens, np.full((3, tokens.shape[1]), 7.0)]).astype(np.float32)
-        return prefill(
+        cache, _ = prefill(
             self.params,
             cache,
             jnp.asarray(padded)[None],
@@ -86,6 +86,7 @@ class Golden:
             config=self.config,
             markers=self.markers,
         )
+        return cache
 
     def check_context(self, cache: Cache, key: str, row: int = 0) -> None:
         """Lengths, rotary positions and cached keys and values of one row."""

@@ -103,7 +103,7 @@ class Replay:
         padded, counts = self._padded(tokens, 12)
         places, _ = self._padded(positions, 12)
         fixed = {"config": toy.config(), "markers": MARKERS}
-        self.cache = prefill(toy.params(), self.cache, padded, places, counts, **fixed)
+        self.cache, _ = prefill(toy.params(), self.cache, padded, places, counts, **fixed)
 
     def noised(self, x_t, t, positions):
         padded, counts = self._padded(x_t, 12)

@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from tests.inference import toy
 from unireason_jax.data.templates import TEMPLATES, prompts
 from unireason_jax.inference import presets
+from unireason_jax.inference.context import Written
+from unireason_jax.inference.conversation import Conversation
 from unireason_jax.inference.presets import PRESETS, grow_process
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import Settings
@@ -94,6 +97,24 @@ def test_an_edit_of_bagel_sees_the_image_first():
     assert trace.roles == ["source", "user", "image"] and trace.forwards == 6
 
 
+def test_a_repair_may_end_a_drawing_in_steps():
+    image, ended = np.zeros((24, 24, 3), np.uint8), {}
+    for wish in ("stop", "text"):
+        request = PRESETS["process_driven"].request("draw a cat")
+        spec = dataclasses.replace(toy.spec(), max_text=None)
+        talk = Conversation(request, 0, spec, toy.settings())
+        talk.wrote(Written([20], "image", False), 0)
+        talk.drew(image, 0, 1)
+        talk.heard("stop")  # a sketch is always inspected
+        assert not talk.ended and talk.hole.role == "reflection"
+        talk.wrote(Written([21], "image", False), 0)
+        assert talk.hole.role == "refined"
+        talk.drew(image, 0, 1)
+        talk.heard(wish)
+        ended[wish] = talk.ended
+    assert ended == {"stop": "stop", "text": None} and talk.hole.role == "plan"
+
+
 def test_a_drawing_in_steps_goes_on_as_the_model_says():
     record = TEMPLATES["process"]({"id": "p", "prompt": "draw a cat", "steps": 1})
 
@@ -113,4 +134,5 @@ def test_a_drawing_in_steps_goes_on_as_the_model_says():
     assert 1 <= sketches == looks <= 2
     wanted = [step.handover for step in trace.steps if step.role == "reflection"]
     assert trace.roles.count("refined") == wanted.count("image")
-    assert (trace.ended == "stop") == (wanted[-1] == "stop")
+    ends = [step.handover for step in trace.steps if step.role in ("reflection", "refined")]
+    assert (trace.ended == "stop") == (ends[-1] == "stop") and "stop" not in ends[:-1]

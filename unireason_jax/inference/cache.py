@@ -135,7 +135,7 @@ def append_vit(
     positions: jax.Array,
     counts: jax.Array,
     markers: Markers,
-) -> Cache:
+) -> tuple[Cache, jax.Array]:
     """An image for the und expert: SOI, patches, EOI, all at one rotary position, which then
     goes on by one.
 
@@ -146,14 +146,18 @@ def append_vit(
       positions: [B, T] int32 row * side + column in the ViT's grid.
       counts: [B] int32 patches that count; 0 leaves a row unchanged.
       markers: control ids.
+
+    Returns:
+      The longer cache, and the hidden state [B, D] (final norm applied) of the EOI, which says what
+      comes next.
     """
     valid, block, ends = _image_block(cache, counts, patches.shape[1])
     tokens = model.embed_vit(patches, positions, jnp.where(valid, 0, -1))
     und = jnp.concatenate([_marker_embeddings(model, cache.rows, markers), tokens], axis=1)
     rotary = jnp.broadcast_to(cache.positions[:, None], ends.shape)
     past = _past(cache)
-    _, _, new = model.decode(und, _nothing(model, cache.rows), rotary, block.full(), past=past)
-    return block.write(new, counts > 0)
+    hidden, _, new = model.decode(und, _nothing(model, cache.rows), rotary, block.full(), past=past)
+    return block.write(new, counts > 0), hidden[:, 1]
 
 
 def append_latents(
@@ -163,7 +167,7 @@ def append_latents(
     positions: jax.Array,
     counts: jax.Array,
     markers: Markers,
-) -> Cache:
+) -> tuple[Cache, jax.Array]:
     """A clean image for the gen expert (t = 0): SOI, latents, EOI at one rotary position.
 
     Args:
@@ -173,17 +177,21 @@ def append_latents(
       positions: [B, T] int32 row * side + column in the latent grid.
       counts: [B] int32 tokens that count; 0 leaves a row unchanged.
       markers: control ids.
+
+    Returns:
+      The longer cache, and the hidden state [B, D] (final norm applied) of the EOI, which says what
+      comes next.
     """
     _, block, ends = _image_block(cache, counts, latents.shape[1])
     gen = model.embed_latents(latents, jnp.zeros(latents.shape[:2]), positions)
-    _, _, new = model.decode(
+    hidden, _, new = model.decode(
         _marker_embeddings(model, cache.rows, markers),
         gen,
         jnp.broadcast_to(cache.positions[:, None], ends.shape),
         block.full(),
         past=_past(cache),
     )
-    return block.write(new, counts > 0)
+    return block.write(new, counts > 0), hidden[:, 1]
 
 
 def read_noised(

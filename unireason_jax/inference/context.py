@@ -83,11 +83,12 @@ class Context:
         self.turns = [self.turns[row] for row in rows]
         self.cache = self.engine.take(self.cache, rows)
 
-    def read(self, new: Mapping[int, Turns]) -> None:
-        """Appends turns to some rows."""
+    def read(self, new: Mapping[int, Turns]) -> dict[int, str]:
+        """Appends turns to some rows; returns what the rows want after their last image."""
         added = [list(new.get(row, ())) for row in range(self.rows)]
-        self.cache = self._append(self.cache, self.turns, added)
+        self.cache, wanted = self._append(self.cache, self.turns, added)
         self.turns = [old + more for old, more in zip(self.turns, added)]
+        return wanted
 
     def write(
         self, seeds: Mapping[int, int], settings: TextSettings, limit: int
@@ -120,11 +121,10 @@ class Context:
             greedy=settings.temperature == 0,
         )
         ids, counts, handover, cut = (np.asarray(x) for x in drawn)
-        words = {markers.bos: "text", markers.soi: "image", markers.eos: "stop"}
         out = {}
         for row in seeds:
             made = ids[row, : counts[row]].tolist()
-            out[row] = Written(made, words[int(handover[row])], bool(cut[row]))
+            out[row] = Written(made, self._word(handover[row]), bool(cut[row]))
             self.turns[row] = [*self.turns[row], text_turn([markers.bos, *made, markers.eos])]
         self.cache = caches.resize(self.cache, self._slots(self.turns))
         return out
@@ -200,7 +200,7 @@ class Context:
             base = self._at(full, have)
             if any(more):
                 base = jax.tree.map(jnp.copy, base)
-            branches.append(self._append(base, have, more))
+            branches.append(self._append(base, have, more)[0])
         slots = max(branch.slots for branch in branches)
         return tuple(caches.resize(branch, slots) for branch in branches)
 
@@ -209,32 +209,44 @@ class Context:
         lengths, positions = (self.engine.place(x) for x in state(rows))
         return dataclasses.replace(cache, lengths=lengths, positions=positions)
 
-    def _append(self, cache: Cache, have: Sequence[Turns], new: Sequence[Turns]) -> Cache:
-        """Appends turns to every row, the kind that most rows wait for first."""
+    def _append(
+        self, cache: Cache, have: Sequence[Turns], new: Sequence[Turns]
+    ) -> tuple[Cache, dict[int, str]]:
+        """Appends turns to every row, the kind that most rows wait for first.
+
+        Returns the cache, and the hand-over after the last image of every row that was shown one.
+        """
+        wanted: dict[int, str] = {}
         if not any(new):
-            return cache
+            return cache, wanted
         total = state([[*old, *more] for old, more in zip(have, new)])[0]
         cache = caches.resize(cache, self._slots((), int(total.max())))
         queues = [collections.deque(turns) for turns in new]
         while any(queues):
             kinds = collections.Counter(queue[0].kind for queue in queues if queue)
             kind = kinds.most_common(1)[0][0]
-            cache = self._prefill(cache, kind, [_next(queue, kind) for queue in queues])
-        return cache
+            parts = [_next(queue, kind) for queue in queues]
+            cache, told = self._prefill(cache, kind, parts)
+            if told is not None:
+                told = np.asarray(told)
+                wanted |= {row: self._word(told[row]) for row, part in enumerate(parts) if part}
+        return cache, wanted
 
-    def _prefill(self, cache: Cache, kind: int, parts: Sequence[Turns]) -> Cache:
-        """Appends turns of one kind, of which images come one a row."""
+    def _prefill(
+        self, cache: Cache, kind: int, parts: Sequence[Turns]
+    ) -> tuple[Cache, jax.Array | None]:
+        """Appends turns of one kind, of which images come one a row, with their hand-overs [B]."""
         engine = self.engine
         if kind == GAP:
-            return caches.advance(cache, engine.place(np.array([len(p) for p in parts], np.int32)))
+            gaps = engine.place(np.array([len(part) for part in parts], np.int32))
+            return caches.advance(cache, gaps), None
         tokens = _joined([[turn.tokens for turn in part] for part in parts])
         counts = engine.place(np.array([len(t) for t in tokens], np.int32))
         room = bucket(max(map(len, tokens)), FEWEST_TOKENS if kind == TEXT else 1)
         features = engine.place(padded(tokens, room))
         if kind == TEXT:
-            return sampler.prefill_text(
-                engine.params, cache, features, counts, config=engine.config
-            )
+            read = sampler.prefill_text
+            return read(engine.params, cache, features, counts, config=engine.config), None
         places = _joined([[turn.places for turn in part] for part in parts])
         prefill = sampler.prefill_latents if kind == LATENT else sampler.prefill_vit
         return prefill(
@@ -246,6 +258,11 @@ class Context:
             config=engine.config,
             markers=engine.markers,
         )
+
+    def _word(self, handover: int) -> str:
+        """The name of a hand-over."""
+        markers = self.engine.markers
+        return {markers.bos: "text", markers.soi: "image", markers.eos: "stop"}[int(handover)]
 
     def _slots(self, rows: Sequence[Turns], least: int = 0) -> int:
         """Slots that hold these rows and `least` tokens."""

@@ -112,6 +112,15 @@ class Conversation:
         self.place += 1
         self._go_on()
 
+    def heard(self, handover: str) -> None:
+        """Takes what the model wants after an image it was shown, where training teaches it."""
+        shown = self.record.segments[self.place - 1]
+        if shown.kind != "image" or shown.next == "none":
+            return
+        self.steps[-1] = dataclasses.replace(self.steps[-1], handover=handover)
+        if shown.role == "refined" and handover == "stop" and self._may_stop():
+            self.ended = "stop"
+
     def trace(self) -> Trace:
         """What has happened so far."""
         return Trace(
@@ -127,11 +136,15 @@ class Conversation:
 
     def _reflected(self, handover: str) -> None:
         """Ends or lengthens the conversation, as the model wants after a reflection."""
-        rounds = sum(step.role == "refined" and not step.given for step in self.steps)
-        if handover == "stop" and self.settings.learned_stop and rounds >= self.settings.min_rounds:
+        if handover == "stop" and self._may_stop():
             self.ended = "stop"
         elif self.request.grow is not None:
             self.record = self.request.grow(self.record, handover)
+
+    def _may_stop(self) -> bool:
+        """Whether the settings let the model end here."""
+        rounds = sum(step.role == "refined" and not step.given for step in self.steps)
+        return self.settings.learned_stop and rounds >= self.settings.min_rounds
 
     def _go_on(self) -> None:
         """Reads what is given up to the next hole, or ends."""

@@ -207,17 +207,22 @@ class _Batch:
         if restarts:
             self.context.forget(restarts)
         pending = {row: talk.pending for row, talk in talks.items() if talk.pending}
-        if pending:
-            self.context.read(pending)
+        wanted = self.context.read(pending)
         for talk in talks.values():
             talk.pending, talk.restarts = [], False
+        for row, handover in wanted.items():
+            talks[row].heard(handover)
         self._note("read", list(pending), started)
 
     def _work(self) -> None:
         """Does the work that most rows wait for."""
         groups = collections.defaultdict(list)
         for row, talk in self._talks().items():
+            if talk.ended:
+                continue
             groups[self._work_of(row, talk)].append(row)
+        if not groups:
+            return
         started = time.perf_counter()
         work, rows = max(groups.items(), key=lambda item: len(item[1]))
         if work == "write":

@@ -69,10 +69,14 @@ def prefill_vit(
     *,
     config: Any,
     markers: Markers,
-) -> Cache:
-    """Jitted `append_vit`; the cache given is used up."""
+) -> tuple[Cache, jax.Array]:
+    """Jitted `append_vit`, and the hand-over [B] after the image, as `Drawn`'s.
+
+    The cache given is used up.
+    """
     model = functional.bind(config, params)
-    return append_vit(model, cache, patches, positions, counts, markers)
+    cache, hidden = append_vit(model, cache, patches, positions, counts, markers)
+    return cache, _handover(model, hidden, markers)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "markers"), donate_argnames="cache")
@@ -85,10 +89,14 @@ def prefill_latents(
     *,
     config: Any,
     markers: Markers,
-) -> Cache:
-    """Jitted `append_latents`; the cache given is used up."""
+) -> tuple[Cache, jax.Array]:
+    """Jitted `append_latents`, and the hand-over [B] after the image, as `Drawn`'s.
+
+    The cache given is used up.
+    """
     model = functional.bind(config, params)
-    return append_latents(model, cache, latents, positions, counts, markers)
+    cache, hidden = append_latents(model, cache, latents, positions, counts, markers)
+    return cache, _handover(model, hidden, markers)
 
 
 @functools.partial(
@@ -134,7 +142,6 @@ def write_text(
     model = functional.bind(config, params)
     rows = cache.rows
     row = jnp.arange(rows)
-    control = jnp.asarray([markers.bos, markers.soi, markers.eos], jnp.int32)
     draws = jnp.int32(markers.soi)
 
     def unfinished(state: tuple) -> jax.Array:
@@ -145,9 +152,8 @@ def write_text(
         cache, hidden = append_text(model, cache, token[:, None], (~done).astype(jnp.int32))
         logits = model.logits(hidden[:, 0])[:, :vocab]
         closing = ~done & (token == markers.eos) & (place > 0)
-        told = jnp.where(
-            drawn.handover == NEVER, control[jnp.argmax(logits[:, control], -1)], draws
-        )
+        likely = _handover(model, hidden[:, 0], markers)
+        told = jnp.where(drawn.handover == NEVER, likely, draws)
         if greedy:
             chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         else:
@@ -175,6 +181,12 @@ def write_text(
     start = (cache, jnp.full(rows, markers.bos, jnp.int32), ~active, drawn, jnp.int32(0))
     cache, _, _, drawn, _ = jax.lax.while_loop(unfinished, step, start)
     return cache, drawn
+
+
+def _handover(model: Any, hidden: jax.Array, markers: Markers) -> jax.Array:
+    """The likeliest of bos, soi and eos after hidden states [B, D]: [B] int32."""
+    control = jnp.asarray([markers.bos, markers.soi, markers.eos], jnp.int32)
+    return control[jnp.argmax(model.logits(hidden)[:, control], axis=-1)]
 
 
 def _sample(

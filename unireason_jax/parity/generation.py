@@ -77,7 +77,7 @@ class Contexts:
         arrays = tokens[None], grid[None], np.array([len(grid)], np.int32)
         fixed = {"config": self.golden.config, "markers": self.golden.markers}
         cache = jax.tree.map(jnp.copy, cache)
-        return prefill(self.golden.params, cache, *arrays, **fixed)
+        return prefill(self.golden.params, cache, *arrays, **fixed)[0]
 
     def compare(self, report: Report, key: str, cache: Cache) -> None:
         """Lengths, next rotary positions, keys and values of every layer."""
