@@ -159,9 +159,11 @@ def get_config() -> ConfigDict:
             "hang_seconds": 900.0,
         }
     )
-    # Sizes of the mesh axes; -1 takes the devices that are left. slices > 1: TPU slices that the
-    # data axis spans.
-    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1, "context": 1, "slices": 1})
+    # Sizes of the mesh axes, -1 takes the devices that are left; or the preset of an accelerator
+    # (sharding.ACCELERATORS) chooses them. slices > 1: TPU slices that the data axis spans.
+    config.mesh = ConfigDict(
+        {"preset": "", "data": 1, "fsdp": -1, "tensor": 1, "context": 1, "slices": 1}
+    )
     # Loss on held-out packs every so many steps (0: never): examples drawn, batches used.
     config.eval = ConfigDict({"every": 0, "examples": 512, "batches": 4})
     return config

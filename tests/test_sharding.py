@@ -1,5 +1,7 @@
 """Mesh sizes, logical specs and the placement of batches, on eight fake devices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,13 +33,23 @@ def test_wrong_sizes_are_explained(sizes, message):
         sharding.mesh_sizes(sizes, 8)
 
 
-def test_every_preset_lays_out_its_devices():
-    devices = {"single": 1, "v5p-32": 16, "v5p-128": 64, "v5e-256": 256, "v6e-256": 256}
-    for name in sharding.PRESETS:
-        shape = sharding.mesh_sizes(sharding.preset(name), devices.get(name, 16))
-        assert np.prod(shape) == devices.get(name, 16)
-    with pytest.raises(ValueError, match="did you mean 'v5p-128'"):
-        sharding.preset("v5p128")
+@pytest.mark.parametrize("devices", [1, 4, 8, 32, 64, 256])
+@pytest.mark.parametrize("name", sharding.ACCELERATORS)
+def test_every_preset_lays_out_its_devices(name, devices):
+    sizes = sharding.preset(name, devices)
+    fsdp, tensor, context = sharding.ACCELERATORS[name]
+    assert np.prod(sharding.mesh_sizes(sizes, devices)) == devices
+    assert sizes["fsdp"] <= fsdp and sizes["tensor"] <= tensor and sizes["context"] <= context
+
+
+def test_presets_are_config_values():
+    config = {"preset": "cpu", "data": 1, "fsdp": 1, "tensor": 1, "context": 1, "slices": 1}
+    assert dict(sharding.configured_mesh(config).shape) == sharding.preset("cpu", 8)
+    own = sharding.configured_mesh(config | {"preset": "", "tensor": 8})
+    assert dict(own.shape) == {"data": 1, "fsdp": 1, "tensor": 8, "context": 1}
+    assert sharding.preset("v5p", 64) == {"data": 4, "fsdp": 16, "tensor": 1, "context": 1}
+    with pytest.raises(ValueError, match="did you mean 'v5p'"):
+        sharding.preset("v5pp", 8)
 
 
 def test_mesh_has_auto_axes_in_order():
@@ -45,6 +57,25 @@ def test_mesh_has_auto_axes_in_order():
     assert mesh.axis_names == sharding.AXES
     assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
     assert sharding.row_parts(mesh) == 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What the layout of a multislice mesh looks at."""
+
+    id: int
+    slice_index: int
+    process_index: int
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+
+
+def test_only_the_data_axis_crosses_slices():
+    chips = [Chip(i, i // 4, i // 4) for i in range(8)]
+    grid = sharding.device_grid((2, 2, 2, 1), 2, chips)
+    slices = np.vectorize(lambda chip: chip.slice_index, otypes=[int])(grid)
+    assert grid.shape == (2, 2, 2, 1)
+    assert (slices[0] == slices[0].flat[0]).all() and (slices[1] != slices[0]).all()
 
 
 def test_slices_must_divide_the_data_axis():
@@ -74,6 +105,19 @@ def test_constrain_shards_inside_a_mesh_and_is_nothing_outside():
         y = jax.jit(lambda x: sharding.constrain(x, "batch", "mlp"))(x)
     assert y.sharding.spec == P(("data", "fsdp"), "tensor")
     np.testing.assert_array_equal(y, x)
+
+
+def test_a_gathered_parameter_has_a_gradient_where_it_is_stored():
+    table = jnp.arange(32.0).reshape(8, 4)
+    stored, used = ("vocab", "embed"), ("vocab", None)
+
+    def loss(table):
+        return jnp.sum(sharding.gathered(table, stored, used) ** 2)
+
+    with jax.set_mesh(sharding.make_mesh(SIZES)):
+        grad = jax.jit(jax.grad(loss))(table)
+    assert grad.sharding.spec == P("tensor", "fsdp")
+    np.testing.assert_array_equal(grad, 2 * table)
 
 
 def test_global_batch_divides_rows():

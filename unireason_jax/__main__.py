@@ -15,6 +15,7 @@ VERBS = {
     "encode": "store latents of prepared records, so that training streams them",
     "convert": "read released BAGEL or UniReason weights, or write them",
     "parity": "compare with recordings of the official code, tensor by tensor",
+    "compile_check": "compile for a TPU topology without a TPU: memory, FLOPs, collectives",
     "bench": "measure packing, the loader, the train step, texts and images",
 }
 

@@ -5,7 +5,6 @@ directory, so that both read and write exactly the same tokens.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from unireason_jax import configuration, corpus, metrics, objective, sharding, state
+from unireason_jax import configuration, corpus, metrics
 from unireason_jax.configuration import ConfigError
 from unireason_jax.data import assemble
 from unireason_jax.data.images import Resize
@@ -23,9 +22,9 @@ from unireason_jax.data.packing import Budgets
 from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.data.sequence import LatentCodec, SequenceSpec
 from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer
-from unireason_jax.models import functional, vae
+from unireason_jax.models import vae
 from unireason_jax.models.config import BagelConfig
-from unireason_jax.optim import make_optimizer
+from unireason_jax.program import TrainProgram
 from unireason_jax.state import TrainState
 from unireason_jax.world.basis import PatchBasis
 
@@ -205,16 +204,11 @@ def make_pipeline(
     )
 
 
-class Plan:
+class Plan(TrainProgram):
     """All that is known of a training run before the first array exists.
 
-    Attributes:
-      config: the resolved config.
+    Attributes (besides those of `TrainProgram`):
       experiment: model, tokenizer, codec.
-      loss, optimizer: what is minimised, and how.
-      mesh: devices by axis.
-      shardings: NamedSharding of every leaf of the state.
-      abstract: shapes, dtypes and shardings of the state.
       pipeline: this process's batches; None in an outline.
     """
 
@@ -222,25 +216,8 @@ class Plan:
         self, config: ConfigDict, workdir: epath.PathLike | None = None, *, is_outline: bool = False
     ):
         """Makes everything but arrays on devices; an outline does without the records."""
-        self.config = config
         self.experiment = outline(config) if is_outline else create(config)
-        self.model, self.loss = self.experiment.model, configuration.loss_config(config)
-        logical = functional.logical_axes(self.model)
-        self.optimizer = make_optimizer(configuration.optim_config(config), logical)
-        sizes = config.mesh.to_dict()
-        self.mesh = sharding.make_mesh(
-            {axis: sizes[axis] for axis in sharding.AXES}, slices=sizes["slices"]
-        )
-        self.microbatches = config.train.microbatches
-        parts = sharding.row_parts(self.mesh) * self.microbatches
-        if config.data.rows % parts or sharding.row_parts(self.mesh) % jax.process_count():
-            raise ConfigError(
-                f"config.data.rows={config.data.rows} must be a multiple of data x fsdp x "
-                f"microbatches = {parts}, and data x fsdp of the {jax.process_count()} processes."
-            )
-        shapes = state.abstract_state(functional.abstract(self.model), self.optimizer)
-        self.shardings = state.state_shardings(self.mesh, shapes, logical)
-        self.abstract = state.with_shardings(shapes, self.shardings)
+        super().__init__(config, self.experiment.model)
         self.pipeline = None if is_outline else self.make_pipeline(workdir=workdir)
 
     def make_pipeline(
@@ -269,23 +246,7 @@ class Plan:
         spec = assemble.row_spec(Budgets(**data.budgets), self.experiment.spec.patch_sizes)
         return {name: ((data.rows, *shape), dtype) for name, (shape, dtype) in spec.items()}
 
-    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes, dtypes and sharding of a global batch."""
-        rows = sharding.batch_sharding(self.mesh)
-        return {
-            name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
-            for name, (shape, dtype) in self.batch_spec().items()
-        }
-
     def compile_step(self) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
         """The train step as an executable; the state it is given is donated."""
-        step = functools.partial(
-            objective.train_step,
-            model=self.model,
-            loss=self.loss,
-            optimizer=self.optimizer,
-            microbatches=self.microbatches,
-        )
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
         with metrics.heartbeat("train step"):
-            return jitted.lower(self.abstract, self.abstract_batch()).compile()
+            return self.lower_step(self.batch_spec()).compile()

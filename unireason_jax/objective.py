@@ -138,6 +138,7 @@ def _chunked(hidden, kernel, labels, weights, chunk, dtype, *, gradient):
         d_kernel = d_kernel + jnp.einsum(
             "BTD,BTV->DV", h, d_logits, preferred_element_type=jnp.float32
         )
+        d_kernel = constrain(d_kernel, "embed", "vocab")  # each device sums its own shard
         return (loss, hits, d_kernel), d_h.astype(hidden.dtype)
 
     zero = jnp.zeros((), jnp.float32)

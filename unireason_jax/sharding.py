@@ -9,12 +9,14 @@ which mesh axis a name means. Axes are `AxisType.Auto`: the compiler inserts the
 """
 
 import difflib
+import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster  # the detection has no public name
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -35,15 +37,19 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "patch": None,
 }
 
-PRESETS: dict[str, dict[str, int]] = {
-    "single": {"data": 1, "fsdp": 1, "tensor": 1, "context": 1},
-    "data_parallel": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1},
-    "fsdp": {"data": 1, "fsdp": -1, "tensor": 1, "context": 1},
-    "gpu-8": {"data": -1, "fsdp": 8, "tensor": 1, "context": 1},
-    "v5p-32": {"data": 1, "fsdp": 16, "tensor": 1, "context": 1},
-    "v5p-128": {"data": 4, "fsdp": 16, "tensor": 1, "context": 1},
-    "v5e-256": {"data": 2, "fsdp": 32, "tensor": 4, "context": 1},
-    "v6e-256": {"data": 2, "fsdp": 32, "tensor": 4, "context": 1},
+# Per accelerator: (fsdp at most, tensor, context). Weights, moments and average are spread over
+# fsdp x tensor devices, and `data` takes the rest of the pod. FSDP over more devices than the state
+# needs only makes every gather cross more links, so the group is no larger than a 7B model with
+# AdamW and a moving average needs (README, "Scale out").
+ACCELERATORS: dict[str, tuple[int, int, int]] = {
+    "cpu": (8, 1, 1),
+    "v4": (32, 1, 1),
+    "v5e": (32, 4, 1),
+    "v5p": (16, 1, 1),
+    "v6e": (32, 4, 1),
+    "tpu7x": (16, 1, 1),
+    "h100": (32, 1, 1),
+    "h200": (16, 1, 1),
 }
 
 
@@ -75,12 +81,34 @@ def mesh_sizes(sizes: Mapping[str, int], devices: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def preset(name: str) -> dict[str, int]:
-    """Axis sizes of a named preset. Raises ValueError naming the nearest preset."""
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1) or sorted(PRESETS)
-        raise ValueError(f"mesh: unknown preset {name!r}; did you mean {near[0]!r}?")
-    return dict(PRESETS[name])
+def preset(accelerator: str, devices: int) -> dict[str, int]:
+    """Axis sizes that suit a 7B model on so many devices of an accelerator.
+
+    Raises:
+      ValueError: naming the nearest accelerator.
+    """
+    if accelerator not in ACCELERATORS:
+        near = difflib.get_close_matches(accelerator, ACCELERATORS, n=1) or sorted(ACCELERATORS)
+        raise ValueError(f"mesh.preset: unknown {accelerator!r}; did you mean {near[0]!r}?")
+    fsdp, tensor, context = ACCELERATORS[accelerator]
+    tensor = math.gcd(tensor, devices)
+    context = math.gcd(context, devices // tensor)
+    fsdp = math.gcd(fsdp, devices // (tensor * context))
+    data = devices // (fsdp * tensor * context)
+    return {"data": data, "fsdp": fsdp, "tensor": tensor, "context": context}
+
+
+def configured_mesh(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of `config.mesh`: the sizes of a preset if it names one, else its own.
+
+    Args:
+      config: "preset", the axes' sizes, and "slices".
+      devices: the devices to use; all of them by default.
+    """
+    devices = jax.devices() if devices is None else devices
+    name = config["preset"]
+    sizes = preset(name, len(devices)) if name else {axis: config[axis] for axis in AXES}
+    return make_mesh(sizes, slices=config["slices"], devices=devices)
 
 
 def make_mesh(
@@ -98,10 +126,24 @@ def make_mesh(
       devices: the devices to use; all of them by default.
     """
     devices = list(jax.devices() if devices is None else devices)
-    shape = mesh_sizes(preset("fsdp") if sizes is None else sizes, len(devices))
+    shape = mesh_sizes({"fsdp": -1} if sizes is None else sizes, len(devices))
     types = (AxisType.Auto,) * len(AXES)
     if slices == 1:
         return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    return Mesh(device_grid(shape, slices, devices), AXES, axis_types=types)
+
+
+def device_grid(shape: tuple[int, ...], slices: int, devices: Sequence[Any]) -> np.ndarray:
+    """Devices by mesh position, slices along `data` and nothing else.
+
+    Args:
+      shape: sizes in the order of `AXES`.
+      slices: number of slices, at least 2.
+      devices: devices that know their `slice_index`.
+
+    Raises:
+      ValueError: the slices do not divide the data axis.
+    """
     if shape[0] % slices:
         raise ValueError(
             f"mesh: data={shape[0]} must be a multiple of slices={slices}: "
@@ -109,8 +151,7 @@ def make_mesh(
         )
     inner = (shape[0] // slices, *shape[1:])
     outer = (slices, *(1,) * (len(AXES) - 1))
-    grid = mesh_utils.create_hybrid_device_mesh(inner, outer, devices=devices)
-    return Mesh(grid, AXES, axis_types=types)
+    return mesh_utils.create_hybrid_device_mesh(inner, outer, devices=devices)
 
 
 def spec(*logical: str | None) -> PartitionSpec:
@@ -174,6 +215,28 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
         return x
     wanted = fitted_spec(x.shape, logical, mesh.shape)
     return jax.lax.with_sharding_constraint(x, wanted)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def gathered(
+    x: jax.Array, stored: tuple[str | None, ...], used: tuple[str | None, ...]
+) -> jax.Array:
+    """A parameter laid out for its use; its gradient is reduced straight to where it is stored.
+
+    `constrain` alone would lay the gradient out like the use, so every device would get all of it.
+
+    Args:
+      x: a parameter.
+      stored: logical names of its dimensions.
+      used: logical names while it is used.
+    """
+    return constrain(x, *used)
+
+
+gathered.defvjp(
+    lambda x, stored, used: (constrain(x, *used), None),
+    lambda stored, used, _, ct: (constrain(ct, *stored),),
+)
 
 
 def platform() -> str:

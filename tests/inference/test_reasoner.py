@@ -54,7 +54,7 @@ def test_eight_devices_give_the_same():
     raws = [example(0, i, "edit", side=toy.SIDE) for i in range(8)]
     keys = ("id", "instruction", "input_image")
     records = [TEMPLATES["think_edit"]({key: raw[key] for key in keys}) for raw in raws]
-    mesh = sharding.make_mesh(sharding.preset("data_parallel"), devices=jax.devices()[:8])
+    mesh = sharding.make_mesh({"data": -1}, devices=jax.devices()[:8])
     spread = Reasoner(toy.config(), toy.params(), toy.spec(), toy.settings(), mesh=mesh)
     for a, b in zip(toy.reasoner().run(records), spread.run(records)):
         same(a, b)

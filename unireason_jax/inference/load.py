@@ -106,7 +106,7 @@ def from_flags(arguments: argparse.Namespace) -> Reasoner:
       FileNotFoundError, ValueError: as `load`; or a flag is out of range.
     """
     here = jax.local_devices()
-    mesh = sharding.make_mesh(sharding.preset("fsdp"), devices=here) if len(here) > 1 else None
+    mesh = sharding.make_mesh(devices=here) if len(here) > 1 else None
     options = {"which": arguments.which, "step": arguments.step, "dtype": arguments.dtype}
     reasoner = load(arguments.checkpoint, mesh=mesh, **options)
     reasoner.settings = with_flags(reasoner.settings, arguments)

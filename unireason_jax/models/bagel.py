@@ -18,7 +18,7 @@ from unireason_jax.models.layers import (
 )
 from unireason_jax.models.mot import Past, Stack
 from unireason_jax.models.vit import ViT
-from unireason_jax.sharding import constrain
+from unireason_jax.sharding import constrain, gathered
 from unireason_jax.visibility import Visibility
 
 TIME_FEATURES = 256
@@ -56,7 +56,7 @@ class Bagel(nnx.Module):
     def embed_text(self, ids: jax.Array) -> jax.Array:
         """Token ids [B, T] int32 -> [B, T, D]."""
         with jax.named_scope("embed_text"):
-            table = constrain(self.embed[...], "vocab", None)
+            table = gathered(self.embed[...], ("vocab", "embed"), ("vocab", None))
             return constrain(table[ids].astype(jnp.float32), "batch", "length", None)
 
     def embed_vit(self, patches: jax.Array, positions: jax.Array, images: jax.Array) -> jax.Array:

@@ -66,7 +66,7 @@ def _forward(
     q: jax.Array, k: jax.Array, v: jax.Array, ids: Ids, tiles: Tiles, interpret: bool
 ) -> tuple[jax.Array, Any]:
     """The output, and what the backward pass needs."""
-    ids = _padded(ids, tiles)
+    ids = padded(ids, tiles)
     x = _tensors(q, k, v, ids, tiles)
     out, lse = outputs(x, _walk(active_tiles(ids, tiles)), tiles, interpret)
     result = checkpoint_name(_untiled(out, q.shape, tiles), "attention")
@@ -114,14 +114,15 @@ def _walk(active: jax.Array) -> Walk:
     rows, outer, inner = active.shape
     alone = ~jnp.any(active, axis=2, keepdims=True) & (jnp.arange(inner) == 0)
     active = (active | alone).reshape(rows, -1)
+    place = jnp.arange(outer * inner, dtype=jnp.int32)
     order = jnp.argsort(~active, axis=1, stable=True).astype(jnp.int32)
     counts = jnp.sum(active, axis=1, dtype=jnp.int32)
-    place = jnp.minimum(jnp.arange(outer * inner), counts[:, None] - 1)
-    order = jnp.take_along_axis(order, place, axis=1)
+    last = jnp.max(jnp.where(active, place, 0), axis=1, keepdims=True)
+    order = jnp.where(place < counts[:, None], order, last)
     return Walk((order // inner << SHIFT | order % inner).reshape(-1), counts)
 
 
-def _padded(ids: Ids, tiles: Tiles) -> Ids:
+def padded(ids: Ids, tiles: Tiles) -> Ids:
     """Ids filled up to whole tiles with padding."""
     sizes = tiles.queries, tiles.queries, tiles.queries, tiles.keys
     fills = PADDING, PADDING, NOTHING, PADDING

@@ -1,0 +1,76 @@
+"""The whole check on CPU devices, and its parts that need no compiler."""
+
+import numpy as np
+import pytest
+
+from unireason_jax import configuration, metrics
+from unireason_jax.compilation import check, reference, summary, topology
+from unireason_jax.data.packing import Budgets
+from unireason_jax.models.config import variant
+
+TINY = "configs/tiny.py"
+SMALL = {
+    "model.llm.layers": 1,
+    "model.vit_tower": False,
+    "data.budgets.text": 128,
+    "data.budgets.vit": 0,
+    "data.budgets.latent": 64,
+    "data.rows": 8,
+    "mesh.preset": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def found(quick_compile):
+    config = configuration.load(TINY, SMALL)
+    return check.check(config, "cpu:8", name="tiny train")
+
+
+def test_the_report_of_a_small_step(found, tmp_path):
+    assert found["devices"] == 8 and found["mesh"] == "fsdp 8" and found["tokens"] == 192
+    # Eight devices hold an eighth each of weights, two moments and the average, and the batch.
+    state = 4 * 4 * found["parameters"] / 8
+    assert state <= found["memory"]["argument_gib"] * 2**30 <= 3 * state
+    assert found["flops"]["compiled_matmuls"] >= found["flops"]["model"] > 0
+    assert found["collectives"]["gib"] > 0 and not found["square_buffers"]
+    path = check.save(found, tmp_path)
+    assert path.name == "tiny_train_cpu_8.md"
+    text = path.read_text()
+    assert "compiled / (model + recomputation)" in text and "mesh fsdp 8" in text
+    assert "| tiny train | cpu:8 | 8 | fsdp 8 | 192 |" in summary.table(tmp_path)
+
+
+def test_wrong_requests_are_explained(monkeypatch):
+    with pytest.raises(topology.TopologyError, match=r"such as v5p:2x2x4"):
+        topology.devices("v5p-16")
+    with pytest.raises(topology.TopologyError, match="there are 8 CPU devices"):
+        topology.devices("cpu:512")
+    with pytest.raises(configuration.ConfigError, match="must be a multiple of data x fsdp"):
+        config = configuration.load(TINY, SMALL | {"data.rows": 6})
+        check.check(config, "cpu:8", name="wrong")
+
+    def absent(**_):
+        raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology.")
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", absent)
+    with pytest.raises(topology.TopologyError, match=r"pip install 'unireason-jax\[tpu\]'"):
+        topology.devices("v5p:2x2x2")
+
+
+@pytest.mark.parametrize("budgets", [Budgets(96, 32, 64), Budgets(64, 0, 50), Budgets(40, 0, 0)])
+def test_the_reference_row_is_full(budgets):
+    row = reference.reference_row(variant("nano"), budgets)
+    counts = metrics.batch_counts(row)
+    assert [counts[k] for k in ("text", "vit", "latent")] == budgets.array().tolist()
+    assert row["positions"].shape == (1, budgets.total)
+
+
+def test_the_kernel_walks_hardly_more_tiles_than_it_must():
+    model = variant("bagel_7b_mot")
+    row = reference.reference_row(model, Budgets(2048, 4096, 26624))
+    for (queries, keys), tiles in reference.tile_counts(row, model, parts=1).items():
+        assert tiles["needed"] <= tiles["walked"] <= 1.05 * tiles["needed"]
+        walked, visible = tiles["walked"] / tiles["all"], tiles["pairs"]
+        assert walked <= 1.3 * visible, (queries, keys)
+    whole = reference.tile_counts(row, model, parts=2)
+    assert np.array([(queries, keys) for queries, keys in whole]).shape == (3, 2)

@@ -1,0 +1,135 @@
+"""One program compiled for one topology, and what there is to say about it."""
+
+import contextlib
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from unireason_jax import metrics
+from unireason_jax.compilation import facts, hlo, programs, summary, topology
+from unireason_jax.compilation.reference import reference_row
+from unireason_jax.data.packing import Budgets
+from unireason_jax.models import functional
+from unireason_jax.program import TrainProgram
+
+
+class DoesNotFit(RuntimeError):
+    """The program needs more memory than a device has; the message says how much."""
+
+
+_REMATERIALISED = re.compile(r"\[SPMD\] Involuntary full rematerialization[^\n]*")
+
+
+def check(config: Any, where: str, program: str = "train", *, name: str) -> dict[str, Any]:
+    """Compiles one program for a topology; what the report says, as plain values.
+
+    Args:
+      config: the resolved config; `mesh.slices` is set to the topology's slices.
+      where: the topology (see `topology`).
+      program: one of `programs.PROGRAMS`.
+      name: of the report.
+
+    Raises:
+      TopologyError: the topology cannot be had.
+      ConfigError, ValueError: config and topology do not fit together.
+      DoesNotFit: the compiler found no way into the memory of a device.
+    """
+    devices, config.mesh.slices = topology.devices(where)
+    budgets = programs.budgets_of(config)
+    start, cpu = time.monotonic(), time.process_time()
+    with metrics.heartbeat(f"{name} for {where}"), _captured_log() as log:
+        lowered, plan = programs.lower(program, config, devices, budgets)
+        try:
+            executable = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            first = str(error).split("\n")[0]
+            raise DoesNotFit(f"{name} does not fit on {where}: {first}") from None
+    spent = {
+        "seconds": time.monotonic() - start,
+        "cpu_seconds": time.process_time() - cpu,
+        "warnings": sorted(set(_REMATERIALISED.findall(log()))),
+    }
+    described = describe(plan, budgets, executable.memory_analysis(), executable.as_text())
+    labels = {"program": name, "topology": where, "config": _changed(config)}
+    return labels | described | spent
+
+
+def describe(plan: TrainProgram, budgets: Budgets, memory: Any, text: str) -> dict[str, Any]:
+    """What an executable's memory analysis and HLO text say about a run."""
+    chip, parsed = topology.chip(plan.mesh.devices.flat[0]), hlo.parse(text)
+    config, row = plan.config, reference_row(plan.model, budgets)
+    work = facts.Work(
+        model=plan.model,
+        row=row,
+        rows=config.data.rows,
+        devices=plan.mesh.size,
+        context=plan.mesh.shape["context"],
+        und_trained=not plan.loss.detach_und,
+    )
+    trains = "train_step" in text.split("\n", 1)[0]
+    found: dict[str, Any] = {
+        "device": plan.mesh.devices.flat[0].device_kind,
+        "devices": plan.mesh.size,
+        "mesh": " x ".join(f"{axis} {n}" for axis, n in plan.mesh.shape.items() if n > 1) or "1",
+        "rows": config.data.rows,
+        "tokens": budgets.total,
+        "parameters": functional.count(plan.abstract.params),
+        "remat": plan.model.remat,
+        "jax": jax.__version__,
+        "memory": facts.memory(memory, chip),
+        "collectives": facts.collectives(parsed),
+        "square_buffers": parsed.square_buffers(_token_counts(budgets, work.context)),
+    }
+    if trains:
+        found["flops"] = facts.flops(parsed, work)
+        found["speed"] = facts.speed(parsed, chip, found)
+    return found
+
+
+def save(found: dict[str, Any], folder: Path) -> Path:
+    """Writes <name>_<topology>.json and .md; returns the latter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = re.sub(r"[^a-z0-9*]+", "_", f"{found['program']} {found['topology']}".lower())
+    path = folder / f"{stem.replace('*', '_slices_')}.md"
+    path.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n")
+    path.write_text(summary.markdown(found))
+    return path
+
+
+def _token_counts(budgets: Budgets, context: int) -> set[int]:
+    """Sizes of a dimension of tokens that would make an attention matrix too large to have."""
+    sizes = {budgets.total, budgets.und, budgets.latent, budgets.vit}
+    return {n for size in sizes for n in (size, size // context) if n > 1024}
+
+
+def _changed(config: Any) -> str:
+    """What the config says about the model, in words."""
+    return f"model {config.model.variant}, frozen {', '.join(config.optim.freeze) or 'nothing'}"
+
+
+@contextlib.contextmanager
+def _captured_log() -> Iterator[Any]:
+    """Collects what XLA writes to standard error; yields a function that returns it."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        text: list[str] = []
+        try:
+            yield lambda: text[0]
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            text.append(file.read().decode(errors="replace"))

@@ -1,0 +1,111 @@
+"""The programs that are checked: the train step, and the two that sampling spends its time in."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from unireason_jax import configuration, experiment, sharding
+from unireason_jax.compilation.reference import patch_sizes
+from unireason_jax.data.assemble import row_spec
+from unireason_jax.data.packing import Budgets
+from unireason_jax.inference import cache, sampler
+from unireason_jax.models import functional
+from unireason_jax.models.config import BagelConfig
+from unireason_jax.program import TrainProgram
+from unireason_jax.state import with_shardings
+
+PROGRAMS = ("train", "text", "image")
+
+
+def budgets_of(config: ConfigDict) -> Budgets:
+    """Tokens of a row by stream: the config's, or those advised for its data."""
+    if sum(config.data.budgets.values()):
+        return Budgets(**config.data.budgets)
+    pipeline = experiment.make_pipeline(experiment.create(config))
+    pipeline.close()
+    return pipeline.budgets
+
+
+def lower(
+    name: str, config: ConfigDict, devices: Sequence[jax.Device], budgets: Budgets
+) -> tuple[jax.stages.Lowered, TrainProgram]:
+    """One of `PROGRAMS`, traced for the devices, and what is known of the run.
+
+    Args:
+      name: "train": a step; "text": a turn of text written after a full row; "image": an image
+        drawn after a full row, with text guidance.
+      config: the resolved config.
+      devices: where it would run.
+      budgets: tokens of a row by stream; the sampler's cache holds as many.
+
+    Raises:
+      ConfigError, ValueError: config and devices do not fit together.
+    """
+    program = TrainProgram(config, configuration.model_config(config), devices)
+    with jax.set_mesh(program.mesh):
+        if name == "train":
+            spec = row_spec(budgets, patch_sizes(program.model))
+            rows = config.data.rows
+            return program.lower_step({k: ((rows, *s), t) for k, (s, t) in spec.items()}), program
+        return _lower_sampler(name, program, budgets), program
+
+
+def _lower_sampler(name: str, program: TrainProgram, budgets: Budgets) -> jax.stages.Lowered:
+    """`sampler.write_text` or `sampler.draw_image` for one conversation per data x fsdp device."""
+    model, mesh = program.model, program.mesh
+    rows = sharding.row_parts(mesh)
+    shapes = functional.abstract(model)
+    params = with_shardings(
+        shapes, sharding.shardings(mesh, shapes, functional.logical_axes(model))
+    )
+    markers = _markers(model)
+    context = _cache(program, rows, budgets.total)
+    if name == "text":
+        return sampler.write_text.lower(
+            params,
+            context,
+            _rows(mesh, (rows,), bool),
+            _rows(mesh, (rows,), jnp.uint32),
+            jax.ShapeDtypeStruct((), jnp.int32),
+            *[jax.ShapeDtypeStruct((), jnp.float32)] * 2,
+            config=model,
+            markers=markers,
+            vocab=model.llm.vocab,
+            max_tokens=512,
+            greedy=True,
+        )
+    tokens = min(model.latent.side**2, max(budgets.latent, 1))
+    return sampler.draw_image.lower(
+        params,
+        (context, context),
+        _rows(mesh, (rows, tokens, model.latent.features), jnp.float32),
+        _rows(mesh, (rows, tokens), jnp.int32),
+        _rows(mesh, (rows,), jnp.int32),
+        (_rows(mesh, (rows,), jnp.float32),) * 2,
+        config=model,
+        markers=markers,
+        settings=sampler.FlowSettings(),
+    )
+
+
+def _markers(model: BagelConfig) -> cache.Markers:
+    """Some control ids; which ones does not change the program."""
+    vocab = model.llm.vocab
+    return cache.Markers(bos=vocab - 4, eos=vocab - 3, soi=vocab - 2, eoi=vocab - 1)
+
+
+def _rows(mesh: jax.sharding.Mesh, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    """An array with its rows spread over the mesh."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.batch_sharding(mesh))
+
+
+def _cache(program: TrainProgram, rows: int, slots: int) -> cache.Cache:
+    """A cache with its rows spread as the reasoner spreads them."""
+    made: Mapping[str, Any] = jax.eval_shape(lambda: cache.empty(program.model, rows, slots))
+    flat = sharding.batch_sharding(program.mesh)
+    wide = NamedSharding(program.mesh, PartitionSpec(None, *flat.spec))
+    return with_shardings(made, cache.Cache(k=wide, v=wide, lengths=flat, positions=flat))

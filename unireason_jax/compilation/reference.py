@@ -1,0 +1,125 @@
+"""A full packed row without data, for what depends on who sees whom.
+
+Shapes decide how a program is compiled, but useful FLOPs and the tiles a kernel walks depend on
+the pack. The reference row is filled to its budgets by refinement traces of equal size.
+"""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+
+from unireason_jax.data import assemble, layout
+from unireason_jax.data.packing import Budgets
+from unireason_jax.models.chunked import Ids
+from unireason_jax.models.config import BagelConfig
+from unireason_jax.models.flash import active_tiles, default_tiles, padded
+
+IMAGE = 4096  # latent tokens of a 1024 x 1024 image
+
+
+def patch_sizes(model: BagelConfig) -> tuple[int, int]:
+    """Features of a ViT patch (0 without a tower) and of a latent token."""
+    return 3 * model.vit.patch**2 if model.vit else 0, model.latent.features
+
+
+def reference_row(model: BagelConfig, budgets: Budgets) -> dict[str, np.ndarray]:
+    """The arrays [1, ...] of a row that refinement traces fill exactly.
+
+    A trace: a supervised plan, a draft as flow target, its clean copy and its ViT copy, a
+    supervised reflection, the refined image as flow target. There are as many traces as images of
+    1024 x 1024 fit three times into the latent budget, at least one; a trace's images share its
+    part of the latent and ViT budgets.
+    """
+    vocab, widths = model.llm.vocab, patch_sizes(model)
+    controls = SimpleNamespace(bos=vocab - 4, eos=vocab - 3, soi=vocab - 2, eoi=vocab - 1)
+    traces, sequences = max(1, budgets.latent // (3 * IMAGE)), []
+
+    def share(total: int, parts: int, number: int) -> int:
+        return total * (number + 1) // parts - total * number // parts
+
+    for trace in range(traces):
+        build = layout.Builder(controls, widths)
+        latent, vit = share(budgets.latent, traces, trace), share(budgets.vit, traces, trace)
+        images = min(3, latent)
+        # Two markers for every copy of an image; bos and eos are words of the texts here.
+        words = share(budgets.text, traces, trace) - 2 * (images + bool(vit))
+        sizes = [share(latent, images, i) for i in range(images)]
+        before = words // 2 if images > 1 else words
+        _text(build, before)
+        for number, tokens in enumerate(sizes):
+            values = np.zeros((tokens, widths[1]), np.float32)
+            places = np.arange(tokens, dtype=np.int32) % model.latent.side**2
+            if number == 1:
+                build.clean(values, places, "none")
+                if vit:
+                    cells = np.arange(vit, dtype=np.int32) % model.vit.side**2
+                    build.vit(np.zeros((vit, widths[0]), np.float32), cells, "none")
+                _text(build, words - before)
+            else:
+                build.target(values, places, "none", weight=1.0, logit=0.0, seed=trace)
+        sequences.append(build.finish(f"reference {trace}"))
+    return {k: v[None] for k, v in assemble.assemble(sequences, budgets, widths).items()}
+
+
+def _text(build: layout.Builder, words: int) -> None:
+    """A supervised text, if there is room for one."""
+    if words > 1:
+        build.text([0] * words, 1.0, "none")
+
+
+def tile_counts(
+    row: Mapping[str, np.ndarray], model: BagelConfig, parts: int
+) -> dict[tuple[int, int], dict[str, float]]:
+    """What the flash kernel walks in the reference row.
+
+    Args:
+      row: the result of `reference_row`.
+      model: the model's shape.
+      parts: over how many devices the queries of a row are divided (the `context` axis).
+
+    Returns:
+      By (queries, keys) of a call, in tokens of one device after padding to tiles: {"walked",
+      "needed": tiles walked and tiles that hold anything visible, "all": tiles there are, "pairs":
+      visible pairs as a fraction of all}; of the device with the most to do.
+    """
+    text, vit = row["text_ids"].shape[1], row["vit_images"].shape[1]
+    whole = Ids(row["vis_lo"], row["vis_hi"], row["vis_own"], row["vis_key"])
+    images, group = row["vit_images"], model.llm.heads // model.llm.kv_heads
+    calls = [
+        (Ids(*(x[:, : text + vit] for x in whole[:3]), whole.key), group),
+        (Ids(*(x[:, text + vit :] for x in whole[:3]), whole.key), group),
+        (Ids(images, images, images, images), 1),
+    ]
+    found: dict[tuple[int, int], dict[str, float]] = {}
+    for ids, heads in calls:
+        queries = ids.lo.shape[1]
+        if not queries:
+            continue
+        cut = parts if queries % parts == 0 else 1
+        for part in range(cut):
+            inside = slice(part * queries // cut, (part + 1) * queries // cut)
+            local = Ids(*(jnp.asarray(x[:, inside]) for x in ids[:3]), jnp.asarray(ids.key))
+            size, counts = _count(local, heads)
+            if counts["walked"] >= found.get(size, counts)["walked"]:
+                found[size] = counts
+    return found
+
+
+def _count(ids: Ids, group: int) -> tuple[tuple[int, int], dict[str, float]]:
+    """Padded (queries, keys) of one call, and its numbers of tiles and pairs."""
+    tiles = default_tiles(group, ids.lo.shape[1], ids.key.shape[1])
+    ids = padded(ids, tiles)
+    lo, hi, own, key = (np.asarray(x[0]) for x in ids)
+    walked = np.asarray(active_tiles(ids, tiles))[0]
+    needed, pairs = 0, 0
+    for start in range(0, len(lo), tiles.queries):
+        part = slice(start, start + tiles.queries)
+        real = lo[part, None] >= 0
+        seen = (lo[part, None] <= key) & (key <= hi[part, None]) | (key == own[part, None])
+        seen &= real
+        pairs += int(seen.sum())
+        needed += int(seen.reshape(tiles.queries, -1, tiles.keys).any((0, 2)).sum())
+    counts = {"walked": int(walked.sum()), "needed": needed, "all": walked.size}
+    return (len(lo), len(key)), counts | {"pairs": pairs / (len(lo) * len(key))}

@@ -1,0 +1,135 @@
+"""The report of a compiled program as Markdown, and the table of many."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_COLUMNS = (
+    "program",
+    "topology",
+    "chips",
+    "mesh",
+    "tokens/row",
+    "peak / capacity GiB",
+    "margin",
+    "compiled / (model + recomputed)",
+    "GiB on the wire, waiting",
+    "KiB/token",
+    "step bound s",
+    "MFU bound",
+)
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """One program's report."""
+    memory, wire = found["memory"], found["collectives"]
+    lines = [
+        f"# {found['program']} on {found['topology']}",
+        "",
+        f"{found['config']}; {found['device']}; {found['parameters']:,} parameters; mesh "
+        f"{found['mesh']}; {found['rows']} rows of {found['tokens']:,} tokens; remat "
+        f"{found['remat']}; jax {found['jax']}; lowered and compiled in {found['seconds']:.0f} s "
+        f"({found['cpu_seconds']:.0f} CPU-seconds).",
+        "",
+        "| memory of one device | GiB |",
+        "|---|---|",
+        *(
+            f"| {name.removesuffix('_gib')} | {memory[name]:.2f} |"
+            for name in memory
+            if "gib" in name
+        ),
+    ]
+    if "margin" in memory:
+        lines += ["", f"Free at the peak: {memory['margin']:.1%}."]
+    if found.get("flops"):
+        lines += _flop_lines(found["flops"])
+    lines += [
+        "",
+        f"Network: {wire['gib']:.1f} GiB sent per device and step, {wire['synchronous_gib']:.1f} "
+        "of them with nothing to overlap.",
+        "",
+        *(f"* {kind}: {size:.2f} GiB" for kind, size in wire["by_kind_gib"].items()),
+        *(f"* largest: {c['kind']} {c['mib']:.1f} MiB x {c['runs']}" for c in wire["largest"][:3]),
+    ]
+    if found.get("speed"):
+        lines += _speed_lines(found["speed"])
+    squares = ", ".join(found["square_buffers"]) or "none"
+    lines += [
+        "",
+        f"Arrays of tokens x tokens: {squares}.",
+        f"Involuntary rematerialisations reported by the partitioner: {len(found['warnings'])}.",
+        *(f"* {warning}" for warning in found["warnings"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _flop_lines(work: Mapping[str, Any]) -> list[str]:
+    """Operations, and the tiles that the attention kernels walk."""
+    lines = [
+        "",
+        "| floating-point operations of one device | |",
+        "|---|---|",
+        f"| model (useful) | {work['model']:.4g} |",
+        f"| chosen recomputation | {work['recomputation']:.4g} |",
+        f"| compiled matmuls | {work['compiled_matmuls']:.4g} |",
+        f"| attention kernels, tiles of the reference row | {work['compiled_kernels']:.4g} |",
+        f"| compiled / (model + recomputation) | {work['ratio']:.3f} |",
+    ]
+    if work["loops_counted_once"]:
+        lines.append(f"| loops of unknown length, counted once | {work['loops_counted_once']} |")
+    for tiles in work["tiles"]:
+        empty, skipped = (1 - tiles[k] / tiles["all"] for k in ("needed", "walked"))
+        lines += [
+            "",
+            f"Attention {tiles['queries']} x {tiles['keys']}: {skipped:.1%} of the tiles skipped, "
+            f"{empty:.1%} hold nothing visible; {1 - tiles['pairs']:.1%} of the pairs are masked.",
+        ]
+    return lines
+
+
+def _speed_lines(speed: Mapping[str, float]) -> list[str]:
+    """Time at the data sheet's rates."""
+    return [
+        "",
+        f"At the data sheet's rates: compute {speed['compute_s']:.2f} s, memory "
+        f"{speed['memory_s']:.2f} s, network {speed['network_s']:.2f} s. A step takes at least "
+        f"{speed['bound_s']:.2f} s (MFU at most {speed['mfu_bound']:.1%}); with the synchronous "
+        f"collectives on top, {speed['step_s']:.2f} s (MFU {speed['mfu_at_step']:.1%}). No chip "
+        "multiplies at its peak: expect less.",
+    ]
+
+
+def table(folder: Path) -> str:
+    """One line per report in a folder.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    reports = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    if not reports:
+        raise FileNotFoundError(f"{folder}: no report; run unireason compile_check first.")
+    rows = [_COLUMNS, ("---",) * len(_COLUMNS), *(_row(found) for found in reports)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _row(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells of one report."""
+    memory, wire = found["memory"], found["collectives"]
+    work, speed = found.get("flops"), found.get("speed")
+    capacity, margin = memory.get("capacity_gib"), memory.get("margin")
+    tokens = found["rows"] * found["tokens"] / found["devices"]
+    return (
+        found["program"],
+        found["topology"],
+        str(found["devices"]),
+        found["mesh"],
+        f"{found['tokens']:,}",
+        f"{memory['peak_gib']:.1f}" + (f" / {capacity:.1f}" if capacity else ""),
+        f"{margin:.0%}" if margin is not None else "",
+        f"{work['ratio']:.3f}" if work else "",
+        f"{wire['gib']:.1f}, {wire['synchronous_gib']:.1f}",
+        f"{wire['gib'] * (1 << 20) / tokens:.0f}",
+        f"{speed['bound_s']:.2f}" if speed else "",
+        f"{speed['mfu_bound']:.0%}" if speed else "",
+    )

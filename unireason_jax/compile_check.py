@@ -1,0 +1,65 @@
+"""`unireason compile_check`: compiles the real program for a pod that is not there, and reports.
+
+    unireason compile_check --config configs/tiny.py --topology cpu:8
+    unireason compile_check --config F --topology v5p:2x2x4 --config.mesh.preset=v5p
+    unireason compile_check --config F --topology v6e:16x16 --program image
+    unireason compile_check --table launch/compile_reports
+
+TPU topologies need libtpu (pip install 'unireason-jax[tpu]'), not a TPU. Reported are memory of one
+device against its capacity, useful and compiled FLOPs with loops multiplied out, every collective
+and whether work overlaps it, arrays of tokens x tokens, the partitioner's complaints, and what
+step time and MFU the data sheet's rates allow. Saved as JSON and Markdown under --out.
+"""
+
+import contextlib
+import re
+from pathlib import Path
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from unireason_jax import configuration
+from unireason_jax.compilation import programs, summary
+from unireason_jax.compilation.check import DoesNotFit, check, save
+from unireason_jax.configuration import ConfigError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/tiny.py.")
+TOPOLOGY = flags.DEFINE_string("topology", None, "accelerator:chips[*slices], e.g. v5p:2x2x4.")
+PROGRAM = flags.DEFINE_enum("program", "train", programs.PROGRAMS, "What to compile.")
+NAME = flags.DEFINE_string("name", None, "Name of the report; by default config and program.")
+OUT = flags.DEFINE_string("out", "compile_reports", "Folder of the reports.")
+TABLE = flags.DEFINE_string("table", None, "Only print the table of a folder's reports.")
+
+
+def main(argv: list[str]) -> None:
+    """Settles the flags, compiles, prints and saves."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; flags start with --.")
+    try:
+        if TABLE.value:
+            print(summary.table(Path(TABLE.value)), end="")
+            return
+        if CONFIG.value is None or not TOPOLOGY.value:
+            raise app.UsageError("--config=<file> and --topology=<accelerator:chips> are needed.")
+        _be_a_host(TOPOLOGY.value)
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        name = NAME.value or f"{Path(path).stem} {PROGRAM.value}"
+        found = check(CONFIG.value, TOPOLOGY.value, PROGRAM.value, name=name)
+    except (ConfigError, ValueError, FileNotFoundError, DoesNotFit) as error:
+        raise SystemExit(f"error: {error}") from error
+    report = save(found, Path(OUT.value))
+    print(report.read_text(), end="")
+    print(f"saved: {report} and {report.with_suffix('.json').name}")
+
+
+def _be_a_host(where: str) -> None:
+    """Before JAX starts: only the CPU is used here, with enough devices for a cpu topology."""
+    jax.config.update("jax_platforms", "cpu")
+    if match := re.fullmatch(r"cpu:(\d+)", where):
+        with contextlib.suppress(RuntimeError):  # JAX has started already
+            jax.config.update("jax_num_cpu_devices", int(match[1]))
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=configuration.parse_flags)
