@@ -3,8 +3,9 @@
 Command:  make quickstart    (or python -m unireason_jax.train --config=configs/quickstart.py
           --workdir=runs/quickstart, then python -m unireason_jax.evaluate)
 Hardware: two CPU cores, 4 GiB of memory.
-Time:     about 11 minutes (README.md, "What you will see").
-Result:   loss/ce and loss/flow near 0.5; the report with its pictures is in runs/quickstart/report.
+Time:     20 minutes of CPU time with the report (README.md, "What you will see").
+Result:   loss/ce near 0.45 and loss/flow near 0.32; the report with its pictures is in
+          runs/quickstart/report.
 
 The recipe is UniReason's stage 2 in small: plan, reflection and refined image are supervised, the
 draft is not; text to image, editing, refinement traces and knowledge prompts share one step.
