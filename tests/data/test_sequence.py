@@ -38,6 +38,14 @@ def small_spec(**changes):
     return SequenceSpec(IdsTokenizer(1, 2, 3, 4), **(settings | changes))
 
 
+def test_root_weighting_of_sixteen_tokens_is_a_quarter():
+    text = " ".join(["10"] * 15)  # fifteen words and the end marker are predicted
+    record = Record("r", (words("plan", text, loss="text"),))
+    spec = small_spec(weighting="sqrt")
+    found = render(record, spec, np.random.default_rng(0)).text_weights
+    assert found[found > 0].tolist() == [0.25] * 16
+
+
 def test_hand_over_labels_and_weights_sit_on_closing_markers():
     sequence = render(full_record(), small_spec(), np.random.default_rng(0))
     assert sequence.text_ids.tolist() == [1, 10, 11, 2, 3, 4, 3, 4, 1, 12, 2] + [3, 4] * 3 + [
