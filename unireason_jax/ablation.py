@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unireason_jax import command_line
 from unireason_jax.configuration import ConfigError
 from unireason_jax.evals import ablation
 from unireason_jax.evals.study import SECONDS_PER_CRITIQUE, Study, load_study, plan_steps
@@ -273,11 +274,7 @@ def run(arguments: argparse.Namespace, execute: Execute = execute) -> Path | Non
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; ends with one clear line on a wrong flag or config."""
-    arguments = parser().parse_args(argv)
-    try:
-        run(arguments)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    command_line.run(parser(), run, argv)
 
 
 if __name__ == "__main__":

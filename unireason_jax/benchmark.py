@@ -18,10 +18,10 @@ environment variable that --judge_key names.
 import argparse
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from unireason_jax import command_line
 from unireason_jax.evals.progress import Progress
 from unireason_jax.evals.public import SUITES, asking, drawing, geneval, scoring, world_sets
 from unireason_jax.evals.public.base import Item, Scored, Suite
@@ -163,11 +163,7 @@ def run(arguments: argparse.Namespace) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; ends with one clear line on a wrong flag, file or checkpoint."""
-    arguments = parser().parse_args(argv)
-    try:
-        run(arguments)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    command_line.run(parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,27 @@
-"""Command lines of entry points whose flags are their own, so that several can share a process."""
+"""Command lines: flags of an entry point's own, and one clear line where something is wrong."""
 
-from collections.abc import Sequence
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import flags
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    command: Callable[[argparse.Namespace], Any],
+    argv: Sequence[str] | None,
+) -> None:
+    """Reads `argv` (None: the process's own) and runs the command.
+
+    A wrong flag, file or checkpoint (ValueError, FileNotFoundError) ends the process with its
+    message as one line and status 1.
+    """
+    try:
+        command(parser.parse_args(argv))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
 
 
 def parse(own: flags.FlagValues, argv: Sequence[str], about: str) -> bool:

@@ -9,11 +9,10 @@ images and verdicts). All prompts are held out from training. Sizes are flags; 0
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unireason_jax import experiment
+from unireason_jax import command_line, experiment
 from unireason_jax.evals import world
 from unireason_jax.evals.flow_loss import flow_by_time
 from unireason_jax.evals.progress import Progress
@@ -95,11 +94,7 @@ def run(arguments: argparse.Namespace) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; ends with one clear line on a wrong flag or checkpoint."""
-    arguments = parser().parse_args(argv)
-    try:
-        run(arguments)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    command_line.run(parser(), run, argv)
 
 
 if __name__ == "__main__":

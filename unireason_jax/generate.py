@@ -17,13 +17,12 @@ interruption, and it goes on. Requests that cannot be generated are listed in re
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
-from unireason_jax import checkpoint, sharding
+from unireason_jax import checkpoint, command_line, sharding
 from unireason_jax.inference import presets
 from unireason_jax.inference.folder import Folder
 from unireason_jax.inference.load import add_flags, from_flags, with_flags
@@ -133,11 +132,7 @@ def _mine(name: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; ends with one clear line on a wrong flag, prompt or checkpoint."""
-    arguments = parser().parse_args(argv)
-    try:
-        run(arguments)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    command_line.run(parser(), run, argv)
 
 
 if __name__ == "__main__":

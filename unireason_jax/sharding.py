@@ -40,7 +40,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 # Per accelerator: (fsdp at most, tensor, context). Weights, moments and average are spread over
 # fsdp x tensor devices, and `data` takes the rest of the pod. FSDP over more devices than the state
 # needs only makes every gather cross more links, so the group is no larger than a 7B model with
-# AdamW and a moving average needs (README, "Scale out").
+# AdamW and a moving average needs (README, "TPU programs without a TPU").
 ACCELERATORS: dict[str, tuple[int, int, int]] = {
     "cpu": (8, 1, 1),
     "v4": (32, 1, 1),

@@ -11,13 +11,13 @@ command goes on where it stopped.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from unireason_jax import command_line
 from unireason_jax.evals.progress import Progress
 from unireason_jax.inference.load import add_flags, from_flags
 from unireason_jax.inference.strip import Note, Panel, contact_sheet, strip
@@ -105,11 +105,7 @@ def _read(path: Path) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; ends with one clear line on a wrong flag or checkpoint."""
-    arguments = parser().parse_args(argv)
-    try:
-        run(arguments)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    command_line.run(parser(), run, argv)
 
 
 if __name__ == "__main__":
