@@ -5,6 +5,7 @@ folder named by UNIREASON_GOLDENS, else in `../shared/goldens` beside the reposi
 need them are skipped, with the reason, where neither exists.
 """
 
+import gc
 import os
 from pathlib import Path
 
@@ -40,6 +41,20 @@ def goldens() -> Path:
 def data_goldens() -> Path:
     """Folder `data_open`: what the official data pipelines make of small records."""
     return _goldens("data_open")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _release_programs():
+    """Drops compiled programs after each module.
+
+    Every program keeps memory maps of its own; a whole run in one process would reach the
+    kernel's limit (vm.max_map_count, 65,530), which ends in a segmentation fault.
+    """
+    yield
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,9 @@ Each direction is the command itself in a process of its own, so that its peak m
 
 import dataclasses
 import hashlib
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from unireason_jax.benchmarks.child import measure
 from unireason_jax.models import functional, huggingface
 from unireason_jax.models.archive import Archive
 from unireason_jax.models.config import VARIANTS, BagelConfig
@@ -107,17 +105,11 @@ def _convert(way: str, source: Path, target: Path) -> dict[str, float]:
     _say(f"convert {way} bagel")
     command = [sys.executable, "-m", "unireason_jax.convert", way, "bagel"]
     command += ["--input", str(source), "--output", str(target)]
-    started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    unit = 1 if sys.platform == "darwin" else 1024
+    found = measure(command)
     return {
-        "wall_s": round(time.monotonic() - started, 1),
-        "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_rss_gib": round(usage.ru_maxrss * unit / GIB, 3),
+        "wall_s": round(found["wall_s"], 1),
+        "cpu_s": round(found["cpu_s"], 1),
+        "peak_rss_gib": round(found["peak_rss_mib"] / 1024, 3),
     }
 
 

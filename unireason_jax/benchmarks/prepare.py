@@ -2,8 +2,6 @@
 
 import json
 import random
-import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from unireason_jax.benchmarks import loader
+from unireason_jax.benchmarks.child import measure
 from unireason_jax.data.packing import plan_packs
 from unireason_jax.data.planning import advise_budgets
 
@@ -78,24 +77,6 @@ def _write_rows(path: Path, records: int, seed: int) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def _peak_mib(pid: int) -> float:
-    """Peak memory so far of a process or of its largest child; 0 where /proc does not tell.
-
-    (`ru_maxrss` of a child begins with what its parent held, so it cannot tell small from large.)
-    """
-    peaks = [0.0]
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for number in (pid, *children):
-            status = Path(f"/proc/{number}/status").read_text()
-            peaks += [
-                int(line.split()[1]) / 1024 for line in status.splitlines() if "VmHWM" in line
-            ]
-    except OSError:
-        pass  # it has just ended
-    return max(peaks)
-
-
 def _prepared(folder: Path, records: int, workers: int, seed: int) -> dict:
     """One run of the command, in a process of its own."""
     rows, output = folder / f"rows-{records}.jsonl", folder / f"out-{records}"
@@ -103,21 +84,6 @@ def _prepared(folder: Path, records: int, workers: int, seed: int) -> dict:
     command = [sys.executable, "-m", "unireason_jax.prepare", f"--input={rows}"]
     command += [f"--images={folder / 'images'}", f"--tokenizer={folder / 'tokenizer'}"]
     command += [f"--output={output}", f"--workers={workers}"]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    start = time.perf_counter()
-    process, peak = subprocess.Popen(command, stdout=subprocess.DEVNULL), 0.0
-    while process.poll() is None:
-        peak = max(peak, _peak_mib(process.pid))
-        time.sleep(0.1)
-    if process.returncode:
-        raise ValueError(f"prepare ended with status {process.returncode}")
-    wall = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    measured = measure(command)
     manifest = json.loads((output / "manifest.json").read_text())
-    return {
-        "wall_s": wall,
-        "cpu_s": cpu,
-        "peak_rss_mib": peak,
-        "quarantined": manifest["quarantined"],
-    }
+    return {**measured, "quarantined": manifest["quarantined"]}
