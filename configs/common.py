@@ -63,6 +63,10 @@ def get_config() -> ConfigDict:
             "groups": {},
             "quotas": {},
             "style": "plain",
+            # Of files (prepared folders bring theirs): a tokenizer's folder [the world's words],
+            # and the image sizes by name (data/sizes.py).
+            "tokenizer": "",
+            "sizes": "world",
             # The official ae.safetensors, to encode while training instead of beforehand.
             "vae": "",
             # Records of a file or prepared folder beside `source`: their share of the examples,

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import unireason_jax
+from tests.released_files import write_all, write_autoencoder
 from unireason_jax import checkpoint, configuration, convert, optim, sharding
-from unireason_jax.models import functional, huggingface, released, vae
-from unireason_jax.models.archive import Archive, type_name, write_archive
+from unireason_jax.models import functional, huggingface, released
+from unireason_jax.models.archive import Archive
 from unireason_jax.models.config import VAEConfig, variant
 
 NANO = variant("nano", llm={"qk_norm": False, "norm_eps": 1e-5})
@@ -24,10 +25,7 @@ def release(tmp_path_factory):
     folder = tmp_path_factory.mktemp("release")
     params = jax.jit(functional.init, static_argnums=0)(NANO, jax.random.key(0))
     huggingface.save(folder, NANO, huggingface.reader_of(params), shard_bytes=30_000)
-    made = jax.jit(vae.init, static_argnums=0)(TINY, jax.random.key(1))
-    made = {n: np.asarray(x) for n, x in made.items()}
-    made = {n: x.transpose(3, 2, 0, 1) if x.ndim == 4 else x for n, x in made.items()}
-    write_all(folder, "ae", made)
+    write_autoencoder(folder, TINY)
     (folder / "vae_config.json").write_text(json.dumps({"scale_factor": 0.5, "z_channels": 4}))
     letters = [chr(i) for i in range(97, 123)]
     (folder / "vocab.json").write_text(json.dumps({x: i for i, x in enumerate(letters)}))
@@ -36,12 +34,6 @@ def release(tmp_path_factory):
     added = {str(26 + i): {"content": x, "special": True} for i, x in enumerate(controls)}
     (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
     return folder
-
-
-def write_all(folder, stem, tensors):
-    """One file of some arrays."""
-    table = {name: (x.shape, type_name(x.dtype)) for name, x in tensors.items()}
-    write_archive(folder, stem, table, lambda name: [tensors[name]], shard_bytes=1 << 30)
 
 
 def run(*arguments):

@@ -53,7 +53,7 @@ def pairs(folder, encoded, codec):
     ("dtype", "tolerance"), [("float32", 0), ("float16", 2e-3), ("bfloat16", 2e-2)]
 )
 def test_the_worlds_latents_are_those_of_the_online_path(dtype, tolerance, prepared, tmp_path):
-    report = encode(prepared, tmp_path / "out", PatchBasis.create(), dtype=dtype)
+    report = encode(prepared, tmp_path / "out", Encoder(PatchBasis.create()), dtype=dtype)
     assert f"40 records with {dtype} latents in 3 shards" in report
     latent_tokens = 0
     for online, cached in pairs(prepared, tmp_path / "out", PatchBasis.create()):
@@ -68,7 +68,7 @@ def test_the_worlds_latents_are_those_of_the_online_path(dtype, tolerance, prepa
 
 
 def test_lengths_statistics_and_licences_stay(prepared, tmp_path):
-    encode(prepared, tmp_path / "out", PatchBasis.create())
+    encode(prepared, tmp_path / "out", Encoder(PatchBasis.create()))
     before, after = ArrayRecordSource(prepared), ArrayRecordSource(tmp_path / "out")
     np.testing.assert_array_equal(before.lengths(), after.lengths())
     assert before.manifest["counts"] == after.manifest["counts"]
@@ -96,7 +96,7 @@ def test_an_autoencoders_latents_are_those_of_the_online_path(autoencoder, tmp_p
     monkeypatch.setitem(SIZES, "world", SIZES["world"] | {"codec": SizeCodec(2, 4)})
     world = IndexedRecords(WorldSource(3, 12, TASKS))
     prepare(world, tmp_path / "pixels", sizes="world", shard_records=8)
-    encode(tmp_path / "pixels", tmp_path / "out", autoencoder, dtype="float32")
+    encode(tmp_path / "pixels", tmp_path / "out", Encoder(autoencoder), dtype="float32")
     compared = 0
     for online, cached in pairs(tmp_path / "pixels", tmp_path / "out", autoencoder):
         np.testing.assert_array_equal(cached.latents, online.latents)
@@ -106,7 +106,7 @@ def test_an_autoencoders_latents_are_those_of_the_online_path(autoencoder, tmp_p
 
 
 def test_interrupted_encoding_goes_on_and_ends_the_same(prepared, tmp_path, monkeypatch):
-    encode(prepared, tmp_path / "whole", PatchBasis.create())
+    encode(prepared, tmp_path / "whole", Encoder(PatchBasis.create()))
     read = ArrayRecordSource.__getitem__
 
     def stops(self, index):
@@ -116,10 +116,10 @@ def test_interrupted_encoding_goes_on_and_ends_the_same(prepared, tmp_path, monk
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(ArrayRecordSource, "__getitem__", stops)
-        encode(prepared, tmp_path / "out", PatchBasis.create())
+        encode(prepared, tmp_path / "out", Encoder(PatchBasis.create()))
     first = tmp_path / "out" / "records-00000.array_record"
     when = first.stat().st_mtime_ns
-    encode(prepared, tmp_path / "out", PatchBasis.create())
+    encode(prepared, tmp_path / "out", Encoder(PatchBasis.create()))
     assert first.stat().st_mtime_ns == when
     for path in (tmp_path / "whole").glob("*.*"):
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
@@ -127,8 +127,8 @@ def test_interrupted_encoding_goes_on_and_ends_the_same(prepared, tmp_path, monk
 
 def test_latents_of_another_autoencoder_are_refused(prepared, tmp_path, autoencoder):
     with pytest.raises(ValueError, match="measured for latents of 24 channels at stride 8, not 4"):
-        encode(prepared, tmp_path / "out", autoencoder)
-    encode(prepared, tmp_path / "out", PatchBasis.create())
+        encode(prepared, tmp_path / "out", Encoder(autoencoder))
+    encode(prepared, tmp_path / "out", Encoder(PatchBasis.create()))
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     latents.check(manifest, PatchBasis.create(), "out")
     other = PatchBasis.create()
@@ -149,7 +149,7 @@ def test_the_command_says_what_is_missing(prepared, tmp_path, capsys):
 
 def test_training_reads_encoded_records_and_keeps_its_plan_beside_them(prepared, tmp_path):
     config = configuration.load("configs/tiny.py")
-    encode(prepared, tmp_path / "out", PatchBasis.create(), dtype="float32")
+    encode(prepared, tmp_path / "out", Encoder(PatchBasis.create()), dtype="float32")
     batches = []
     for folder in (prepared, tmp_path / "out"):
         config.data.source = str(folder)

@@ -1,7 +1,7 @@
 """`unireason bench VERB`: what packing fills, and what a step, a text and an image cost, as JSON.
 
     unireason bench packing                       three mixtures, 50,000 records each
-    unireason bench loader --tokens-per-row 480   the embedded world through the whole pipeline
+    unireason bench loader                        the quickstart's pipeline, beside its step
     unireason bench prepare --records 100000      made-up rows to shards: records a second, memory
     unireason bench train --size small            the step of the official code's CPU baseline
     unireason bench train --size small --threads 1 2 --dtype bfloat16 --json out.json
@@ -46,11 +46,12 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument("--records", type=int, default=20_000)
     prepare.add_argument("--workers", type=int, default=0, help="processes that convert")
 
-    loader = verbs.add_parser("loader", parents=[common], help="tokens a second of the pipeline")
+    loader = verbs.add_parser("loader", parents=[common], help="tokens a second, beside the step's")
+    loader.add_argument("--config", default="configs/quickstart.py", metavar="FILE")
     loader.add_argument("--records", type=int, default=4000, help="records an epoch")
-    loader.add_argument("--tokens-per-row", type=int, default=480)
-    loader.add_argument("--rows", type=int, default=32, help="rows of a batch")
-    loader.add_argument("--batches", type=int, default=50, help="timed batches")
+    loader.add_argument("--rows", type=int, help="rows of a batch")
+    loader.add_argument("--batches", type=int, default=200, help="timed batches")
+    loader.add_argument("--steps", type=int, default=10, help="timed steps; 0 for none")
     loader.add_argument("--workers", type=int, default=0, help="processes that render")
 
     train = verbs.add_parser("train", parents=[common], help="seconds of a training step")
@@ -103,19 +104,15 @@ def bench_prepare(args: argparse.Namespace) -> list[dict]:
 
 
 def bench_loader(args: argparse.Namespace) -> list[dict]:
-    """The embedded world through measuring, planning, rendering and assembling."""
+    """A config's records through measuring, planning, rendering and assembling; and its step."""
+    from unireason_jax import configuration
     from unireason_jax.benchmarks import loader
 
-    return [
-        loader.run(
-            records=args.records,
-            tokens_per_row=args.tokens_per_row,
-            rows=args.rows,
-            batches=args.batches,
-            workers=args.workers,
-            seed=args.seed,
-        )
-    ]
+    given = {"data.examples": args.records, "data.rows": args.rows}
+    given |= {"data.workers": args.workers, "data.seed": args.seed}
+    wanted = {key: value for key, value in given.items() if value is not None}
+    config = configuration.load(args.config, wanted)
+    return [loader.run(config, batches=args.batches, steps=args.steps)]
 
 
 def bench_train(args: argparse.Namespace) -> list[dict]:

@@ -24,8 +24,15 @@ def run(
         sys.exit(f"error: {error}")
 
 
-def parse(own: flags.FlagValues, argv: Sequence[str], about: str) -> bool:
+def parse(
+    own: flags.FlagValues,
+    argv: Sequence[str],
+    about: str,
+    read: Callable[[flags.FlagValues, Sequence[str]], list[str]] = flags.FlagValues.__call__,
+) -> bool:
     """Reads `argv` (program name first) into `own`; False when help was asked for and printed.
+
+    `read` is `configuration.read_flags` where `own` defines a config.
 
     Raises:
       flags.Error: an unknown flag or a wrong value.
@@ -34,6 +41,6 @@ def parse(own: flags.FlagValues, argv: Sequence[str], about: str) -> bool:
     if {"--help", "-h", "--helpfull"} & set(argv[1:]):
         print(f"{about}\n{own.get_help()}")
         return False
-    if rest := own(list(argv))[1:]:
+    if rest := read(own, list(argv))[1:]:
         raise ValueError(f"unknown argument {rest[0]!r}; flags start with --")
     return True

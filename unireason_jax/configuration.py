@@ -141,25 +141,34 @@ def apply_sweep(config: ConfigDict, path: str, index: int) -> str:
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """`flags_parser` for absl.app.run: parses, and ends with one clear line on a wrong flag."""
     try:
-        file = _config_flag(argv)
-        known = leaves(load(file)) if file else {}
-        for argument in argv:
-            override = _OVERRIDE.match(argument)
-            key = override.group(1) if override else None
-            whole = key and any(name.startswith(f"{key}.") for name in known)
-            if key and known and key not in known and not whole:
-                raise unknown_key(key, list(known))
-        try:
-            return flags.FLAGS([_absolute(argument, file) for argument in argv])
-        except flags.Error as error:
-            key = re.search(r"--config\.([\w.]+)", str(error))
-            if key is None or key.group(1) not in known:
-                raise ConfigError(str(error)) from None
-            value = known[key.group(1)]
-            expected = "a number" if value is None else f"{_kind(value)}, like {value!r}"
-            raise ConfigError(f"{error}; config.{key.group(1)} must be {expected}.") from None
+        return read_flags(flags.FLAGS, argv)
     except ConfigError as error:
         sys.exit(f"error: {error}")
+
+
+def read_flags(own: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+    """Reads `argv` (program name first) into `own`; returns the words that are no flags.
+
+    Raises:
+      ConfigError: a wrong flag, config file, key, or value.
+    """
+    file = _config_flag(argv)
+    known = leaves(load(file)) if file else {}
+    for argument in argv:
+        override = _OVERRIDE.match(argument)
+        key = override.group(1) if override else None
+        whole = key and any(name.startswith(f"{key}.") for name in known)
+        if key and known and key not in known and not whole:
+            raise unknown_key(key, list(known))
+    try:
+        return own([_absolute(argument, file) for argument in argv])
+    except flags.Error as error:
+        key = re.search(r"--config\.([\w.]+)", str(error))
+        if key is None or key.group(1) not in known:
+            raise ConfigError(str(error)) from None
+        value = known[key.group(1)]
+        expected = "a number" if value is None else f"{_kind(value)}, like {value!r}"
+        raise ConfigError(f"{error}; config.{key.group(1)} must be {expected}.") from None
 
 
 def _absolute(argument: str, file: str | None) -> str:

@@ -13,11 +13,16 @@ from unireason_jax.data import latents
 from unireason_jax.data.mixture import RecordSource
 from unireason_jax.data.sequence import LatentCodec
 from unireason_jax.data.sizes import SIZES, SizeCodec
-from unireason_jax.data.sources import ArrayRecordSource, Reading, WorldSource, open_source
+from unireason_jax.data.sources import (
+    ArrayRecordSource,
+    Reading,
+    WorldSource,
+    is_prepared,
+    open_source,
+)
 from unireason_jax.data.templates import STYLES, Style
-from unireason_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer, world_tokenizer
 from unireason_jax.models import vae
-from unireason_jax.world import vocabulary
 from unireason_jax.world.basis import PatchBasis
 
 _IMAGES = ("latent_resize", "vit_resize")
@@ -83,6 +88,20 @@ def places(config: ConfigDict) -> dict[str, Path]:
     return found
 
 
+def folders(config: ConfigDict) -> dict[str, Path]:
+    """Everything prepared that a config reads, by the name it has beside the others.
+
+    The name of the only folder is "."; held-out and extra records are "held_out" and "extra".
+
+    Raises:
+      ConfigError: as `places`.
+    """
+    data = config.data
+    found = {name if data.groups else ".": path for name, path in places(config).items()}
+    more = {"held_out": data.held_out, "extra": data.extra.path}
+    return found | {name: Path(path) for name, path in more.items() if path}
+
+
 def absent(config: ConfigDict) -> list[Path]:
     """Records that the config names and that are not there."""
     return [path for path in places(config).values() if not path.exists()]
@@ -103,11 +122,11 @@ def style_of(config: ConfigDict) -> Style:
 def tokenizer_and_codec(config: ConfigDict) -> tuple[Tokenizer, LatentCodec, dict[str, Any]]:
     """What turns records into tokens: tokenizer, codec, and resize rules for `SequenceSpec`.
 
-    Prepared folders bring their tokenizer and sizes along; all else is read as the world is.
+    Prepared folders bring their tokenizer and sizes along; for files `data.tokenizer` and
+    `data.sizes` say them.
 
     Raises:
-      ConfigError: prepared folders do not belong together, or hold neither latents nor come with an
-        autoencoder.
+      ConfigError: prepared folders do not belong together, or unknown sizes.
       FileNotFoundError, ValueError: records are not there, or cannot be opened.
     """
     if missing := absent(config):
@@ -115,39 +134,68 @@ def tokenizer_and_codec(config: ConfigDict) -> tuple[Tokenizer, LatentCodec, dic
             f"{missing[0]} does not exist; write the records with `unireason prepare`, or change "
             "config.data.source and config.data.groups."
         )
-    folders = [path for path in places(config).values() if path.is_dir()]
-    manifests = [ArrayRecordSource(folder).manifest for folder in folders]
-    names = {manifest["sizes"] for manifest in manifests}
+    folders = [path for path in places(config).values() if is_prepared(path)]
+    names = {ArrayRecordSource(folder).manifest["sizes"] for folder in folders}
+    names = names or {config.data.sizes}
     if len(names) > 1:
         raise ConfigError(
             f"config.data.groups: the folders were prepared with the sizes {sorted(names)}; "
             "prepare them alike."
         )
-    if names <= {"world"}:
-        words = SentencePieceTokenizer.train((), vocabulary.WORDS)
-        return words, PatchBasis.create(), {}
-    sizes = SIZES[names.pop()]
-    codec = sizes["codec"]
-    if config.data.vae:
-        codec = vae.Autoencoder(*vae.load(config.data.vae))
-    elif bare := [str(f) for f, m in zip(folders, manifests) if "latents" not in m]:
-        raise ConfigError(
-            f"{bare[0]} holds no latents; run `unireason encode` on it, or set --config.data.vae."
-        )
-    resize = {name: sizes[name] for name in _IMAGES if name in sizes}
-    return load_tokenizer(folders[0] / "tokenizer"), codec, resize
+    (name,) = names
+    if name not in SIZES:
+        raise ConfigError(f"config.data.sizes is {name!r}; use one of {', '.join(SIZES)}.")
+    tokenizer, sizes = _tokenizer(config, folders), SIZES[name]
+    if name == "world":
+        return tokenizer, PatchBasis.create(), {}
+    codec = vae.Autoencoder(*vae.load(config.data.vae)) if config.data.vae else sizes["codec"]
+    return tokenizer, codec, {name: sizes[name] for name in _IMAGES if name in sizes}
 
 
 def stand_ins(channels: int) -> tuple[Tokenizer, LatentCodec, dict[str, Any]]:
     """In the place of `tokenizer_and_codec` where the records are not there: sizes without data."""
-    return SentencePieceTokenizer.train((), vocabulary.WORDS), SizeCodec(8, channels), {}
+    return world_tokenizer(), SizeCodec(8, channels), {}
 
 
 def check_latents(sources: Sources, codec: LatentCodec) -> None:
-    """Raises ValueError when a folder holds latents of another autoencoder than the run's own."""
-    for source in sources.values():
-        if isinstance(source, ArrayRecordSource) and not isinstance(codec, SizeCodec):
-            latents.check(source.manifest, codec, str(source.folder))
+    """Whether a run has latents of one kind only.
+
+    Raises:
+      ConfigError: records hold images, and the run has no autoencoder.
+      ValueError: a folder holds latents of another autoencoder than the run's own.
+    """
+    for name, source in sources.items():
+        manifest = source.manifest if isinstance(source, ArrayRecordSource) else {}
+        if not isinstance(codec, SizeCodec):
+            latents.check(manifest, codec, name)
+        elif "latents" not in manifest:
+            raise ConfigError(
+                f"{name} holds no latents; run `unireason encode` on it, or set --config.data.vae."
+            )
+
+
+def _tokenizer(config: ConfigDict, folders: list[Path]) -> Tokenizer:
+    """The tokenizer of prepared folders, else the config's, else the world's.
+
+    Raises:
+      ConfigError: the folders have different ones.
+    """
+    if not folders:
+        path = config.data.tokenizer
+        return load_tokenizer(Path(path)) if path else world_tokenizer()
+    first, *others = [folder / "tokenizer" for folder in folders]
+    for other in others:
+        if _files(other) != _files(first):
+            raise ConfigError(
+                f"config.data.groups: {first} and {other} differ; prepare all groups with one "
+                "--tokenizer."
+            )
+    return load_tokenizer(first)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """The contents of a small folder by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def _world(config: ConfigDict, seed: int, held_out: bool) -> WorldSource:

@@ -1,7 +1,9 @@
-"""Encode the images of a prepared folder once, so that training streams latents.
+"""Encode the images of prepared folders once, so that training streams latents.
 
     unireason encode --input data/train --output data/latents --vae ae.safetensors
     unireason encode --input data/world --output data/world_latents     the world's own codec
+    unireason encode --config configs/unireason_stage2.py --config.data.vae=ae.safetensors \\
+        --output data/stage2_latents     every folder that a config names
 
 The frozen autoencoder runs over all devices, batch after batch of images of one size, and compiles
 once for each size (the sizes with `_buckets` have nine). Stored are the moments of the posterior,
@@ -9,8 +11,10 @@ not samples: training draws a new sample from them at every step, with the examp
 gets what encoding on the fly would have given it, up to the precision of storage. Images that no
 ViT looks at are left out of the result.
 
-The output is a prepared folder like the input, and is read in its place. An interrupted run goes on
-when the same command is given again.
+The output is a prepared folder like the input, and is read in its place; with --config it holds one
+for every group. An interrupted run goes on when the same command is given again. Several processes
+(of a pod, or of launch/local.py) that see one output folder share the shards between them; the
+result is the same for any number of them.
 """
 
 import collections
@@ -26,8 +30,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import config_flags
 
-from unireason_jax import command_line, sharding
+from unireason_jax import command_line, configuration, corpus, pod, sharding
 from unireason_jax.data import latents, shards, storage
 from unireason_jax.data.records import Record
 from unireason_jax.data.sequence import LatentCodec, SequenceSpec, latent_pixels, lengths
@@ -38,88 +44,112 @@ from unireason_jax.data.tokenizer import load_tokenizer
 from unireason_jax.models import vae
 from unireason_jax.world.basis import PatchBasis
 
+_PATIENCE = 30 * 24 * 3600.0  # seconds that a process waits for the slowest one
+
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command line `argv` (program name first); errors are one line and exit status 1."""
-    options = _flags()
     try:
-        if not command_line.parse(options, argv, __doc__):
+        options = _flags(argv)
+        if not command_line.parse(options, argv, __doc__, read=configuration.read_flags):
             return
-        if not options.input or not options.output:
-            raise ValueError("say what to encode and where to write: --input DIR --output DIR")
-        codec = PatchBasis.create()
-        if options.vae:
-            codec = vae.Autoencoder(*vae.load(options.vae))
-        print(
-            encode(
-                Path(options.input),
-                Path(options.output),
-                codec,
-                dtype=options.dtype,
-                batch=options.batch,
-                overwrite=options.overwrite,
-            )
-        )
+        jobs, file = _request(options)
     except (flags.Error, ValueError, OSError) as error:
         sys.exit(f"encode: {error}")
+    sharding.initialize_distributed()
+    with pod.ending_together():
+        try:
+            codec = vae.Autoencoder(*vae.load(file)) if file else PatchBasis.create()
+            encoder = Encoder(codec, options.batch)
+            for folder, output in jobs:
+                done = encode(
+                    folder, output, encoder, dtype=options.dtype, overwrite=options.overwrite
+                )
+                if jax.process_index() == 0:
+                    print(done, flush=True)
+        except (ValueError, OSError) as error:
+            sys.exit(f"encode: {error}")
 
 
 def encode(
     folder: Path,
     output: Path,
-    codec: LatentCodec,
+    encoder: "Encoder",
     *,
     dtype: str = "float16",
-    batch: int = 1,
     overwrite: bool = False,
 ) -> str:
     """Writes the records of a prepared folder with moments of their latents into `output`.
 
+    Where several processes are joined, all of them must call it, and each makes its share of the
+    shards.
+
     Args:
       folder: what `prepare` wrote.
-      output: new folder, or an earlier one.
-      codec: the autoencoder; must be of the stride and channels of the folder's sizes.
+      output: new folder, or an earlier one; all processes see it.
+      encoder: runs the autoencoder, which must be of the stride and channels of the folder's sizes.
       dtype: of the stored moments, a name in `storage.DTYPES`.
-      batch: images a device encodes at a time.
       overwrite: replace an earlier result.
 
     Returns:
       A report of one line.
 
     Raises:
-      FileNotFoundError: `folder` is not prepared.
-      FileExistsError: `output` holds a result, or an interrupted run of another request.
-      ValueError: the codec does not fit the folder's sizes.
+      FileNotFoundError: `folder` is not prepared, or a process does not see `output`.
+      FileExistsError: `output` holds another result, or an interrupted run of another request.
+      ValueError: the codec does not fit the folder's sizes, or the folder holds latents already.
     """
-    source = ArrayRecordSource(folder)
+    source, codec = ArrayRecordSource(folder), encoder.codec
+    spec = _spec(source, codec)
+    made = {"codec": type(codec).__name__, "dtype": dtype, "probe": latents.probe(codec)}
+    about = {"source": repr(source), "sizes": source.manifest["sizes"], "latents": made}
+    if not overwrite and shards.is_made(output, about):
+        return f"{output} holds these latents already"
+    if jax.process_index() == 0:
+        shards.begin(output, about, overwrite=overwrite)
+        shutil.copytree(folder / "tokenizer", output / "tokenizer", dirs_exist_ok=True)
+    pod.gather(f"begun {output}", None)
+    if not shards.is_unfinished(output):
+        raise FileNotFoundError(
+            f"process {jax.process_index()} does not see {output}; give a folder that all hosts see"
+        )
+    ends = np.cumsum([0, *(shard["records"] for shard in source.manifest["shards"])]).tolist()
+    tasks = [(range(a, b), b - a) for a, b in itertools.pairwise(ends)]
+    job = Encoding(source, spec, encoder, dtype)
+    share = slice(jax.process_index(), None, jax.process_count())
+    shards.build(output, tasks, job, share=share, about="encoding")
+    pod.gather(f"encoded {output}", None, timeout=_PATIENCE)
+    report = ""
+    if jax.process_index() == 0:
+        manifest = shards.finish(output, about)
+        report = (
+            f"{manifest['records']} records with {dtype} latents in {len(manifest['shards'])} "
+            f"shards of {output}, {manifest['bytes'] / 2**20:.1f} MiB"
+        )
+    return pod.gather(f"finished {output}", report)[0]
+
+
+def _spec(source: ArrayRecordSource, codec: LatentCodec) -> SequenceSpec:
+    """How the records of a prepared folder are measured and resized for a codec.
+
+    Raises:
+      ValueError: as `encode`.
+    """
+    if "latents" in source.manifest:
+        raise ValueError(f"{source.folder} holds latents already; give the folder of its images")
     sizes = SIZES[source.manifest["sizes"]]
     made_for = sizes["codec"]
     if (made_for.stride, made_for.channels) != (codec.stride, codec.channels):
         raise ValueError(
-            f"{folder} was measured for latents of {made_for.channels} channels at stride "
-            f"{made_for.stride}, not {codec.channels} at {codec.stride}; give the right --vae, or "
-            "prepare it with other --sizes"
+            f"{source.folder} was measured for latents of {made_for.channels} channels at stride "
+            f"{made_for.stride}, not {codec.channels} at {codec.stride}; give the right "
+            "autoencoder, or prepare it with other --sizes"
         )
-    about = {"codec": type(codec).__name__, "dtype": dtype, "probe": latents.probe(codec)}
-    shards.begin(output, {"source": repr(source), **about}, overwrite=overwrite)
-    shutil.copytree(folder / "tokenizer", output / "tokenizer", dirs_exist_ok=True)
-    spec = SequenceSpec(load_tokenizer(folder / "tokenizer"), **sizes | {"codec": codec})
-    encoder = Encoder(codec, batch)
-    job = Encoding(source, spec, encoder, dtype)
-    ends = np.cumsum([0, *(shard["records"] for shard in source.manifest["shards"])]).tolist()
-    tasks = [(range(a, b), b - a) for a, b in itertools.pairwise(ends)]
-    shards.build(output, tasks, job, about="encoding")
-    manifest = shards.finish(
-        output, {"source": repr(source), "sizes": source.manifest["sizes"], "latents": about}
-    )
-    return (
-        f"{manifest['records']} records with {dtype} latents in {len(manifest['shards'])} shards "
-        f"of {output}, {manifest['bytes'] / 2**20:.1f} MiB; {len(encoder.sizes)} image sizes"
-    )
+    return SequenceSpec(load_tokenizer(source.folder / "tokenizer"), **sizes | {"codec": codec})
 
 
 class Encoder:
-    """A frozen autoencoder over all devices.
+    """A frozen autoencoder over all devices of this process.
 
     Attributes:
       rows: images in a batch.
@@ -130,11 +160,11 @@ class Encoder:
         """Places the weights; `batch` images go to each device."""
         self.codec = codec
         self.sizes: set[tuple[int, int]] = set()
-        self.rows = batch * jax.device_count()
+        self.rows = batch * jax.local_device_count()
         if isinstance(codec, vae.Autoencoder):
-            mesh = sharding.make_mesh()
-            self._images = sharding.batch_sharding(mesh)
-            self._params = jax.device_put(codec.params, sharding.replicated(mesh))
+            mesh = Mesh(np.array(jax.local_devices()), ("images",))
+            self._images = NamedSharding(mesh, PartitionSpec("images"))
+            self._params = jax.device_put(codec.params, NamedSharding(mesh, PartitionSpec()))
             self._moments = jax.jit(functools.partial(vae.moments, config=codec.config))
 
     def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -206,11 +236,34 @@ class _Entry(NamedTuple):
     moments: dict[int, np.ndarray]
 
 
-def _flags() -> flags.FlagValues:
+def _request(options: flags.FlagValues) -> tuple[list[tuple[Path, Path]], str]:
+    """The folders to encode with their outputs, and the file of the autoencoder ("": the world's).
+
+    Raises:
+      ValueError: flags are missing, or there is nothing to encode.
+    """
+    if not options.output or bool(options.input) == bool(options.config):
+        raise ValueError(
+            "say what to encode and where to write: --output DIR, and --input DIR or --config FILE"
+        )
+    output = Path(options.output)
+    if options.input:
+        return [(Path(options.input), output)], options.vae
+    folders = corpus.folders(options.config)
+    if not folders:
+        raise ValueError("config.data.source is the world, which is encoded while it is trained on")
+    jobs = [(path, output / name) for name, path in folders.items()]
+    return jobs, options.vae or options.config.data.vae
+
+
+def _flags(argv: Sequence[str]) -> flags.FlagValues:
     own = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "config whose folders to encode", flag_values=own, sys_argv=list(argv)
+    )
     flags.DEFINE_string("input", None, "folder that prepare wrote", flag_values=own)
     flags.DEFINE_string("output", None, "folder to write", flag_values=own)
-    flags.DEFINE_string("vae", None, "official ae.safetensors [the world's]", flag_values=own)
+    flags.DEFINE_string("vae", "", "official ae.safetensors [the world's]", flag_values=own)
     flags.DEFINE_enum(
         "dtype", "float16", sorted(storage.DTYPES), "of the stored moments", flag_values=own
     )

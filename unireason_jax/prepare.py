@@ -42,11 +42,16 @@ from unireason_jax.data.reading import FileRecords, IndexedRecords, Piece, Readi
 from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.sequence import SequenceSpec, lengths, render
 from unireason_jax.data.shards import Kept, Refused
-from unireason_jax.data.sizes import SIZES, row_tokens
+from unireason_jax.data.sizes import SIZES, SIZES_OF, row_tokens
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource
 from unireason_jax.data.templates import STYLES
 from unireason_jax.data.templates.official import FORMATS
-from unireason_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from unireason_jax.data.tokenizer import (
+    SentencePieceTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    world_tokenizer,
+)
 
 TOKENIZER = "tokenizer"
 _SHOWN_TOKENS = 512
@@ -60,11 +65,12 @@ def main(argv: Sequence[str]) -> None:
             return
         if not options.output:
             raise ValueError("say where to write: --output DIR")
+        sizes = options.sizes or SIZES_OF.get(options.format, "world")
         report = prepare(
             _records(options),
             Path(options.output),
-            sizes=options.sizes,
-            tokenizer=load_tokenizer(Path(options.tokenizer)) if options.tokenizer else None,
+            sizes=sizes,
+            tokenizer=_given_tokenizer(options),
             shard_records=options.shard_records,
             workers=options.workers,
             tokens=options.row_tokens,
@@ -72,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
         )
         print(report)
         if options.show:
-            show(Path(options.output), Path(options.show), sizes=options.sizes)
+            show(Path(options.output), Path(options.show), sizes=sizes)
             print(f"drew the first records into {options.show}")
     except (flags.Error, ValueError, OSError, RuntimeError) as error:
         sys.exit(f"prepare: {error}")
@@ -238,6 +244,13 @@ def _with_images(record: Record) -> Record:
     return dataclasses.replace(record, segments=tuple(segments))
 
 
+def _given_tokenizer(options) -> Tokenizer | None:
+    """The tokenizer that was asked for, or the world's for its records."""
+    if options.tokenizer:
+        return load_tokenizer(Path(options.tokenizer))
+    return world_tokenizer() if options.format == "world" else None
+
+
 def _records(options) -> FileRecords | IndexedRecords:
     style = STYLES[options.style]
     if options.format == "world":
@@ -279,7 +292,11 @@ def _flags() -> flags.FlagValues:
         "tokenizer", None, "tokenizer folder [a word vocabulary is trained]", flag_values=own
     )
     flags.DEFINE_enum(
-        "sizes", "world", sorted(SIZES), "image sizes of the length index", flag_values=own
+        "sizes",
+        None,
+        sorted(SIZES),
+        "image sizes [those the format is trained at; the world's for auto and examples]",
+        flag_values=own,
     )
     flags.DEFINE_integer(
         "row_tokens", 0, "tokens of a row to advise budgets for [usual]", 0, flag_values=own

@@ -102,3 +102,8 @@ def test_a_tally_reports_shapes_and_levels():
     assert not found.equal("c", "there", [1], [1, 2])
     assert found.failures == ["b", "c"] and found.compared == 4
     assert "there: shape [1] instead of [2]" in found.table()
+
+
+def test_orders_are_named_as_different_and_what_they_lose_is_counted(tally):
+    assert tally.deviations[rows.ORDER] == 77
+    assert tally.deviations[rows.REMAINDER] > 5

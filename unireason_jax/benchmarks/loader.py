@@ -1,74 +1,40 @@
-"""`unireason bench loader`: the embedded world through the whole pipeline, without a model."""
+"""`unireason bench loader`: a config's whole pipeline, and the step that it feeds, in one run."""
 
+import functools
+import statistics
 import time
+from collections.abc import Mapping
+from typing import Any
 
-from unireason_jax.data.pipeline import Pipeline
-from unireason_jax.data.sequence import SequenceSpec
-from unireason_jax.data.sources import WorldSource
-from unireason_jax.data.tokenizer import SentencePieceTokenizer
-from unireason_jax.world import vocabulary
-from unireason_jax.world.basis import PatchBasis
+import jax
+import numpy as np
+from ml_collections import ConfigDict
 
-TASKS = {
-    "t2i": 0.2,
-    "think_t2i": 0.2,
-    "think_knowledge": 0.1,
-    "edit": 0.2,
-    "refine_t2i": 0.15,
-    "process": 0.1,
-    "vqa": 0.05,
-}
+from unireason_jax import sharding, state
+from unireason_jax.experiment import Plan
+from unireason_jax.models import functional
 
 
-def world_spec() -> SequenceSpec:
-    """The world's tokens: a picture of 32 x 32 pixels is 16 latent tokens or 16 ViT patches."""
-    return SequenceSpec(
-        tokenizer=SentencePieceTokenizer.train((), vocabulary.WORDS),
-        codec=PatchBasis.create(),
-        latent_patch=1,
-        latent_side=16,
-        vit_patch=8,
-        vit_side=16,
-        dropout=(0.1, 0.1, 0.0),
-    )
-
-
-def run(
-    *,
-    records: int,
-    tokens_per_row: int,
-    rows: int,
-    batches: int,
-    workers: int = 0,
-    seed: int = 0,
-) -> dict:
-    """Builds the pipeline over the world and draws batches as fast as it makes them.
+def run(config: ConfigDict, *, batches: int, steps: int) -> dict[str, Any]:
+    """Draws batches as fast as the pipeline makes them, then trains steps as fast as they go.
 
     Args:
-      records: records of an epoch; all are measured and planned.
-      tokens_per_row: wished sum of the budgets.
-      rows: rows of a batch.
+      config: records, rows, workers and model; the weights are random.
       batches: timed batches, after the first.
-      workers: processes that render; 0 is a thread of this one.
-      seed: of everything.
+      steps: timed steps on one of the batches, after the first; 0 leaves the step out.
 
     Returns:
       Plain numbers: seconds to measure and plan, tokens, rows and records a second of wall and of
-      CPU time (of this process; CPU seconds of workers are not seen), and the pipeline's stats.
+      CPU time (of this process; CPU seconds of workers are not seen), the pipeline's stats, the
+      same of the step, and how many times as fast as the step the pipeline is.
     """
-    source = WorldSource(seed, records, TASKS)
+    plan = Plan(config)
+    plan.pipeline.close()
     start, start_cpu = time.perf_counter(), time.process_time()
-    pipeline = Pipeline(
-        {"world": source},
-        world_spec(),
-        budgets=tokens_per_row,
-        rows=rows,
-        seed=seed,
-        workers=workers,
-    )
+    pipeline = plan.make_pipeline()
     built, built_cpu = time.perf_counter() - start, time.process_time() - start_cpu
     try:
-        next(pipeline)
+        batch = next(pipeline)
         start, start_cpu = time.perf_counter(), time.process_time()
         for _ in range(batches):
             next(pipeline)
@@ -76,11 +42,12 @@ def run(
         stats = pipeline.stats()
     finally:
         pipeline.close()
+    workers, rows = config.data.workers, config.data.rows
     tokens = batches * rows * pipeline.budgets.total
-    return {
+    found = {
         "bench": "loader",
         "workers": workers,
-        "records": records,
+        "records": config.data.examples,
         "build_wall_s": built,
         "build_cpu_s": built_cpu,
         "plan": pipeline.plan.report(),
@@ -93,4 +60,32 @@ def run(
         "tokens_per_cpu_s": tokens / cpu if not workers else None,
         "rows_per_wall_s": batches * rows / wall,
         "stats": stats,
+    }
+    return found | (_step(plan, batch, steps, found) if steps else {})
+
+
+def _step(
+    plan: Plan, local: Mapping[str, np.ndarray], steps: int, loader: Mapping[str, Any]
+) -> dict[str, float | None]:
+    """Tokens a second of the training step (medians), beside those of the pipeline."""
+    walls, cpus = [], []
+    with jax.set_mesh(plan.mesh):
+        init = functools.partial(functional.init, plan.model, jax.random.key(plan.config.seed))
+        current = state.initialize(init, plan.optimizer, plan.shardings)
+        batch = sharding.global_batch(plan.mesh, local)
+        step = plan.compile_step()
+        for _ in range(1 + steps):
+            start, start_cpu = time.perf_counter(), time.process_time()
+            current, _ = jax.block_until_ready(step(current, batch))
+            walls.append(time.perf_counter() - start)
+            cpus.append(time.process_time() - start_cpu)
+    tokens = loader["rows"] * loader["row_tokens"]
+    wall, cpu = (tokens / statistics.median(seconds[1:]) for seconds in (walls, cpus))
+    own = loader["tokens_per_cpu_s"]
+    return {
+        "steps": steps,
+        "step_tokens_per_wall_s": wall,
+        "step_tokens_per_cpu_s": cpu,
+        "times_the_step_wall": loader["tokens_per_wall_s"] / wall,
+        "times_the_step_cpu": own and own / cpu,
     }

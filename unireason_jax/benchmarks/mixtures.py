@@ -1,19 +1,18 @@
 """Lengths of the mixtures that packing is measured on.
 
-"quickstart" is measured on records of the embedded world; "world" imitates its lengths in no time;
-"stage2" imitates UniReason's second stage at 1024 pixels.
+"quickstart" is measured on the records of configs/quickstart.py; "world" imitates lengths of the
+embedded world in no time; "stage2" imitates UniReason's second stage at 1024 pixels.
 """
 
 import numpy as np
 
-from unireason_jax.benchmarks import loader
+from unireason_jax import configuration, corpus, experiment
 from unireason_jax.data.mixture import measure, mix
 from unireason_jax.data.quarantine import Quarantine
-from unireason_jax.data.sources import WorldSource
 
 VAE_1024 = 4096  # latent tokens of a 1024 x 1024 picture (stride 8, patch 2)
 VIT_532 = 1444  # ViT tokens of a 532 x 532 picture (patch 14)
-ROW = {"quickstart": 480, "world": 480, "stage2": 50_000}  # wished tokens of a row
+QUICKSTART = "configs/quickstart.py"
 
 # texts, ViT copies, latent copies of the 12 groups of UniReason's released stage-2 mixture
 # (example_sft.yaml): 4 plain t2i, 4 plain edits, refine_edit, refine_t2i, t2i and edit reasoning.
@@ -21,7 +20,7 @@ _STAGE2 = np.array(
     [[1, 0, 1]] * 4 + [[1, 1, 2]] * 4 + [[4, 3, 4], [4, 2, 3], [3, 0, 1], [3, 1, 2]], np.int64
 )
 
-# Tasks of the quickstart: share, text tokens from and to, ViT and latent tokens.
+# Tasks of the embedded world: share, text tokens from and to, ViT and latent tokens.
 _WORLD = [
     (0.30, 12, 26, 0, 16),  # t2i
     (0.20, 30, 50, 0, 16),  # t2i with a plan
@@ -38,16 +37,18 @@ def mixture(name: str, records: int, seed: int = 0) -> tuple[np.ndarray, int]:
     Raises:
       ValueError: another name.
     """
-    if name not in ROW:
-        raise ValueError(f"no mixture {name!r}; use one of {sorted(ROW)}")
-    make = {"quickstart": quickstart, "world": world, "stage2": stage2}[name]
-    return make(records, seed), ROW[name]
+    made = {"quickstart": quickstart, "world": world, "stage2": stage2}
+    if name not in made:
+        raise ValueError(f"no mixture {name!r}; use one of {sorted(made)}")
+    wished = 50_000 if name == "stage2" else configuration.load(QUICKSTART).data.tokens
+    return made[name](records, seed), wished
 
 
 def quickstart(records: int, seed: int = 0) -> np.ndarray:
-    """Records of the embedded world, measured one by one (0.3 ms each)."""
-    source = WorldSource(seed, records, loader.TASKS)
-    return measure(mix({"world": source}), loader.world_spec(), Quarantine())
+    """Records of the quickstart's config, measured one by one (0.3 ms each)."""
+    config = configuration.load(QUICKSTART, {"data.examples": records})
+    sources, _ = corpus.make_sources(config, seed=seed)
+    return measure(mix(sources), experiment.create(config).spec, Quarantine())
 
 
 def world(records: int, seed: int = 0) -> np.ndarray:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unireason_jax.benchmarks import loader
 from unireason_jax.benchmarks.child import measure
 from unireason_jax.data.packing import plan_packs
 from unireason_jax.data.planning import advise_budgets
+from unireason_jax.data.tokenizer import world_tokenizer
 
 PICTURES = 64
 _WORDS = "a red green blue large small circle square triangle left right of above below the".split()
@@ -32,7 +32,7 @@ def run(folder: Path, *, records: int, workers: int = 0, seed: int = 0) -> dict:
       memory of the largest process in both runs, and what planning its packs takes.
     """
     _pictures(folder / "images", seed)
-    loader.world_spec().tokenizer.save(folder / "tokenizer")
+    world_tokenizer().save(folder / "tokenizer")
     few = _prepared(folder, records // 10, workers, seed)
     many = _prepared(folder, records, workers, seed)
     lengths = np.load(folder / f"out-{records}" / "lengths.npy")

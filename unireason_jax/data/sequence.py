@@ -294,8 +294,8 @@ def _refuse_hole(segment: Segment) -> None:
 def _check_multiple(width: int, height: int, multiple: int) -> None:
     if width % multiple or height % multiple:
         raise ValueError(
-            f"image of {width} x {height} pixels is not a multiple of {multiple}; give the spec a "
-            "resize rule with that stride"
+            f"image of {width} x {height} pixels is not a multiple of {multiple}; choose sizes "
+            "that resize (`unireason prepare --sizes`), or give the spec a rule with that stride"
         )
 
 

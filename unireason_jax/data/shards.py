@@ -86,8 +86,20 @@ def is_unfinished(folder: Path) -> bool:
     return (folder / _UNFINISHED).is_dir()
 
 
+def is_made(folder: Path, about: dict[str, Any]) -> bool:
+    """Whether a folder holds the finished result with these entries in its manifest."""
+    path = folder / MANIFEST
+    return path.is_file() and about.items() <= json.loads(path.read_text()).items()
+
+
 def build(
-    folder: Path, tasks: Sequence[tuple[Any, int]], job: Job, *, workers: int = 0, about: str
+    folder: Path,
+    tasks: Sequence[tuple[Any, int]],
+    job: Job,
+    *,
+    workers: int = 0,
+    share: slice = slice(None),
+    about: str,
 ) -> None:
     """Makes every shard that is not there yet, with a progress bar on stderr.
 
@@ -96,15 +108,18 @@ def build(
       tasks: what `job` is given for each shard, and the rows it stands for.
       job: yields the records of one task, in order; picklable where there are workers.
       workers: processes; 0 works in this one.
+      share: the shards to make, where others make the rest.
       about: word before the bar.
 
     Raises:
       RuntimeError: a worker process died.
     """
-    todo = [number for number in range(len(tasks)) if not _note(folder, number).exists()]
     rows = [count for _, count in tasks]
-    done = sum(rows) - sum(rows[number] for number in todo)
-    with tqdm(total=sum(rows), initial=done, desc=about, unit=" rows", smoothing=0.05) as bar:
+    mine = range(len(tasks))[share]
+    todo = [number for number in mine if not _note(folder, number).exists()]
+    total = sum(rows[number] for number in mine)
+    done = total - sum(rows[number] for number in todo)
+    with tqdm(total=total, initial=done, desc=about, unit=" rows", smoothing=0.05) as bar:
         if not workers:
             for number in todo:
                 _make(folder, number, _counted(job(tasks[number][0]), bar, rows[number]))

@@ -39,17 +39,34 @@ _LARGE = {
 _BUCKETS = {"latent_resize": images.Buckets(1024, 512, 128)}
 _BAGEL = _LARGE | {"vit_resize": images.Resize(518, 224, 14)}
 _UNIREASON = _LARGE | {"vit_resize": images.Resize(532, 224, 14)}
+_IRG = _LARGE | {"vit_resize": images.Resize(980, 378, 14)}
 SIZES = {
     "world": {"codec": SizeCodec(8, 24), "latent_patch": 1, "vit_patch": 8},
     "bagel": _BAGEL,
     "bagel_buckets": _BAGEL | _BUCKETS,
     "unireason": _UNIREASON,
     "unireason_buckets": _UNIREASON | _BUCKETS,
+    "irg": _IRG,
+    "irg_buckets": _IRG | _BUCKETS,
 }
-"""Image sizes and patches by name: the embedded world, BAGEL's and UniReason's training, and theirs
-with the nine latent shapes of `images.Buckets`."""
+"""Image sizes and patches by name: the embedded world, the training of BAGEL (and Uni-Edit),
+UniReason and IRG, and theirs with the nine latent shapes of `images.Buckets`."""
+
+SIZES_OF = {
+    "world": "world",
+    "unireason": "unireason",
+    "sharegpt_4o": "unireason",
+    "bagel_t2i": "bagel",
+    "bagel_edit": "bagel",
+    "bagel_vlm": "bagel",
+    "uni_edit": "bagel",
+    "uni_edit_vqa": "bagel",
+    "irg": "irg",
+}
+"""Sizes that a published format is trained at."""
 
 
 def row_tokens(sizes: str) -> int:
-    """Usual tokens of a packed row: ours in the world, BAGEL's and UniReason's settings."""
-    return {"world": 480, "bagel": 36_864, "unireason": 50_000}[sizes.removesuffix("_buckets")]
+    """Usual tokens of a packed row: ours in the world, the released settings elsewhere."""
+    rows = {"world": 480, "bagel": 36_864, "unireason": 50_000, "irg": 40_000}
+    return rows[sizes.removesuffix("_buckets")]

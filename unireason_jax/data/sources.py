@@ -288,6 +288,11 @@ def _checked(index: int, size: int) -> int:
     return int(index)
 
 
+def is_prepared(path: Path) -> bool:
+    """Whether `prepare` or `encode` wrote a folder, or has begun to."""
+    return (path / MANIFEST).exists() or is_unfinished(path)
+
+
 def open_source(path: str | Path, reading: Reading = AUTO) -> "Source":
     """The source for a prepared folder, for ArrayRecord, parquet, or JSON files.
 
@@ -295,8 +300,7 @@ def open_source(path: str | Path, reading: Reading = AUTO) -> "Source":
       FileNotFoundError, ValueError: as the source.
     """
     path = Path(path)
-    prepared = (path / MANIFEST).exists() or is_unfinished(path)
-    if path.is_dir() and (prepared or not any(path.glob("*.array_record*"))):
+    if path.is_dir() and (is_prepared(path) or not any(path.glob("*.array_record*"))):
         return ArrayRecordSource(path)
     if path.is_dir() or ".array_record" in path.name:
         return EntrySource(path, reading=reading)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from unireason_jax.world import vocabulary
+
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 TAGS = ("think", "sugg", "ins", "des", "refine")
 TAG_WORDS = tuple(f"<{mark}{tag}>" for tag in TAGS for mark in ("", "/"))
@@ -127,6 +129,11 @@ class SentencePieceTokenizer:
     @classmethod
     def _separated(cls, text: str) -> str:
         return cls._WORDS.sub(r" \g<0> ", text)
+
+
+def world_tokenizer() -> SentencePieceTokenizer:
+    """The words of the embedded world."""
+    return SentencePieceTokenizer.train((), vocabulary.WORDS)
 
 
 class Qwen2Tokenizer:

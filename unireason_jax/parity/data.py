@@ -21,6 +21,7 @@ CHECKS = (
     (rows.compare_supervision, ("records", "samples.json")),
     (rows.compare_broken, ("records/broken/cases.json", "broken.json")),
     (rows.compare_packer, ("packer_runs.json",)),
+    (rows.compare_orders, ("order.json",)),
 )
 
 

@@ -228,6 +228,13 @@ def _reason_against(row: Mapping[str, Any] | Broken, form: str, spec: SequenceSp
     return None
 
 
+ORDER = (
+    "visiting orders: the reference's follow from the text of the rows and from how many ranks and "
+    "workers there are; ours from the seed alone, the same for any number of hosts, new every epoch"
+)
+REMAINDER = "records that an epoch of the reference leaves to no worker: ours visits every record"
+
+
 def compare_packer(recorded: Recorded, tally: Tally) -> None:
     """What the official packing loop does that the pack plan does not, counted."""
     for run in recorded.json("packer_runs.json"):
@@ -235,11 +242,21 @@ def compare_packer(recorded: Recorded, tally: Tally) -> None:
             "samples that the official packing loop loses: a plan packs every record once",
             len(run["lost_draws"]),
         )
-    tally.exclude(
-        "visiting orders (order.json): the order of a plan is a function of its seed, the same for "
-        "any number of hosts",
-        len(recorded.json("order.json")) if "order.json" in recorded else 0,
-    )
+
+
+def compare_orders(recorded: Recorded, tally: Tally) -> None:
+    """The official loaders' orders are theirs alone; what they leave out of an epoch is counted."""
+    seen: dict[tuple, set[str]] = {}
+    for order in recorded.json("order.json"):
+        tally.deviation(ORDER)
+        names = order.get("one_epoch")
+        if "note" not in order:  # the others start late, or read a part
+            loader = (order["tree"], order["type"], order["world_size"], order["num_workers"])
+            found = seen.setdefault(loader, set())
+            found.update(names if isinstance(names, list) else ())  # a text: nothing was left
+    for tree, kind, *loader in seen:
+        whole = seen[tree, kind, 1, None]
+        tally.deviation(REMAINDER, len(whole - seen[tree, kind, *loader]))
 
 
 def _spec(recorded: Recorded, sample: Mapping[str, Any]) -> SequenceSpec:
