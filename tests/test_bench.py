@@ -47,16 +47,19 @@ def test_prepare_reports_speed_and_memory(capsys):
         bench.main(["prepare", "--records", "3"])
 
 
-def test_loader_counts_the_tokens_it_made_and_those_of_the_step(capsys, quick_compile):
+@pytest.mark.parametrize("steps", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_loader_counts_the_tokens_it_made_and_those_of_the_step(steps, capsys, quick_compile):
     command = ["loader", "--config", "configs/tiny.py", "--records", "200", "--rows", "8"]
-    (found,) = bench.main([*command, "--batches", "3", "--steps", "2"])
+    (found,) = bench.main([*command, "--batches", "3", "--steps", str(steps)])
     assert json.loads(capsys.readouterr().out) == found
     tokens = 3 * 8 * found["row_tokens"]
     assert found["tokens_per_wall_s"] * found["wall_s"] == pytest.approx(tokens)
     assert found["stats"]["packs"] == 32 and found["stats"]["quarantined"] == 0
     assert found["stats"]["fill/latent"] > 0.8
-    ratio = found["tokens_per_wall_s"] / found["step_tokens_per_wall_s"]
-    assert found["steps"] == 2 and found["times_the_step_wall"] == pytest.approx(ratio)
+    assert ("steps" in found) == bool(steps)
+    if steps:
+        ratio = found["tokens_per_wall_s"] / found["step_tokens_per_wall_s"]
+        assert found["times_the_step_wall"] == pytest.approx(ratio)
 
 
 def test_train_batch_and_model_are_those_of_the_baseline():

@@ -154,8 +154,9 @@ def test_released_sizes_come_with_their_folder(prepared, tmp_path):
     (folder / "manifest.json").unlink()
     (folder / "manifest.json").write_text(json.dumps(manifest | {"sizes": "unireason"}))
     config.data.source, config.data.groups = str(folder), ConfigDict()
+    sources, _ = corpus.make_sources(config, seed=0)
     with pytest.raises(ConfigError, match=r"holds no latents; run `unireason encode`"):
-        corpus.tokenizer_and_codec(config)
+        corpus.check_latents(sources, corpus.tokenizer_and_codec(config)[1])
     both = manifest | {"sizes": "unireason", "latents": {}}
     (folder / "manifest.json").write_text(json.dumps(both))
     _, codec, resize = corpus.tokenizer_and_codec(config)

@@ -1,7 +1,8 @@
 """Convert records once: published rows and image files -> ArrayRecord shards with a length index.
 
     unireason prepare --input train.jsonl --images images/ --output data/train
-    unireason prepare --format bagel_t2i --input 'parquet/*.parquet' --sizes bagel --workers 16 ...
+    unireason prepare --format bagel_t2i --input 'parquet/*.parquet' --workers 16 ...
+    unireason prepare --format unireason --input refine.json --tokenizer checkpoints/bagel/tokenizer
     unireason prepare --format world --tasks t2i=2,refine_t2i=1 --size 1000 --output data/world
     unireason prepare --input train.jsonl --output data/train --show pack.png
 
@@ -25,6 +26,7 @@ import os
 import pickle
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ from unireason_jax.data.reading import FileRecords, IndexedRecords, Piece, Readi
 from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.sequence import SequenceSpec, lengths, render
 from unireason_jax.data.shards import Kept, Refused
-from unireason_jax.data.sizes import SIZES, SIZES_OF, row_tokens
+from unireason_jax.data.sizes import SIZES, row_tokens
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource
 from unireason_jax.data.templates import STYLES
 from unireason_jax.data.templates.official import FORMATS
@@ -54,7 +56,19 @@ from unireason_jax.data.tokenizer import (
 )
 
 TOKENIZER = "tokenizer"
-_SHOWN_TOKENS = 512
+_SHOWN_TOKENS, _SHOWN_FROM = 512, 256
+_OWN = ("world", "plain")
+_RELEASED = {
+    "unireason": ("unireason", "unireason"),
+    "sharegpt_4o": ("unireason", "plain"),
+    "bagel_t2i": ("bagel", "plain"),
+    "bagel_edit": ("bagel", "plain"),
+    "bagel_vlm": ("bagel", "plain"),
+    "uni_edit": ("bagel", "plain"),
+    "uni_edit_vqa": ("bagel", "plain"),
+    "irg": ("irg", "plain"),
+}
+"""Sizes and style that a published format is trained with; of all else they are `_OWN`."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -65,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
             return
         if not options.output:
             raise ValueError("say where to write: --output DIR")
-        sizes = options.sizes or SIZES_OF.get(options.format, "world")
+        sizes = options.sizes or _RELEASED.get(options.format, _OWN)[0]
         report = prepare(
             _records(options),
             Path(options.output),
@@ -190,12 +204,24 @@ def report(folder: Path, manifest: dict[str, Any], tokens: int) -> str:
 
 
 def show(folder: Path, picture: Path, *, sizes: str) -> None:
-    """Draws the first records of a prepared folder as one packed row into the file `picture`."""
-    source = ArrayRecordSource(folder)
+    """Draws the first records of every template of a prepared folder as one packed row.
+
+    Args:
+      folder: with a manifest.
+      picture: file to write.
+      sizes: name in SIZES.
+    """
+    source, seen = ArrayRecordSource(folder), Counter()
     spec = SequenceSpec(load_tokenizer(folder / TOKENIZER), **SIZES[sizes])
-    ends = np.cumsum(source.lengths().sum(1))
+    turns = []  # one record of every template before a second of any
+    for index in range(min(len(source), _SHOWN_FROM)):
+        template = source[index].source
+        turns.append((seen[template], index))
+        seen[template] += 1
+    order = [index for _, index in sorted(turns)]
+    ends = np.cumsum(source.lengths()[order].sum(1))
     count = max(1, int(np.searchsorted(ends, _SHOWN_TOKENS, side="right")))
-    sequences = [render(source[i], spec, np.random.default_rng(i)) for i in range(count)]
+    sequences = [render(source[i], spec, np.random.default_rng(i)) for i in order[:count]]
     budgets = Budgets(*np.sum([s.lengths for s in sequences], 0).tolist())
     row = assemble.assemble(sequences, budgets, spec.patch_sizes)
     picture.parent.mkdir(parents=True, exist_ok=True)
@@ -252,7 +278,7 @@ def _given_tokenizer(options) -> Tokenizer | None:
 
 
 def _records(options) -> FileRecords | IndexedRecords:
-    style = STYLES[options.style]
+    style = STYLES[options.style or _RELEASED.get(options.format, _OWN)[1]]
     if options.format == "world":
         weights = {}
         for part in options.tasks:
@@ -295,13 +321,19 @@ def _flags() -> flags.FlagValues:
         "sizes",
         None,
         sorted(SIZES),
-        "image sizes [those the format is trained at; the world's for auto and examples]",
+        "image sizes [those the named format is trained at; the world's for auto and examples]",
         flag_values=own,
     )
     flags.DEFINE_integer(
         "row_tokens", 0, "tokens of a row to advise budgets for [usual]", 0, flag_values=own
     )
-    flags.DEFINE_enum("style", "plain", sorted(STYLES), "style of the templates", flag_values=own)
+    flags.DEFINE_enum(
+        "style",
+        None,
+        sorted(STYLES),
+        "style of the templates [with UniReason's system prompts for its format, else plain]",
+        flag_values=own,
+    )
     flags.DEFINE_list("tasks", ["t2i"], "world tasks as NAME=WEIGHT,...", flag_values=own)
     flags.DEFINE_integer("size", 1000, "world records", 1, flag_values=own)
     flags.DEFINE_integer("seed", 0, "world seed", 0, flag_values=own)

@@ -120,6 +120,27 @@ def test_the_first_pack_can_be_seen(folder):
         assert len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 50
 
 
+def test_a_named_format_brings_its_sizes_and_system_prompts(folder):
+    row = {"id": "x", "txt": "a", "Reasoning": "a circle", "image_path": "a.png"}
+    (folder / "rows.jsonl").write_text(json.dumps(row))
+    source = ArrayRecordSource(run(folder, "--format=unireason"))
+    assert source.manifest["sizes"] == "unireason" and source.lengths()[0, 2] == 32 * 32
+    assert [segment.role for segment in source[0].segments] == ["system", "user", "plan", "image"]
+    plain = ArrayRecordSource(run(folder, "--format=unireason", "--style=plain", output="plain"))
+    assert [segment.role for segment in plain[0].segments] == ["user", "plan", "image"]
+
+
+def test_the_picture_shows_every_template(folder, monkeypatch):
+    rows = [{"id": f"{n}", "txt": "a", "image_path": "a.png"} for n in range(40)]
+    rows += [{"id": "e", "instruction": "a", "input_image": "a.png", "output_image": "b.png"}]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    drawn = []
+    monkeypatch.setattr(prepare.assemble, "assemble", lambda found, *rest: drawn.extend(found))
+    monkeypatch.setattr(prepare.draw, "draw_row", lambda *_, **__: Image.new("RGB", (4, 4)))
+    run(folder, f"--show={folder / 'pack.png'}")
+    assert [sequence.record_id for sequence in drawn][:3] == ["0", "e", "1"] and len(drawn) < 41
+
+
 def test_world_records_can_be_written_out(tmp_path):
     arguments = ["--format=world", "--tasks=t2i=3,process", "--size=8", "--seed=2"]
     prepare.main(["prepare", *arguments, f"--output={tmp_path / 'w'}"])

@@ -73,7 +73,7 @@ def _step(
         init = functools.partial(functional.init, plan.model, jax.random.key(plan.config.seed))
         current = state.initialize(init, plan.optimizer, plan.shardings)
         batch = sharding.global_batch(plan.mesh, local)
-        step = plan.compile_step()
+        step = plan.lower_step(plan.batch_spec()).compile()
         for _ in range(1 + steps):
             start, start_cpu = time.perf_counter(), time.process_time()
             current, _ = jax.block_until_ready(step(current, batch))

@@ -52,19 +52,6 @@ SIZES = {
 """Image sizes and patches by name: the embedded world, the training of BAGEL (and Uni-Edit),
 UniReason and IRG, and theirs with the nine latent shapes of `images.Buckets`."""
 
-SIZES_OF = {
-    "world": "world",
-    "unireason": "unireason",
-    "sharegpt_4o": "unireason",
-    "bagel_t2i": "bagel",
-    "bagel_edit": "bagel",
-    "bagel_vlm": "bagel",
-    "uni_edit": "bagel",
-    "uni_edit_vqa": "bagel",
-    "irg": "irg",
-}
-"""Sizes that a published format is trained at."""
-
 
 def row_tokens(sizes: str) -> int:
     """Usual tokens of a packed row: ours in the world, the released settings elsewhere."""
