@@ -82,6 +82,7 @@ def run(arguments: argparse.Namespace) -> Path:
     sections = report.sections
     made = experiment.load(arguments.checkpoint)
     if arguments.flow_batches and made.config.data.source == "world":
+        made = dataclasses.replace(made, model=reasoner.engine.config)
         params = reasoner.engine.params
         sections += (flow_by_time(made, params, batches=arguments.flow_batches),)
     report = dataclasses.replace(report, facts=facts | dict(report.facts), sections=sections)

@@ -1,5 +1,7 @@
 """Decoding through a cache equals decoding at once."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,3 +67,30 @@ def test_a_cache_that_nobody_sees_changes_nothing():
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert kv[0].shape == (llm.layers, 1, 6, llm.kv_heads, llm.head_dim)
     assert model.decode(tokens, none, at, ids, keep_kv=False)[2] is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_sampler_reads_the_same_model(dtype):
+    """Layers apart and matrices cast beforehand, with a cache and both experts."""
+    config = variant("nano", unroll=2, dtype=dtype)
+    params = jax.jit(functional.init, static_argnums=0)(config, jax.random.key(0))
+    lean, own = functional.for_sampling(config, params)
+    assert lean.apart and len(own["stack"]["blocks"]) == config.llm.layers == 2
+    assert functional.count(own) == functional.count(params)
+    assert (
+        own["head"]["kernel"].dtype == dtype
+        and own["stack"]["und_norm"]["scale"].dtype == "float32"
+    )
+    tokens = jax.random.normal(jax.random.key(1), (1, 6, 32))
+    ids = Visibility(*(jnp.asarray(x)[None] for x in build([6], ["full"])))
+    at, llm = jnp.zeros((1, 6), jnp.int32), config.llm
+    k = jax.random.normal(jax.random.key(2), (llm.layers, 1, 3, llm.kv_heads, llm.head_dim))
+    past = k.astype(dtype), k.astype(dtype), jnp.zeros((1, 3), jnp.int32)
+
+    def decode(config, params):
+        model = functional.bind(config, params)
+        return jax.jit(model.decode)(tokens[:, :2], tokens[:, 2:], at, ids, past)
+
+    close = functools.partial(np.testing.assert_allclose, atol=1e-6 if dtype == "float32" else 2e-2)
+    jax.tree.map(close, decode(lean, own), decode(config, params))
+    assert functional.for_sampling(variant("nano"), params)[0] == variant("nano")

@@ -121,7 +121,7 @@ def _model(size: str, dtype: str) -> tuple[BagelConfig, Any, Markers]:
         raise ValueError(f"no benchmark size {size!r}; use one of {', '.join(SIZES)}")
     model = variant(size, vit=None, dtype=dtype)
     params = jax.jit(functional.init, static_argnums=0)(model, jax.random.key(0))
-    params = functional.for_sampling(model, params)
+    model, params = functional.for_sampling(model, params)
     vocab = model.llm.vocab
     return model, params, Markers(bos=vocab - 4, eos=vocab - 3, soi=vocab - 2, eoi=vocab - 1)
 

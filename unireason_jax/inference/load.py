@@ -55,7 +55,7 @@ def load(
     params = checkpoint.load_params(
         workdir, which=which, step=step, expected=shapes, shardings=places
     )
-    params = functional.for_sampling(model, params)
+    model, params = functional.for_sampling(model, params)
     data, released = made.config.data, isinstance(made.codec, Autoencoder)
     longest = RELEASED_TEXT if released else data.budgets.text or data.tokens or None
     spec = dataclasses.replace(made.spec, max_text=longest)

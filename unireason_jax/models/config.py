@@ -142,6 +142,8 @@ class BagelConfig:
       chunk: tokens of a block of the chunked backend, queries and keys alike.
       unroll: layers in one turn of the loop over layers; all of them saves a quarter of the time
         of a step on a CPU, and costs compile time.
+      apart: every layer has arrays of its own instead of a slice of one stack. A loop that runs
+        the model many times then never copies a slice; see `functional.for_sampling`.
     """
 
     llm: LLMConfig
@@ -152,6 +154,7 @@ class BagelConfig:
     attention: str = "auto"
     chunk: int = 128
     unroll: int = 1
+    apart: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError on sizes or names that cannot work."""

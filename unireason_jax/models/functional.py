@@ -5,8 +5,10 @@ gives the methods of `Bagel` inside a jitted function. Nothing outside this room
 nothing is ever built unsharded: jit `init` with `out_shardings` made from the two former.
 """
 
+import dataclasses
 import functools
 import math
+import operator
 from typing import Any
 
 import jax
@@ -71,17 +73,31 @@ def bind(config: BagelConfig, params: Params) -> Bagel:
     return nnx.merge(graph, state)
 
 
-def for_sampling(config: BagelConfig, params: Params) -> Params:
-    """Parameters with matrices in the dtype they are multiplied in.
+def for_sampling(config: BagelConfig, params: Params) -> tuple[BagelConfig, Params]:
+    """A model as a sampler reads it: every matrix once for every token it writes.
 
-    A sampler reads every matrix for every token it writes, so what is not cast beforehand is cast
-    again and again. Vectors (norms, biases) stay as they are.
+    Matrices have the dtype they are multiplied in, else they were cast again and again; vectors
+    (norms, biases) stay as they are. Where the loop over layers is unrolled, the layers are put
+    `apart`, else each were copied out of the stack again and again.
+
+    Args:
+      config: of the model that was trained.
+      params: its parameters, stacked.
+
+    Returns:
+      The config and the parameters to sample with.
     """
 
     def cast(path: Any, leaf: jax.Array) -> jax.Array:
         return leaf.astype(config.dtype) if path[-1].key in ("kernel", "embed") else leaf
 
-    return jax.tree_util.tree_map_with_path(cast, params)
+    params, layers = jax.tree_util.tree_map_with_path(cast, params), config.llm.layers
+    if config.unroll < layers:
+        return config, params
+    blocks = params["stack"]["blocks"]
+    apart = {layer: jax.tree.map(operator.itemgetter(layer), blocks) for layer in range(layers)}
+    stack = params["stack"] | {"blocks": apart}
+    return dataclasses.replace(config, apart=True), params | {"stack": stack}
 
 
 def count(params: Params) -> int:

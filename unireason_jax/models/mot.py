@@ -5,6 +5,7 @@ blocks [und | gen], so routing is choosing the block: nothing is gathered or sca
 token of a row attends over both blocks in one softmax; everything else is done by its expert.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -124,12 +125,19 @@ class Block(nnx.Module):
 
 
 class Stack(nnx.Module):
-    """All layers, stacked on axis 0 and run by a scan, and the final norm of each expert."""
+    """All layers and the final norm of each expert.
+
+    Layers are stacked on axis 0 and run by a scan, or (`BagelConfig.apart`) a list.
+    """
 
     def __init__(self, config: BagelConfig):
         """Layers are initialised independently."""
         self.config = config
-        self.blocks = stacked(lambda: Block(config), config.llm.layers)
+        layers = config.llm.layers
+        if config.apart:
+            self.blocks = nnx.List([Block(config) for _ in range(layers)])
+        else:
+            self.blocks = stacked(lambda: Block(config), layers)
         self.und_norm = RMSNorm(config.llm.width, axis="embed", eps=config.llm.norm_eps)
         self.gen_norm = RMSNorm(config.llm.width, axis="embed", eps=config.llm.norm_eps)
 
@@ -159,8 +167,12 @@ class Stack(nnx.Module):
 
         cached = None if past is None else (past.k, past.v)
         with jax.named_scope("layers"):
-            scanned, body = (self.blocks, cached), remat(body, self.config.remat)
-            (und, gen), kv = jax.lax.scan(body, carry, scanned, unroll=self.config.unroll)
+            body = remat(body, self.config.remat)
+            if self.config.apart:
+                (und, gen), kv = _in_turn(body, carry, self.blocks, cached)
+            else:
+                scanned, unroll = (self.blocks, cached), self.config.unroll
+                (und, gen), kv = jax.lax.scan(body, carry, scanned, unroll=unroll)
         return _held(self.und_norm(und), detach_und), self.gen_norm(gen), kv
 
 
@@ -174,6 +186,15 @@ def remat(body: Callable, policy: str) -> Callable:
         "save_matmuls": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     }
     return jax.checkpoint(body, policy=policies[policy], prevent_cse=False)
+
+
+def _in_turn(body: Callable, carry: Any, blocks: Any, cached: Any) -> tuple[Any, Any]:
+    """What a scan over (blocks, cached) gives, from blocks that are not stacked."""
+    kept = []
+    for layer, block in enumerate(blocks):
+        carry, kv = body(carry, (block, jax.tree.map(operator.itemgetter(layer), cached)))
+        kept.append(kv)
+    return carry, jax.tree.map(lambda *layers: jnp.stack(layers), *kept)
 
 
 def _held(x: jax.Array, detach: bool) -> jax.Array:
