@@ -1,12 +1,15 @@
 """From images through `prepare` and `encode` to training, by config and in several processes."""
 
+import io
 import json
 import signal
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 from PIL import Image
 
@@ -14,6 +17,7 @@ from launch.local import LocalJob
 from tests import released_files
 from unireason_jax import configuration, encode, experiment, prepare, train
 from unireason_jax.configuration import ConfigError
+from unireason_jax.data import storage
 from unireason_jax.data.images import Resize
 from unireason_jax.data.sizes import SIZES
 from unireason_jax.data.sources import ArrayRecordSource
@@ -131,6 +135,50 @@ def test_every_folder_of_a_config_is_encoded(autoencoder, small_images, tmp_path
     pipeline.close()
     with pytest.raises(ConfigError, match="held_out holds no latents"):
         experiment.make_pipeline(experiment.create(config), held_out=True)
+
+
+def test_parquet_and_array_records_are_trained_on_as_they_are(autoencoder, small_images, tmp_path):
+    """The same batches as from the folder that `prepare` makes of them."""
+    rng, rows = np.random.default_rng(0), []
+    for number in range(12):
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (70, 90, 3), np.uint8)).save(file, "PNG")
+        captions = {"short": f"house {number}", "long": f"a house with {number} doors"}
+        rows.append({"image": file.getvalue(), "captions": json.dumps(captions)})
+    table, folder = tmp_path / "rows.parquet", tmp_path / "prepared"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), table, row_group_size=5)
+    sizes = ["--format=bagel_t2i", "--sizes=unireason"]
+    prepare.main(["prepare", f"--input={table}", f"--output={folder}", *sizes])
+    source, others = ArrayRecordSource(folder), tmp_path / "others"
+    others.mkdir()
+    writer = ArrayRecordWriter(str(others / "part.array_record"), "group_size:1")
+    for index in range(len(source)):
+        writer.write(storage.to_bytes(source[index]))
+    writer.close()
+    batches = []
+    given = {"tokenizer": str(folder / "tokenizer"), "sizes": "unireason", "vae": str(autoencoder)}
+    for path in (folder, table, others):
+        pipeline = experiment.make_pipeline(experiment.create(config_of(path, **given)))
+        batches.append(next(pipeline))
+        pipeline.close()
+    assert np.abs(batches[0]["latents"]).sum() > 1000
+    for other in batches[1:]:
+        for name, values in batches[0].items():
+            np.testing.assert_array_equal(values, other[name], err_msg=name)
+    with pytest.raises(ConfigError, match=r"data\.sizes is 'huge'; use one of world, bagel"):
+        experiment.create(config_of(table, sizes="huge"))
+
+
+def test_groups_of_other_words_or_sizes_are_refused(tmp_path):
+    one = prepared(tmp_path / "data" / "one", "--sizes=world", size=(32, 32), count=2)
+    prepared(tmp_path / "data" / "two", "--sizes=world", size=(32, 32), count=4)
+    config = config_of(one.parent, groups={"one": 1.0, "two": 1.0})
+    with pytest.raises(ConfigError, match=r"one/tokenizer and .*two/tokenizer differ; prepare all"):
+        experiment.create(config)
+    words = f"--tokenizer={one / 'tokenizer'}"
+    prepared(one.parent / "two", words, "--sizes=bagel", "--overwrite", count=2)
+    with pytest.raises(ConfigError, match=r"prepared with the sizes \['bagel', 'world'\]"):
+        experiment.create(config)
 
 
 def test_what_cannot_be_encoded_is_said(autoencoder, small_images, tmp_path):

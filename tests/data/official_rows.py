@@ -19,6 +19,7 @@ PNG = png()
 CUT = PNG[: PNG.index(b"IDAT") + 6]
 TEXTS = [None, 7, "", "  ", ["a"], {"a": 1}, "half of a character \ud800"]
 PATHS = [None, 7, "", "nowhere.png", "cut.png", "text.png", ["a.png", "b.png"], {"a": 1}]
+SOURCES = [7, "nowhere.png", [None], ["cut.png"], {"a": 1}]
 BLOBS = [None, b"", b"not an image", CUT]
 TURNS = [{"from": "human", "value": "<image> how many?"}, {"from": "gpt", "value": "Two."}]
 IMAGE_PART = {"type": "image", "content": base64.b64encode(PNG).decode(), "need_loss": True}
@@ -58,15 +59,50 @@ FORMATS = {
             "Text Reasoning Trace": [*TEXTS, "larger <image_start>[refined]", "<image_start>["],
         },
     ),
+    "unireason edit": (
+        {
+            "instruction": "add",
+            "reasoning": "a plan",
+            "input_image": ["a.png"],
+            "output_image": "b.png",
+        },
+        {"instruction": TEXTS, "reasoning": TEXTS, "input_image": SOURCES, "output_image": PATHS},
+    ),
+    "unireason refine_edit": (
+        {
+            "prompt": "add",
+            "explanation": "a plan",
+            "before_image_path": "a.png",
+            "after_image_path": "b.png",
+            "refined": "a.png",
+            "Text Reasoning Trace": "THOUGHT 0: larger <image_start>[refined]<image_end>",
+        },
+        {
+            "prompt": TEXTS,
+            "explanation": [7, ["a"]],
+            "before_image_path": PATHS,
+            "after_image_path": PATHS,
+            "refined": PATHS,
+            "Text Reasoning Trace": TEXTS,
+        },
+    ),
     "uni_edit": (
         {"image_path": "a.png", "edit_instruction": "add", "output_image_path": "b.png"},
         {"image_path": PATHS, "edit_instruction": TEXTS, "output_image_path": PATHS},
+    ),
+    "uni_edit_vqa": (
+        {"original_question": "how many?", "original_answer": "two", "image_path": "a.png"},
+        {
+            "original_question": TEXTS,
+            "original_answer": TEXTS,
+            "image_path": [7, "", "nowhere.png", "cut.png", "text.png", [None], {"a": 1}],
+        },
     ),
     "sharegpt_4o": (
         {"input_prompt": "a circle", "input_image": ["a.png"], "output_image": "b.png"},
         {
             "input_prompt": TEXTS,
-            "input_image": [7, "nowhere.png", [None], ["cut.png"], {"a": 1}],
+            "input_image": SOURCES,
             "output_image": PATHS,
         },
     ),
@@ -116,7 +152,13 @@ FORMATS = {
         },
     ),
 }
-MAY_LACK = {("unireason refine", "explanation"), ("sharegpt_4o", "input_image")}
+MAY_LACK = {
+    ("unireason edit", "reasoning"),
+    ("unireason refine", "explanation"),
+    ("unireason refine_edit", "explanation"),
+    ("uni_edit_vqa", "image_path"),
+    ("sharegpt_4o", "input_image"),
+}
 PARQUET = ("bagel_t2i", "bagel_edit", "irg")
 
 
