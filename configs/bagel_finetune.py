@@ -1,8 +1,12 @@
 """BAGEL's fine-tuning recipe on one's own data (TRAIN.md of the release).
 
 Command:  python -m unireason_jax.train --config=configs/bagel_finetune.py --workdir=runs/bagel
-          (--dry_run first; data/bagel/* from `unireason prepare --sizes bagel` and `encode`,
-          checkpoints/bagel from `unireason convert --from bagel`)
+          (--dry_run first; checkpoints/bagel from `unireason convert --from bagel`)
+Data:     `unireason prepare --format bagel_t2i|bagel_edit|bagel_vlm --tokenizer
+          checkpoints/bagel/tokenizer --output pixels/t2i|edit|vlm ...`, then `unireason encode
+          --config configs/bagel_finetune.py --config.data.source=pixels --output data/bagel --vae
+          checkpoints/bagel/ae.safetensors`. Questions get edits' ViT sizes, 224 to 518 pixels; the
+          release reads them at 378 to 980.
 Hardware: 14.6 B parameters, their moments and their average take 217 GiB in float32, gradients
           54 GiB more, shared out over the mesh.
 Time:     not measured. The release names no number of steps either.

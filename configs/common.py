@@ -51,10 +51,10 @@ def get_config() -> ConfigDict:
             },
         }
     )
-    # Records: "world", a prepared folder or a JSON file (then `held_out` names another for the
-    # evaluation); or a folder of prepared folders, with their shares in `groups`. The style of the
-    # templates (data/templates/style.py; prepared records have theirs already), the world's share
-    # of every task (0 leaves it out), and the packed row.
+    # Records: "world", a prepared folder, a file of JSON or parquet, or ArrayRecord (then `held_out`
+    # names another for the evaluation); or a folder of such, with their shares in `groups`. The
+    # style of the templates (data/templates/style.py; prepared records have theirs already), the
+    # world's share of every task (0 leaves it out), and the packed row.
     config.data = ConfigDict(
         {
             "source": "world",

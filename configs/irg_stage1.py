@@ -1,7 +1,9 @@
 """Interleaving reasoning (IRG), stage 1: six lessons on thinking, drawing and improving.
 
 Command:  python -m unireason_jax.train --config=configs/irg_stage1.py --workdir=runs/irg_stage1
-          (--dry_run first; data/irg/* from `unireason prepare --format irg` and `encode`)
+          (--dry_run first)
+Data:     `unireason prepare --format irg --tokenizer checkpoints/bagel/tokenizer` for each lesson,
+          then `unireason encode --config` as in configs/bagel_finetune.py.
 Hardware: the release trained on 8 GPUs; see configs/unireason_stage2.py for the memory.
 Time:     not measured; 2000 steps in the paper.
 Result:   weights for configs/irg_stage2.py.

@@ -1,7 +1,10 @@
 """Process-driven generation ("Think in strokes"): plan, sketch, inspect, repair, step by step.
 
 Command:  python -m unireason_jax.train --config=configs/process_driven.py --workdir=runs/process
-          (--dry_run first; data/process/* from `unireason prepare --format examples` and `encode`)
+          (--dry_run first)
+Data:     `unireason prepare --format examples --style process --sizes bagel --tokenizer
+          checkpoints/bagel/tokenizer` for each subset, then `unireason encode --config` as in
+          configs/bagel_finetune.py.
 Hardware: the paper trained on 8 H100.
 Time:     not measured; 10,000 steps.
 Result:   the paper reports GenEval 0.83 and WISE 0.76 with 2.6 images a prompt.

@@ -1,7 +1,9 @@
 """Uni-Edit: one stage, one task; questions hidden in edits teach understanding through pixels.
 
 Command:  python -m unireason_jax.train --config=configs/uni_edit.py --workdir=runs/uni_edit
-          (--dry_run first; data/uni_edit from `unireason prepare --format uni_edit` and `encode`)
+          (--dry_run first)
+Data:     `unireason prepare --format uni_edit --tokenizer checkpoints/bagel/tokenizer`, then
+          `unireason encode --config` as in configs/bagel_finetune.py.
 Hardware: the release trained on 32 GPUs.
 Time:     not measured; the release saves every 2500 steps and does not say when to stop.
 Result:   the project's page shows MMMU 52.8 -> 53.6, GenEval .87 -> .89, RISE 11.9 -> 17.2.

@@ -2,8 +2,9 @@
 
 Command:  python -m unireason_jax.train --config=configs/unireason_stage1.py
           --workdir=runs/unireason_stage1
-          (--dry_run first; data/stage1/* from `unireason prepare --sizes unireason` and `encode`,
-          checkpoints/bagel from `unireason convert --from bagel`)
+          (--dry_run first; checkpoints/bagel from `unireason convert --from bagel`)
+Data:     `unireason prepare --format unireason --tokenizer checkpoints/bagel/tokenizer` for each
+          group, then `unireason encode --config` as in configs/bagel_finetune.py.
 Hardware: half of the parameters train, so moments, average and gradients take half of stage 2's
           memory. The paper does not name its hardware.
 Time:     not measured; 30,000 steps in the paper.

@@ -2,8 +2,9 @@
 
 Command:  python -m unireason_jax.train --config=configs/unireason_stage2.py
           --workdir=runs/unireason_stage2
-          (--dry_run first; data/stage2/* from `unireason prepare --sizes unireason --style
-          unireason` and `encode`, runs/unireason_stage1 from configs/unireason_stage1.py)
+          (--dry_run first; runs/unireason_stage1 from configs/unireason_stage1.py)
+Data:     `unireason prepare --format unireason --tokenizer checkpoints/bagel/tokenizer` for each
+          group, then `unireason encode --config` as in configs/bagel_finetune.py.
 Hardware: the release trained on 64 GPUs. Parameters, moments, average and gradients take 272 GiB in
           float32, shared out over the mesh.
 Time:     not measured; 10,000 steps.
