@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
             },
         }
     )
-    # Records: "world", a prepared folder, a file of JSON or parquet, or ArrayRecord (then `held_out`
+    # Records: "world", a prepared folder, a JSON or parquet file, or ArrayRecord (`held_out` then
     # names another for the evaluation); or a folder of such, with their shares in `groups`. The
     # style of the templates (data/templates/style.py; prepared records have theirs already), the
     # world's share of every task (0 leaves it out), and the packed row.
