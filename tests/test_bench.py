@@ -131,3 +131,19 @@ def test_decode_and_image_are_timed_at_the_official_sizes(capsys):
     measured = {"cpu_median_s": 3.62, "wall_min_s": 2.0}
     found = sampling.result("decode", None, "small", "float32", 4, measured)
     assert found["cpu_ratio"] == pytest.approx(0.5) and found["official_cpu_s"] == official[0]
+
+
+def test_the_step_of_a_recipe_on_full_rows(quick_compile, capsys):
+    sizes = ["--tokens-per-row", "384", "--steps", "2", "--matmul", "64"]
+    leaves = ["model.llm.layers=1", "model.vit_tower=false", "data.rows=8", "mesh.preset=cpu"]
+    budgets = ["data.budgets.text=128", "data.budgets.latent=64"]
+    command = ["step", "--config", "configs/tiny.py", *sizes, "--set", *leaves, *budgets]
+    (found,) = bench.main(command)
+    assert json.loads(capsys.readouterr().out) == found
+    assert found["devices"] == 8 and found["rows"] == 8 and found["row_tokens"] == 384
+    speed = found["tokens_per_s"] * found["wall_median_s"]
+    assert speed == pytest.approx(8 * 384) and np.isfinite(found["loss"])
+    ratio = found["model_flops_per_s"] / found["matmul_flops_per_s"]
+    assert found["of_matmul_ceiling"] == pytest.approx(ratio) and ratio > 0
+    with pytest.raises(SystemExit, match="only 21 are text; give more"):
+        bench.main([*command[:3], "--tokens-per-row", "32", *command[9:]])

@@ -5,6 +5,7 @@
     unireason bench prepare --records 100000      made-up rows to shards: records a second, memory
     unireason bench train --size small            the step of the official code's CPU baseline
     unireason bench train --size small --threads 1 2 --dtype bfloat16 --json out.json
+    unireason bench step --config FILE            a recipe's step on the devices here: MFU
     unireason bench convert --layers 4            a release of true width in and out, peak memory
     unireason bench decode --batch 1 8            greedy text, at the sizes of that baseline
     unireason bench image --guidance text_image   a guided image, likewise
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 MIXTURES = ("quickstart", "world", "stage2")
 
@@ -63,6 +65,13 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--threads", type=int, nargs="+", help="CPU cores to use; several give one run each"
     )
+
+    step = verbs.add_parser("step", parents=[common], help="a recipe's step on full rows: MFU")
+    step.add_argument("--config", required=True, metavar="FILE")
+    step.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="config leaves")
+    step.add_argument("--tokens-per-row", type=int, default=16_384)
+    step.add_argument("--steps", type=int, default=10, help="timed steps")
+    step.add_argument("--matmul", type=int, default=8192, help="size of the ceiling's matrices")
 
     convert = verbs.add_parser("convert", parents=[common], help="peak memory of a conversion")
     convert.add_argument("--variant", default="bagel_7b_mot", help="whose width")
@@ -126,6 +135,24 @@ def bench_train(args: argparse.Namespace) -> list[dict]:
     settings = {"dtype": args.dtype, "full": args.full, "steps": args.steps}
     found = train.run(args.size, warmup=args.warmup, **settings)
     return [found | {"threads": cores} | train.compare(found, cores)]
+
+
+def bench_step(args: argparse.Namespace) -> list[dict]:
+    """One recipe, with leaves overridden as `--config.KEY=VALUE` does in training."""
+    from unireason_jax.benchmarks import step
+
+    pairs = [word.partition("=")[::2] for word in args.set]
+    values = {key: _value(text) for key, text in pairs}
+    sizes = {"tokens": args.tokens_per_row, "steps": args.steps, "matmul": args.matmul}
+    return [step.run(args.config, values, **sizes)]
+
+
+def _value(text: str) -> Any:
+    """A number or boolean if it reads like one, else the text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def bench_convert(args: argparse.Namespace) -> list[dict]:
@@ -196,6 +223,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         "prepare": bench_prepare,
         "loader": bench_loader,
         "train": bench_train,
+        "step": bench_step,
         "convert": bench_convert,
     }
     benches |= {"decode": bench_decode, "image": bench_image, "stages": bench_stages}

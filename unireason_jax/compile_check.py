@@ -8,12 +8,15 @@
 TPU topologies need libtpu (pip install 'unireason-jax[tpu]'), not a TPU. Reported are memory of one
 device against its capacity, useful and compiled FLOPs with loops multiplied out, every collective
 and whether work overlaps it, arrays of tokens x tokens, the partitioner's complaints, and what
-step time and MFU the data sheet's rates allow. Saved as JSON and Markdown under --out.
+step time and MFU the data sheet's rates allow. Saved as JSON and Markdown under --out. Ends with
+status 1 and says why when the program does not fit.
 """
 
 import contextlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -21,12 +24,12 @@ from ml_collections import config_flags
 
 from unireason_jax import configuration
 from unireason_jax.compilation import programs, summary
-from unireason_jax.compilation.check import DoesNotFit, check, save
+from unireason_jax.compilation.check import DoesNotFit, check, require_fit, save
 from unireason_jax.configuration import ConfigError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/tiny.py.")
 TOPOLOGY = flags.DEFINE_string("topology", None, "accelerator:chips[*slices], e.g. v5p:2x2x4.")
-PROGRAM = flags.DEFINE_enum("program", "train", programs.PROGRAMS, "What to compile.")
+PROGRAM = flags.DEFINE_enum("program", "train", list(programs.PROGRAMS), "What to compile.")
 NAME = flags.DEFINE_string("name", None, "Name of the report; by default config and program.")
 OUT = flags.DEFINE_string("out", "compile_reports", "Folder of the reports.")
 TABLE = flags.DEFINE_string("table", None, "Only print the table of a folder's reports.")
@@ -45,12 +48,21 @@ def main(argv: list[str]) -> None:
         _be_a_host(TOPOLOGY.value)
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         name = NAME.value or f"{Path(path).stem} {PROGRAM.value}"
-        found = check(CONFIG.value, TOPOLOGY.value, PROGRAM.value, name=name)
+        conclude(check(CONFIG.value, TOPOLOGY.value, PROGRAM.value, name=name), Path(OUT.value))
     except (ConfigError, ValueError, FileNotFoundError, DoesNotFit) as error:
         raise SystemExit(f"error: {error}") from error
-    report = save(found, Path(OUT.value))
+
+
+def conclude(found: Mapping[str, Any], folder: Path) -> None:
+    """Saves and prints the report of a program.
+
+    Raises:
+      DoesNotFit: it needs more memory than a device has; the report is saved all the same.
+    """
+    report = save(found, folder)
     print(report.read_text(), end="")
     print(f"saved: {report} and {report.with_suffix('.json').name}")
+    require_fit(found)
 
 
 def _be_a_host(where: str) -> None:

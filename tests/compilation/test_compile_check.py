@@ -1,10 +1,16 @@
 """The whole check on CPU devices, and its parts that need no compiler."""
 
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
 import numpy as np
 import pytest
 
 from unireason_jax import configuration, metrics
-from unireason_jax.compilation import check, reference, summary, topology
+from unireason_jax.compilation import check, facts, programs, reference, summary, topology
 from unireason_jax.data.packing import Budgets
 from unireason_jax.models.config import variant
 
@@ -57,6 +63,37 @@ def test_wrong_requests_are_explained(monkeypatch):
         topology.devices("v5p:2x2x2")
 
 
+def test_a_program_that_does_not_fit_ends_with_status_1(found, tmp_path):
+    sizes = {"argument": 4, "output": 4, "alias": 4, "temp": 9}
+    analysis = SimpleNamespace(**{f"{k}_size_in_bytes": n << 30 for k, n in sizes.items()})
+    analysis.peak_memory_in_bytes = 12 << 30
+    check.require_fit(found | {"memory": facts.memory(analysis, topology.Chip(None, 12.5))})
+    large = found | {"memory": facts.memory(analysis, topology.Chip(None, 11.5))}
+    with pytest.raises(check.DoesNotFit, match=r"12\.0 GiB of 11\.5 GiB on a device"):
+        check.require_fit(large)
+    # The command with this program in place of a compiled one.
+    code = (
+        "import json, sys; from absl import app; from unireason_jax import compile_check as c; "
+        "c.check = lambda *_, **__: json.loads(sys.stdin.read()); app.run(c.main)"
+    )
+    flags = [f"--config={TINY}", "--topology=cpu:8", f"--out={tmp_path}"]
+    command = [sys.executable, "-c", code, *flags]
+    done = subprocess.run(command, input=json.dumps(large), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: tiny train does not fit on cpu:8: 12.0")
+    assert (tmp_path / "tiny_train_cpu_8.md").read_text() in done.stdout
+
+
+def test_what_the_compiler_finds_too_large_does_not_fit(monkeypatch):
+    def compile_():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 120G of 95G hbm.\nBuffers: ...")
+
+    lowered = SimpleNamespace(compile=compile_)
+    monkeypatch.setattr(programs, "lower", lambda *_: (lowered, None))
+    with pytest.raises(check.DoesNotFit, match=r"on cpu:8: .*120G of 95G hbm\. Use more chips"):
+        check.check(configuration.load(TINY, SMALL), "cpu:8", name="huge")
+
+
 @pytest.mark.parametrize("budgets", [Budgets(96, 32, 64), Budgets(64, 0, 50), Budgets(40, 0, 0)])
 def test_the_reference_row_is_full(budgets):
     row = reference.reference_row(variant("nano"), budgets)
@@ -69,7 +106,7 @@ def test_the_kernel_walks_hardly_more_tiles_than_it_must():
     model = variant("bagel_7b_mot")
     row = reference.reference_row(model, Budgets(2048, 4096, 26624))
     for (queries, keys), tiles in reference.tile_counts(row, model, parts=1).items():
-        assert tiles["needed"] <= tiles["walked"] <= 1.05 * tiles["needed"]
+        assert tiles["needed"] <= tiles["walked"] <= 1.02 * tiles["needed"]
         walked, visible = tiles["walked"] / tiles["all"], tiles["pairs"]
         assert walked <= 1.3 * visible, (queries, keys)
     whole = reference.tile_counts(row, model, parts=2)

@@ -7,13 +7,13 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from unireason_jax import metrics
+from unireason_jax import metrics, sharding
 from unireason_jax.compilation import facts, hlo, programs, summary, topology
 from unireason_jax.compilation.reference import reference_row
 from unireason_jax.data.packing import Budgets
@@ -42,6 +42,7 @@ def check(config: Any, where: str, program: str = "train", *, name: str) -> dict
       ConfigError, ValueError: config and topology do not fit together.
       DoesNotFit: the compiler found no way into the memory of a device.
     """
+    unit = programs.PROGRAMS[program]
     devices, config.mesh.slices = topology.devices(where)
     budgets = programs.budgets_of(config)
     start, cpu = time.monotonic(), time.process_time()
@@ -52,16 +53,37 @@ def check(config: Any, where: str, program: str = "train", *, name: str) -> dict
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            first = str(error).split("\n")[0]
-            raise DoesNotFit(f"{name} does not fit on {where}: {first}") from None
+            first = str(error).split("\n")[0].rstrip(".")
+            raise DoesNotFit(_too_large(name, where, first)) from None
     spent = {
         "seconds": time.monotonic() - start,
         "cpu_seconds": time.process_time() - cpu,
         "warnings": sorted(set(_REMATERIALISED.findall(log()))),
     }
     described = describe(plan, budgets, executable.memory_analysis(), executable.as_text())
-    labels = {"program": name, "topology": where, "config": _changed(config)}
+    labels = {"program": name, "topology": where, "unit": unit, "config": _changed(config)}
     return labels | described | spent
+
+
+def require_fit(found: Mapping[str, Any]) -> None:
+    """Ends in an error where the program's peak is above a device's memory.
+
+    Raises:
+      DoesNotFit: with both sizes, and what makes the program smaller.
+    """
+    memory = found["memory"]
+    if memory.get("margin", 0.0) < 0:
+        sizes = f"{memory['peak_gib']:.1f} GiB of {memory['capacity_gib']:.1f} GiB on a device"
+        raise DoesNotFit(_too_large(found["program"], found["topology"], sizes))
+
+
+def _too_large(name: str, where: str, reason: str) -> str:
+    """What `DoesNotFit` says."""
+    return (
+        f"{name} does not fit on {where}: {reason}. Use more chips, shorter rows "
+        "(--config.data.budgets), more devices a row (--config.mesh.context, "
+        "--config.mesh.tensor), or --config.model.remat=full."
+    )
 
 
 def describe(plan: TrainProgram, budgets: Budgets, memory: Any, text: str) -> dict[str, Any]:
@@ -77,11 +99,12 @@ def describe(plan: TrainProgram, budgets: Budgets, memory: Any, text: str) -> di
         und_trained=not plan.loss.detach_und,
     )
     trains = "train_step" in text.split("\n", 1)[0]
+    rows = config.data.rows if trains else sharding.row_parts(plan.mesh)
     found: dict[str, Any] = {
         "device": plan.mesh.devices.flat[0].device_kind,
         "devices": plan.mesh.size,
         "mesh": " x ".join(f"{axis} {n}" for axis, n in plan.mesh.shape.items() if n > 1) or "1",
-        "rows": config.data.rows,
+        "rows": rows,
         "tokens": budgets.total,
         "parameters": functional.count(plan.abstract.params),
         "remat": plan.model.remat,
@@ -89,6 +112,7 @@ def describe(plan: TrainProgram, budgets: Budgets, memory: Any, text: str) -> di
         "memory": facts.memory(memory, chip),
         "collectives": facts.collectives(parsed),
         "square_buffers": parsed.square_buffers(_token_counts(budgets, work.context)),
+        "loops_counted_once": len(parsed.unknown_loops),
     }
     if trains:
         found["flops"] = facts.flops(parsed, work)

@@ -76,7 +76,6 @@ def flops(program: Program, work: Work) -> dict[str, Any]:
         "compiled_kernels": kernels,
         "ratio": (matmuls + kernels) / (useful + again),
         "tiles": tiles,
-        "loops_counted_once": len(program.unknown_loops),
     }
 
 

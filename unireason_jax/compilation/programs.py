@@ -18,7 +18,7 @@ from unireason_jax.models.config import BagelConfig
 from unireason_jax.program import TrainProgram
 from unireason_jax.state import with_shardings
 
-PROGRAMS = ("train", "text", "image")
+PROGRAMS = {"train": "step", "text": "token", "image": "image"}  # and what a run of each makes
 
 
 def budgets_of(config: ConfigDict) -> Budgets:

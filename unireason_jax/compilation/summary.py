@@ -46,8 +46,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         lines += _flop_lines(found["flops"])
     lines += [
         "",
-        f"Network: {wire['gib']:.1f} GiB sent per device and step, {wire['synchronous_gib']:.1f} "
-        "of them with nothing to overlap.",
+        f"Network: {wire['gib']:.1f} GiB sent per device and {found['unit']}, "
+        f"{wire['synchronous_gib']:.1f} of them with nothing to overlap.",
         "",
         *(f"* {kind}: {size:.2f} GiB" for kind, size in wire["by_kind_gib"].items()),
         *(f"* largest: {c['kind']} {c['mib']:.1f} MiB x {c['runs']}" for c in wire["largest"][:3]),
@@ -58,6 +58,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"Arrays of tokens x tokens: {squares}.",
+        f"Loops whose length depends on data, counted once: {found['loops_counted_once']}.",
         f"Involuntary rematerialisations reported by the partitioner: {len(found['warnings'])}.",
         *(f"* {warning}" for warning in found["warnings"]),
     ]
@@ -76,8 +77,6 @@ def _flop_lines(work: Mapping[str, Any]) -> list[str]:
         f"| attention kernels, tiles of the reference row | {work['compiled_kernels']:.4g} |",
         f"| compiled / (model + recomputation) | {work['ratio']:.3f} |",
     ]
-    if work["loops_counted_once"]:
-        lines.append(f"| loops of unknown length, counted once | {work['loops_counted_once']} |")
     for tiles in work["tiles"]:
         empty, skipped = (1 - tiles[k] / tiles["all"] for k in ("needed", "walked"))
         lines += [
@@ -129,7 +128,7 @@ def _row(found: Mapping[str, Any]) -> tuple[str, ...]:
         f"{margin:.0%}" if margin is not None else "",
         f"{work['ratio']:.3f}" if work else "",
         f"{wire['gib']:.1f}, {wire['synchronous_gib']:.1f}",
-        f"{wire['gib'] * (1 << 20) / tokens:.0f}",
+        f"{wire['gib'] * (1 << 20) / tokens:.0f}" if work else "",
         f"{speed['bound_s']:.2f}" if speed else "",
         f"{speed['mfu_bound']:.0%}" if speed else "",
     )

@@ -1,5 +1,6 @@
 """A model ready to sample: where its arrays live, and the few sizes that its programs have."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -38,6 +39,10 @@ class Engine:
         """The four control ids."""
         t = self.spec.tokenizer
         return Markers(bos=t.bos, eos=t.eos, soi=t.soi, eoi=t.eoi)
+
+    def meshed(self) -> contextlib.AbstractContextManager:
+        """While programs are called: attention reaches every device of the mesh, as in training."""
+        return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
     def place(self, array: Any) -> jax.Array:
         """A [B, ...] host array on the device or, with its rows spread, on the mesh."""

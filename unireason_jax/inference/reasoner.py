@@ -179,9 +179,10 @@ class _Batch:
     def run(self) -> Iterator[tuple[int, Trace]]:
         """Works until nothing waits and every row has ended."""
         while self.waiting or any(self.rows):
-            self._admit()
-            self._read()
-            self._work()
+            with self.engine.meshed():
+                self._admit()
+                self._read()
+                self._work()
             for row, talk in enumerate(self.rows):
                 if talk and talk[1].ended:
                     yield talk[0], talk[1].trace()

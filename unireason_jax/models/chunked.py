@@ -3,7 +3,7 @@
 Queries are walked chunk by chunk and, for each chunk, the blocks of keys that hold anything
 visible, under an online softmax (FlashAttention, Dao et al., 2022). The backward pass recomputes
 the weights from the saved log-sum-exp. Which blocks are visible follows from the smallest and
-largest visibility numbers of chunk and block, over all rows; inside a block the rule is exact.
+largest visibility numbers of a chunk and all keys, over all rows; inside a block the rule is exact.
 
 Plain XLA: it compiles for every platform and is fastest on none but the CPU, whose matmuls decide
 the orientation of every product below (scores queries by keys in the forward pass, keys by queries
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from unireason_jax.models.layers import precision
-from unireason_jax.visibility import NOISE, NOTHING, PADDING, visible
+from unireason_jax.visibility import NOTHING, PADDING, visible
 
 MASKED = -1e30
 UNSEEN = -1e20
@@ -140,26 +140,19 @@ chunked_attention.defvjp(_forward, _backward)
 def active_blocks(ids: Ids, chunk: int, block: int) -> jax.Array:
     """Which blocks of keys some query of a chunk may see in some row: [chunks, blocks] bool.
 
-    Never false where something is visible; may be true where nothing is. Padding is ignored.
+    Never false where something is visible; true where nothing is only between the bounds of the
+    queries of a chunk. Padding is ignored.
     """
     lo, hi, own, key = ids
-    real = lo != PADDING
+    real, noised = lo != PADDING, own != NOTHING
     low = _least(jnp.where(real, lo, FAR), chunk)
     high = -_least(jnp.where(real, -hi, FAR), chunk)
-    noised = own != NOTHING
     own_low = _least(jnp.where(noised, own, FAR), chunk)
     own_high = -_least(jnp.where(noised, -own, FAR), chunk)
-    shown = (key >= 0) & (key < NOISE)
-    first = _least(jnp.where(shown, key, FAR), block)
-    last = -_least(jnp.where(shown, -key, FAR), block)
-    noise = key >= NOISE
-    noise_first = _least(jnp.where(noise, key, FAR), block)
-    noise_last = -_least(jnp.where(noise, -key, FAR), block)
-    meets = (first[:, None] <= high[..., None]) & (last[:, None] >= low[..., None])
-    own_meets = (noise_first[:, None] <= own_high[..., None]) & (
-        noise_last[:, None] >= own_low[..., None]
-    )
-    return jnp.any(meets | own_meets, axis=0)
+    low, high, own_low, own_high = (x[..., None] for x in (low, high, own_low, own_high))
+    key = key[:, None]  # every key is compared: a block on the border of two streams has no bounds
+    seen = (low <= key) & (key <= high) | (own_low <= key) & (key <= own_high)
+    return jnp.any(seen.reshape(*seen.shape[:2], -1, block), axis=(0, 3))
 
 
 def _least(x: jax.Array, size: int) -> jax.Array:

@@ -1,9 +1,9 @@
 """Block-sparse flash attention for TPU under the visibility rule: tiles nobody sees cost nothing.
 
 FlashAttention (Dao et al., 2022) with the rule of `visibility` evaluated inside the kernel, so a
-mask is never stored. Which pairs of tiles are walked follows from the smallest and largest ids of
-each (see `chunked.active_blocks`), separately for every row. The list has room for all pairs, so
-it cannot overflow, and the kernel's grid is as long as the longest list in use.
+mask is never stored. Which pairs of tiles are walked follows from the bounds of the queries and all
+keys (see `chunked.active_blocks`), separately for every row. The list has room for all pairs, so it
+cannot overflow, and the kernel's grid is as long as the longest list in use.
 """
 
 import functools
@@ -27,7 +27,10 @@ from unireason_jax.visibility import NOTHING, PADDING
 
 
 def default_tiles(group: int, queries: int, keys: int) -> Tiles:
-    """Tiles of about 1024 queries by 512 keys, in whole lanes, and no larger than the row.
+    """Tiles of about 1024 queries (all heads together) by 384 keys: equal parts of whole lanes.
+
+    Larger tiles would take fewer steps, but the pairs on the borders of images that nobody sees
+    would cost more than 5 % of a 7B step in rows of 50k tokens.
 
     Args:
       group: query heads per key head.
@@ -35,11 +38,11 @@ def default_tiles(group: int, queries: int, keys: int) -> Tiles:
       keys: keys of a row.
     """
 
-    def whole(tokens: int) -> int:
-        return max(1, -(-tokens // 128)) * 128
+    def even(tokens: int, most: int) -> int:
+        count = max(1, -(-tokens // most))
+        return max(1, -(-tokens // (count * 128))) * 128
 
-    wide = max(1, 1024 // (group * 128)) * 128
-    return Tiles(min(wide, whole(queries)), min(512, whole(keys)))
+    return Tiles(even(queries, max(1, 1024 // (group * 128)) * 128), even(keys, 384))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))

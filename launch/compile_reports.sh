@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Compiles the 7B recipes for TPU topologies, without a TPU, and writes the table of their reports.
+#
+#   launch/compile_reports.sh [--dry-run] all       every program, one after another, and the table
+#   launch/compile_reports.sh [--dry-run] table     the table of the reports that are there
+#
+# A train step takes about five CPU-minutes and 5 GiB of memory. Needs libtpu: pip install
+# 'unireason-jax[tpu]'. Ends with status 1 when a program does not fit, after all the others.
+#
+# Environment:
+#   PYTHON    interpreter, python by default
+#   REPORTS   folder of the reports and of the table (README.md), launch/compile_reports by default
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=launch/lib.sh
+source "$here/lib.sh"
+cd "$here/.."
+
+reports=${REPORTS:-launch/compile_reports}
+
+# check RECIPE PROGRAM TOPOLOGY WORD...: compiles one program; the words are more flags.
+check() {
+  local recipe=$1 program=$2 topology=$3
+  shift 3
+  run "${PYTHON:-python}" -m unireason_jax.compile_check "--config=configs/$recipe.py" \
+    "--program=$program" "--topology=$topology" "--out=$reports" "$@" || failed+=" $topology"
+}
+
+table() {
+  if [[ -n $DRY_RUN ]]; then
+    show "${PYTHON:-python}" -m unireason_jax.compile_check "--table=$reports"
+    return
+  fi
+  cat > "$reports/README.md" << 'TEXT'
+# Compiled for TPU, not run
+
+Written by `launch/compile_reports.sh`; what the columns mean is in `unireason compile_check --help`
+and each report. Memory, wire and time are of one chip and one step (text: one token; image: the
+whole drawing).
+
+TEXT
+  "${PYTHON:-python}" -m unireason_jax.compile_check "--table=$reports" >> "$reports/README.md"
+}
+
+failed=
+case $1 in
+  all)
+    check unireason_stage2 train v5p:2x2x2 --config.mesh.preset=v5p --config.data.rows=8
+    check unireason_stage2 train v5p:4x4x2 --config.mesh.preset=v5p --config.data.rows=32
+    check unireason_stage2 train v6e:16x16 --config.mesh.preset=v6e --config.data.rows=64
+    check unireason_stage1 train v5p:2x2x2 --config.mesh.preset=v5p --config.data.rows=8
+    check unireason_stage2 text v5p:2x2x2 --config.mesh.preset=v5p --config.data.rows=8
+    check unireason_stage2 image v5p:2x2x2 --config.mesh.preset=v5p --config.data.rows=8
+    table
+    ;;
+  table) table ;;
+  *) die "unknown command $1; see the top of $0" ;;
+esac
+[[ -z $failed ]] || die "these programs were not compiled or do not fit:$failed"

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# What a train step reaches on the GPUs of this machine: 3.0 B parameters of BAGEL's own widths (four
+# of its layers), rows of 16,384 tokens, no moving average. Prints one line of JSON: tokens/s, MFU
+# against the data sheet, and the part of what a bfloat16 matmul of the same card reaches.
+#
+#   launch/gpu_bench.sh [--dry-run] run [FLAGS OF unireason bench step]
+#   launch/gpu_bench.sh run --tokens-per-row 32768
+#
+# One row a GPU; a card of 80 GiB holds one. Needs pip install 'unireason-jax[gpu]' or jax[cuda12].
+#
+# Environment:
+#   PYTHON   interpreter, python by default
+#   GPUS     GPUs to use, all that nvidia-smi lists by default
+#   OUT      file of the result, runs/gpu_bench.json by default
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=launch/lib.sh
+source "$here/lib.sh"
+cd "$here/.."
+
+[[ $1 == run ]] || die "unknown command $1; see the top of $0"
+shift
+gpus=${GPUS:-$(nvidia-smi --list-gpus | wc -l)}
+run "${PYTHON:-python}" -m unireason_jax.bench step --config configs/unireason_stage2.py \
+  --json "${OUT:-runs/gpu_bench.json}" "$@" \
+  --set model.llm.layers=4 optim.ema=0.0 "data.rows=$gpus" mesh.preset=h100
