@@ -56,9 +56,9 @@ def lower(
 
 def _lower_sampler(name: str, program: TrainProgram, budgets: Budgets) -> jax.stages.Lowered:
     """`sampler.write_text` or `sampler.draw_image` for one conversation per data x fsdp device."""
-    model, mesh = program.model, program.mesh
+    mesh = program.mesh
     rows = sharding.row_parts(mesh)
-    shapes = functional.abstract(model)
+    model, shapes = _for_sampling(program.model)
     params = with_shardings(
         shapes, sharding.shardings(mesh, shapes, functional.logical_axes(model))
     )
@@ -90,6 +90,19 @@ def _lower_sampler(name: str, program: TrainProgram, budgets: Budgets) -> jax.st
         markers=markers,
         settings=sampler.FlowSettings(),
     )
+
+
+def _for_sampling(model: BagelConfig) -> tuple[BagelConfig, Any]:
+    """Config and shapes of the parameters as a sampler loads them."""
+    found: list[BagelConfig] = []
+
+    def read(params: Any) -> Any:
+        config, params = functional.for_sampling(model, params)
+        found.append(config)
+        return params
+
+    shapes = jax.eval_shape(read, functional.abstract(model))
+    return found[0], shapes
 
 
 def _markers(model: BagelConfig) -> cache.Markers:
