@@ -49,6 +49,8 @@ case $1 in
     check unireason_stage2 train v6e:16x16 --config.mesh.preset=v6e --config.data.rows=64
     check unireason_stage1 train v5p:2x2x2 --config.mesh.preset=v5p --config.data.rows=8
     check unireason_stage2 text v5p:2x2x2 --config.mesh.preset=v5p --config.data.rows=8
+    check unireason_stage2 text v5p:2x2x2 --config.mesh.data=2 --config.mesh.fsdp=1 \
+      --config.mesh.tensor=4 --config.data.rows=8 "--name=unireason_stage2 text, tensor 4"
     check unireason_stage2 image v5p:2x2x2 --config.mesh.preset=v5p --config.data.rows=8
     table
     ;;

@@ -169,6 +169,24 @@ def test_a_sweep_runs_here_or_on_a_slice_each():
     assert "these members failed: 0 1" in problem
 
 
+def test_the_compile_reports_and_the_gpu_bench_say_what_they_would_run(tmp_path):
+    lines = call("compile_reports.sh", "--dry-run", "all", PYTHON="py").splitlines()
+    step = "py -m unireason_jax.compile_check --config=configs/unireason_stage2.py --program=train"
+    where = "--topology=v6e:16x16 --out=launch/compile_reports --config.mesh.preset=v6e"
+    assert f"{step} {where} --config.data.rows=64" in lines
+    assert lines[-1] == "py -m unireason_jax.compile_check --table=launch/compile_reports"
+    bench = call("gpu_bench.sh", "--dry-run", "run", "--steps", "3", PYTHON="py", GPUS="2")
+    assert bench.startswith("py -m unireason_jax.bench step --config configs/unireason_stage2.py")
+    assert "--steps 3 --set" in bench and "data.rows=2 mesh.preset=h100" in bench
+    # A program that fails is named after the others were tried, and the table is written.
+    py = tmp_path / "py"
+    py.write_text('#!/bin/bash\n[[ $* == *--table* ]] && echo "| a table |"; [[ $* != *v6e* ]]\n')
+    py.chmod(0o755)
+    told = call("compile_reports.sh", "all", status=1, PYTHON=str(py), REPORTS=str(tmp_path))
+    assert told == "error: these programs were not compiled or do not fit: v6e:16x16\n"
+    assert (tmp_path / "README.md").read_text().endswith("\n| a table |\n")
+
+
 def test_what_is_missing_is_named():
     assert "set PROJECT" in call("tpu.sh", "--dry-run", "create", status=1)
     assert "set IMAGE" in call("gke.sh", "show", "--", "true", status=1, NAME="n")
