@@ -33,8 +33,9 @@ from launch.local import LocalJob  # noqa: E402
 from unireason_jax import checkpoint, manifest  # noqa: E402
 
 # Seconds within which the processes that were left have to end: JAX waits 300 for a lost one to
-# join, and 100 for its heartbeat.
-LAST_WORDS = 330.0
+# join, from when the other has started (a minute or two on a busy machine), and 100 for its
+# heartbeat.
+LAST_WORDS = 600.0
 SAME = ("loss", "loss/ce", "loss/flow", "grad_norm", "lr", "skipped")
 
 

@@ -78,7 +78,30 @@ def test_only_the_data_axis_crosses_slices():
     assert (slices[0] == slices[0].flat[0]).all() and (slices[1] != slices[0]).all()
 
 
+@dataclasses.dataclass(frozen=True)
+class TorusChip:
+    """What the layout of a mesh within a slice looks at."""
+
+    id: int
+    coords: tuple[int, int, int]
+    core_on_chip: int = 0
+    process_index: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v6 lite"
+
+
+def test_a_dimension_of_the_torus_may_be_shared_by_two_axes():
+    chips = [TorusChip(i, (i // 16, i % 16, 0)) for i in range(256)]
+    sizes = sharding.preset("v6e", 256)
+    grid = sharding.device_grid(tuple(sizes[axis] for axis in sharding.AXES), 1, chips)
+    assert grid.shape == (2, 32, 4, 1) and set(grid.flat) == set(chips)
+    for group in grid.reshape(-1, 4):  # devices of a tensor group lie in one line
+        assert any(len({chip.coords[axis] for chip in group}) == 1 for axis in (0, 1))
+
+
 def test_slices_must_divide_the_data_axis():
+    with pytest.raises(ValueError, match=r"form 2 slices; set config\.mesh\.slices"):
+        sharding.device_grid((2, 4, 1, 1), 1, [Chip(i, i // 4, i // 4) for i in range(8)])
     with pytest.raises(ValueError, match="only the data axis may cross"):
         sharding.make_mesh({"data": 2, "fsdp": 4}, slices=3)
 

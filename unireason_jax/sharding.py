@@ -128,22 +128,27 @@ def make_mesh(
     devices = list(jax.devices() if devices is None else devices)
     shape = mesh_sizes({"fsdp": -1} if sizes is None else sizes, len(devices))
     types = (AxisType.Auto,) * len(AXES)
-    if slices == 1:
-        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
     return Mesh(device_grid(shape, slices, devices), AXES, axis_types=types)
 
 
 def device_grid(shape: tuple[int, ...], slices: int, devices: Sequence[Any]) -> np.ndarray:
     """Devices by mesh position, slices along `data` and nothing else.
 
+    A dimension of the chips' torus may be shared by two axes: tensor 4 x fsdp 32 on 16 x 16 chips.
+
     Args:
       shape: sizes in the order of `AXES`.
-      slices: number of slices, at least 2.
-      devices: devices that know their `slice_index`.
+      slices: number of slices.
+      devices: devices that know their `slice_index` if there is more than one slice.
 
     Raises:
-      ValueError: the slices do not divide the data axis.
+      ValueError: the slices do not divide the data axis, or one was expected and there are more.
     """
+    if slices == 1:
+        found = len({getattr(device, "slice_index", 0) for device in devices})
+        if found > 1:
+            raise ValueError(f"mesh: the devices form {found} slices; set config.mesh.slices.")
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     if shape[0] % slices:
         raise ValueError(
             f"mesh: data={shape[0]} must be a multiple of slices={slices}: "
@@ -151,7 +156,9 @@ def device_grid(shape: tuple[int, ...], slices: int, devices: Sequence[Any]) -> 
         )
     inner = (shape[0] // slices, *shape[1:])
     outer = (slices, *(1,) * (len(AXES) - 1))
-    return mesh_utils.create_hybrid_device_mesh(inner, outer, devices=devices)
+    return mesh_utils.create_hybrid_device_mesh(
+        inner, outer, devices=devices, allow_split_physical_axes=True
+    )
 
 
 def spec(*logical: str | None) -> PartitionSpec:
