@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# What a train step reaches on the GPUs of this machine: 3.0 B parameters of BAGEL's own widths (four
+# What a train step reaches on the GPUs of this machine: 3.4 B parameters of BAGEL's own widths (four
 # of its layers), rows of 16,384 tokens, no moving average. Prints one line of JSON: tokens/s, MFU
 # against the data sheet, and the part of what a bfloat16 matmul of the same card reaches.
 #
 #   launch/gpu_bench.sh [--dry-run] run [FLAGS OF unireason bench step]
 #   launch/gpu_bench.sh run --tokens-per-row 32768
 #
-# One row a GPU; a card of 80 GiB holds one. Needs pip install 'unireason-jax[gpu]' or jax[cuda12].
+# One row a GPU; weights, moments and gradients take 51 GiB, shared out. Needs a JAX for CUDA: pip
+# install 'unireason-jax[cuda]'. It has not run on a GPU yet.
 #
 # Environment:
 #   PYTHON   interpreter, python by default
