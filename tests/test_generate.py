@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,10 +14,12 @@ from PIL import Image
 import unireason_jax
 from tests import untrained
 from unireason_jax import evaluate, generate
+from unireason_jax.evals.run import Run
 from unireason_jax.inference import load, trace
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 FAST = ["--timesteps", "3", "--batch", "8"]
+DEVICES = jax.local_devices()
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +100,8 @@ def test_bad_requests_are_listed_and_the_others_drawn(workdir, tmp_path, capsys)
     lines = [json.dumps({"id": i, "prompt": p, "image": f}) for i, p, f in rows]
     prompts.write_text("\n".join(lines))
     arguments = ["--checkpoint", workdir, "--out", tmp_path / "out", "--preset", "edit", *FAST]
-    generate.main([str(x) for x in [*arguments, "--prompts", prompts]])
+    told = fails(generate.main, [*arguments, "--prompts", prompts], capsys)
+    assert told.startswith("1") and "error: 6 requests refused" in told and "refused.jsonl" in told
     assert names(tmp_path / "out") == ["ok"]
     listed = (tmp_path / "out" / "refused.jsonl").read_text().splitlines()
     reasons = {row["id"]: row["reason"] for row in map(json.loads, listed)}
@@ -111,7 +115,9 @@ def test_bad_requests_are_listed_and_the_others_drawn(workdir, tmp_path, capsys)
     }.items():
         assert re.search(words, reasons[name]), reasons[name]
     assert all(f"{prompts}:" in json.loads(line)["where"] for line in listed)
-    assert "6 requests refused" in capsys.readouterr().out
+    prompts.write_text(lines[0])
+    generate.main([str(x) for x in [*arguments, "--prompts", prompts]])
+    assert not (tmp_path / "out" / "refused.jsonl").exists()
 
 
 def test_generate_edits_a_picture(workdir, tmp_path):
@@ -148,12 +154,59 @@ def test_generate_says_what_is_wrong(workdir, tmp_path, capsys, arguments, messa
     assert not (tmp_path / "out").exists()
 
 
-def test_errors_in_a_file_name_its_line(workdir, tmp_path, capsys):
-    for text, message in (('{"prompt": 3}', ":2: field 'prompt'"), ("{oops", ":2: not JSON")):
-        prompts = tmp_path / "prompts.jsonl"
-        prompts.write_text(f"a circle\n{text}\n")
-        arguments = ["--checkpoint", workdir, "--out", tmp_path / "out", "--prompts", prompts]
-        assert message in fails(generate.main, arguments, capsys)
+def test_lines_that_cannot_be_read_are_listed_and_the_others_drawn(workdir, tmp_path, capsys):
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out"
+    prompts.write_bytes(b'{oops\n{"prompt": 3}\na circle\n{"prompt": "a", "image": 1}\n\xff\n')
+    arguments = ["--checkpoint", workdir, "--out", out, "--preset", "t2i", *FAST]
+    told = fails(generate.main, [*arguments, "--prompts", prompts], capsys)
+    assert f"4 requests refused, see {out / 'refused.jsonl'}" in told and ":1: not JSON" in told
+    assert names(out) == ["a circle"]
+    listed = [json.loads(line) for line in (out / "refused.jsonl").read_text().splitlines()]
+    assert [row["where"] for row in listed] == [f"{prompts}:{n}" for n in (1, 2, 4, 5)]
+    for row, words in zip(listed, ("not JSON", "field 'prompt'", "field 'image'", "utf-8")):
+        assert words in row["reason"], row
+    assert [row["line"] for row in listed[:2]] == ["{oops", '{"prompt": 3}']
+    prompts.write_text("{oops\n")
+    assert ":1: not JSON" in fails(generate.main, [*arguments, "--prompts", prompts], capsys)
+
+
+def test_requests_are_told_in_the_style_of_the_training(workdir, tmp_path):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["style"] = "bagel"
+    (run / "config.json").write_text(json.dumps(config))
+    picture = np.zeros((32, 32, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "in.png")
+    arguments = ["--checkpoint", run, "--out", tmp_path / "out", "--preset", "edit", *FAST]
+    arguments += ["--image", tmp_path / "in.png", "--prompt", "add a red circle"]
+    generate.main([str(x) for x in arguments])
+    assert only(tmp_path / "out").roles == ["source", "user", "image"]
+    reasoner, told = load.load(run), []
+    assert reasoner.style.image_first and not load.load(workdir).style.image_first
+    reasoner.run = lambda records, **options: told.extend(records) or []
+    request = {"id": "e", "instruction": "add a red circle", "input_image": picture}
+    Run(reasoner, seed=0).traces("edit", [request], 1)
+    assert [segment.role for segment in told[0].segments] == ["source", "user", "image"]
+
+
+def test_weights_are_spread_over_the_mesh(workdir, tmp_path, monkeypatch, capsys):
+    if len(DEVICES) < 8:
+        pytest.skip("needs the eight fake devices of conftest")
+    one, eight = tmp_path / "one", tmp_path / "eight"
+    base = ["--checkpoint", workdir, "--preset", "think_t2i", "--prompt", "a red circle", *FAST]
+    mesh = [*base, "--out", eight, "--mesh", "data=2,fsdp=2,tensor=2"]
+    generate.main([str(x) for x in [*base, "--out", one]])
+    assert "needs 8 devices but there are 1" in fails(generate.main, mesh, capsys)
+    monkeypatch.setattr(jax, "local_devices", lambda: DEVICES)
+    generate.main([str(x) for x in mesh])
+    assert only(one).texts == only(eight).texts
+    assert np.abs(only(one).image.astype(int) - only(eight).image.astype(int)).max() <= 1
+    engine = load.from_flags(generate.parser().parse_args([str(x) for x in mesh])).engine
+    leaves = jax.tree.leaves(engine.params)
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+    assert held < 0.35 * sum(leaf.nbytes for leaf in leaves)
+    assert engine.empty(4, 64).k.addressable_shards[0].data.shape[1:4:2] == (1, 1)
+    assert "invalid mesh_axes" in fails(generate.main, [*base, "--out", one, "--mesh", "x"], capsys)
 
 
 @pytest.mark.parametrize("main", [generate.main, evaluate.main])
@@ -181,7 +234,8 @@ def test_evaluate_writes_a_report(workdir, tmp_path, capsys):
     assert "2 Euler steps" in values["facts"]["sampling"]
     assert values["headline"]["held-out prompts, with plan"]["count"] == 6
     assert (out / "failures.png").exists() and (out / "chart.png").exists()
-    assert "report.md" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "report.md" in told.out and told.err.count("100 %") == 1
     assert "prompts must be >= 0" in fails(evaluate.main, [*arguments, "--prompts", "-1"], capsys)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.inference import toy
 from unireason_jax import synthesize
+from unireason_jax.data.templates import PLAIN
 from unireason_jax.inference.trace import Step, Trace
 from unireason_jax.world import tasks
 
@@ -14,7 +15,7 @@ from unireason_jax.world import tasks
 class Drafter:
     """Draws the world's own drafts, three in four with a fault."""
 
-    settings = toy.settings(size=(32, 32))
+    settings, style = toy.settings(size=(32, 32)), PLAIN
 
     def run(self, records):
         return [Trace(record.id, record.source, (self.draft(record),)) for record in records]

@@ -12,14 +12,14 @@ def run(
     parser: argparse.ArgumentParser,
     command: Callable[[argparse.Namespace], Any],
     argv: Sequence[str] | None,
-) -> None:
-    """Reads `argv` (None: the process's own) and runs the command.
+) -> Any:
+    """Reads `argv` (None: the process's own), runs the command and returns what it returns.
 
     A wrong flag, file or checkpoint (ValueError, FileNotFoundError) ends the process with its
     message as one line and status 1.
     """
     try:
-        command(parser.parse_args(argv))
+        return command(parser.parse_args(argv))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
 

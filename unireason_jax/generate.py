@@ -12,11 +12,13 @@ Every conversation gets a folder with trace.json, one PNG per image and strip.pn
 a whole. It depends on the id of its prompt and the number of its sample only: not on what else is
 generated, nor on how many devices or processes share the work (each process takes its share of the
 prompts). A conversation whose trace.json is there is done; run the same command again after an
-interruption, and it goes on. Requests that cannot be generated are listed in refused.jsonl.
+interruption, and it goes on. Requests that cannot be generated are listed with their reasons in
+refused.jsonl; the others are generated, and the status is 1.
 """
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,9 +26,12 @@ import jax
 
 from unireason_jax import checkpoint, command_line, sharding
 from unireason_jax.inference import presets
+from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.folder import Folder
 from unireason_jax.inference.load import add_flags, from_flags, with_flags
-from unireason_jax.inference.requests import Asked, check_words, read_file
+from unireason_jax.inference.reasoner import Reasoner
+from unireason_jax.inference.requests import Asked, Refused, check_words, read_file
+from unireason_jax.inference.settings import Settings
 from unireason_jax.inference.strip import contact_sheet
 
 SHOWN = 24
@@ -60,21 +65,43 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def read_requests(arguments: argparse.Namespace) -> list[Asked]:
-    """What the flags ask for.
+def read_requests(arguments: argparse.Namespace) -> tuple[list[Asked], list[Refused]]:
+    """What the flags ask for, and the lines of --prompts that cannot be read.
 
     Raises:
       FileNotFoundError: there is no such file of prompts.
-      ValueError: nothing is asked for, or a line cannot be read.
+      ValueError: nothing is asked for.
     """
-    found = [Asked(prompt, prompt) for prompt in arguments.prompt]
+    found, refused = [Asked(prompt, prompt) for prompt in arguments.prompt], []
     if arguments.prompts is not None:
-        found += read_file(arguments.prompts)
-    if not found:
+        more, refused = read_file(arguments.prompts)
+        found += more
+    if not found and not refused:
         raise ValueError("nothing to generate: give --prompt TEXT or --prompts FILE.")
     if arguments.image is None:
-        return found
-    return [asked._replace(image=asked.image or arguments.image) for asked in found]
+        return found, refused
+    return [asked._replace(image=asked.image or arguments.image) for asked in found], refused
+
+
+def jobs_of(
+    asked: Sequence[Asked], arguments: argparse.Namespace, reasoner: Reasoner, settings: Settings
+) -> tuple[list[tuple[Request, int]], list[Refused]]:
+    """This process's share of the conversations, and its requests that cannot be generated."""
+    preset = presets.find(arguments.preset)
+    first = {one.name: one for one in reversed(asked)}
+    jobs, refused = [], []
+    for one in asked[jax.process_index() :: jax.process_count()]:
+        try:
+            if first[one.name] is not one:
+                raise ValueError(f"the id '{one.name}' is taken by {first[one.name].where}.")
+            options = {"image": one.image, "rounds": arguments.rounds, "style": reasoner.style}
+            request = preset.request(one.prompt, name=one.name, **options)
+            check_words(one.prompt, reasoner.engine.spec.tokenizer)
+            reasoner.check(request.record, settings)
+            jobs += [(request, sample) for sample in range(arguments.samples)]
+        except (ValueError, OSError) as error:
+            refused.append(Refused(one.name, one.where, str(error)))
+    return jobs, refused
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -85,41 +112,41 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.samples < 1:
         raise ValueError("--samples must be >= 1.")
-    preset, asked = presets.find(arguments.preset), read_requests(arguments)
+    preset, (asked, unread) = presets.find(arguments.preset), read_requests(arguments)
     sharding.initialize_distributed()
-    share = asked[jax.process_index() :: jax.process_count()]
     reasoner = from_flags(arguments)
     settings = with_flags(preset.settings(reasoner.settings), arguments)
-    first = {one.name: one for one in reversed(asked)}
-    jobs, refused = [], []
-    for one in share:
-        try:
-            if first[one.name] is not one:
-                raise ValueError(f"the id '{one.name}' is taken by {first[one.name].where}.")
-            request = preset.request(
-                one.prompt, name=one.name, image=one.image, rounds=arguments.rounds
-            )
-            check_words(one.prompt, reasoner.engine.spec.tokenizer)
-            reasoner.check(request.record, settings)
-            jobs += [(request, sample) for sample in range(arguments.samples)]
-        except (ValueError, OSError) as error:
-            refused.append({"id": one.name, "where": one.where, "reason": str(error)})
+    jobs, refused = jobs_of(asked, arguments, reasoner, settings)
+    if jax.process_index() == 0:
+        refused = [*unread, *refused]
     if refused and not jobs and jax.process_count() == 1:
-        raise ValueError("; ".join(row["reason"] for row in refused[:3]))
+        raise ValueError("; ".join(one.reason for one in refused[:3]))
     step = checkpoint.find(arguments.checkpoint, arguments.step).name
     identity = {"checkpoint": f"{arguments.checkpoint}, {arguments.which} of step {step}"}
     identity |= {"preset": arguments.preset, "rounds": arguments.rounds}
     folder = Folder(arguments.out, identity, settings)
     traces = folder.generate(reasoner, jobs, settings)
-    if refused:
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in refused)
-        (arguments.out / _mine("refused.jsonl")).write_text(lines, encoding="utf-8")
-        print(f"{len(refused)} requests refused, the first: {refused[0]['reason']}")
+    print(f"{len(traces)} conversations in {arguments.out}")
     if len(traces) > 1:
         sheet = contact_sheet([trace.strip() for trace in traces[:SHOWN]], columns=2)
         sheet.save(arguments.out / _mine("strips.png"))
         print(f"the first strips: {arguments.out / _mine('strips.png')}")
+    _tell(refused, arguments.out / _mine("refused.jsonl"))
     return len(refused)
+
+
+def _tell(refused: Sequence[Refused], file: Path) -> None:
+    """Writes what was refused, or removes what an earlier run has written of it."""
+    if not refused:
+        file.unlink(missing_ok=True)
+        return
+    rows = [{k: v for k, v in one._asdict().items() if v is not None} for one in refused]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    file.write_text(lines, encoding="utf-8")
+    print(
+        f"error: {len(refused)} requests refused, see {file}; the first: {refused[0].reason}",
+        file=sys.stderr,
+    )
 
 
 def _mine(name: str) -> str:
@@ -131,8 +158,11 @@ def _mine(name: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point; ends with one clear line on a wrong flag, prompt or checkpoint."""
-    command_line.run(parser(), run, argv)
+    """Entry point; ends with one clear line on a wrong flag or checkpoint, and with status 1 also
+    where a request was refused.
+    """
+    if command_line.run(parser(), run, argv):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def mesh_sizes(sizes: Mapping[str, int], devices: int) -> tuple[int, ...]:
         wanted = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape))
         raise ValueError(
             f"mesh: {wanted} needs {math.prod(shape)} devices but there are {devices}; "
-            "change --config.mesh.*, or set one axis to -1 to take what is left."
+            "change --config.mesh.* (sampling: --mesh), or set one axis to -1 to take what is left."
         )
     return tuple(shape)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.inference import toy
+from unireason_jax.data.templates import PLAIN
 from unireason_jax.evals import refinement, world
 from unireason_jax.inference.trace import Step, Trace
 from unireason_jax.world import tasks
@@ -46,7 +47,7 @@ class Oracle:
 
     def __init__(self, *, wrong=False, mends=True, stops=True):
         self.wrong, self.mends, self.stops = wrong, mends, stops
-        self.settings = toy.settings(size=(8 * SIDE, 8 * SIDE))
+        self.settings, self.style = toy.settings(size=(8 * SIDE, 8 * SIDE)), PLAIN
 
     def run(self, records, *, samples=1, progress):
         out = [self.finish(record) for record in records for _ in range(samples)]

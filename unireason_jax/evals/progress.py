@@ -18,24 +18,27 @@ class Progress:
         self.name, self.unit = name, unit
         self.total, self.done, self.first = max(total, 1e-9), done, done
         self.started = time.perf_counter()
-        self.told = 0.0
+        self.told, self.width, self.ended = 0.0, 0, False
         self.terminal = sys.stderr.isatty()
 
     def __call__(self, cost: float) -> None:
-        """Notes what was finished; speaks every half second on a terminal, else every ten."""
+        """Notes what was finished; speaks every half second on a terminal, else every ten, and once
+        at the end.
+        """
         self.done += cost
         gone = time.perf_counter() - self.started
         finished = self.done >= self.total - 1e-6
-        if not finished and gone - self.told < (0.5 if self.terminal else 10):
+        early = not finished and gone - self.told < (0.5 if self.terminal else 10)
+        if self.ended or early:
             return
-        self.told = gone
+        self.told, self.ended = gone, finished
         left = gone * (self.total - self.done) / max(self.done - self.first, 1e-9)
-        line = (
-            f"{self.name} {100 * self.done / self.total:3.0f} % of {self.total:.0f} {self.unit}, "
-            f"{_clock(gone)} gone, about {_clock(left)} left"
-        )
+        share = 100 if finished else int(100 * self.done / self.total)
+        line = f"{self.name} {share:3d} % of {self.total:.0f} {self.unit}, {_clock(gone)} gone"
+        line += "" if finished else f", about {_clock(left)} left"
         end = "\n" if finished or not self.terminal else "\r"
-        print(line, end=end, file=sys.stderr, flush=True)
+        print(line.ljust(self.width), end=end, file=sys.stderr, flush=True)
+        self.width = len(line) if self.terminal else 0
 
 
 def _clock(seconds: float) -> str:

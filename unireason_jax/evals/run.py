@@ -85,7 +85,7 @@ class Run:
         self, template: str, requests: Iterable[Example], cost: float, *, samples: int = 1
     ) -> list[Trace]:
         """Conversations of a template over requests, the samples of a request together."""
-        records = [TEMPLATES[template](request) for request in requests]
+        records = [TEMPLATES[template](request, self.reasoner.style) for request in requests]
         out = self.reasoner.run(
             records, samples=samples, progress=lambda count: self.advance(count * cost)
         )

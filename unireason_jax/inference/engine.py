@@ -8,14 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from unireason_jax import sharding
 from unireason_jax.data.sequence import SequenceSpec
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference.cache import Cache, Markers
-
-SPREAD = ("data", "fsdp")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,7 +24,8 @@ class Engine:
       config: `BagelConfig`.
       params: its parameters.
       spec: tokenizer, codec and sizes, the same as in training.
-      mesh: where rows are spread over `data` and `fsdp`; None keeps everything on one device.
+      mesh: where rows are spread over `data` and `fsdp`, and weights by the table of `sharding`;
+        None keeps everything on one device.
     """
 
     config: Any
@@ -51,11 +50,12 @@ class Engine:
         return jax.device_put(array, sharding.batch_sharding(self.mesh))
 
     def spread(self, cache: Cache) -> Cache:
-        """A cache with its rows spread over the mesh."""
+        """A cache with its rows, and its heads on a `tensor` axis, spread over the mesh."""
         if self.mesh is None:
             return cache
-        wide = NamedSharding(self.mesh, PartitionSpec(None, SPREAD))
-        flat = NamedSharding(self.mesh, PartitionSpec(SPREAD))
+        names = ("layers", "batch", None, "kv_heads", None)
+        spec = sharding.fitted_spec(cache.k.shape, names, self.mesh.shape)
+        wide, flat = NamedSharding(self.mesh, spec), sharding.batch_sharding(self.mesh)
         return jax.device_put(cache, Cache(k=wide, v=wide, lengths=flat, positions=flat))
 
     def empty(self, rows: int, slots: int) -> Cache:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from unireason_jax import checkpoint, experiment, sharding
+from unireason_jax import checkpoint, corpus, experiment, sharding
 from unireason_jax.inference import presets
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import FlowSettings, Settings
@@ -66,7 +66,8 @@ def load(
         flow = dataclasses.replace(WORLD_FLOW, shift=made.config.loss.timestep_shift)
         settings = Settings(flow=flow, size=(side, side))
     verbs = RELEASED if released else None
-    return Reasoner(model, params, spec, settings, mesh=mesh, presets=verbs)
+    style = corpus.style_of(made.config)
+    return Reasoner(model, params, spec, settings, mesh=mesh, presets=verbs, style=style)
 
 
 _FLAGS = {
@@ -97,6 +98,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="in pixels")
     group.add_argument("--min_rounds", type=int, help="rounds before the model may stop")
     group.add_argument("--batch", type=int, help="conversations at a time")
+    about = "how a process's devices are laid out, e.g. fsdp=4,tensor=2 (default: all on fsdp)"
+    group.add_argument("--mesh", type=mesh_axes, metavar="AXIS=N,...", help=about)
 
 
 def from_flags(arguments: argparse.Namespace) -> Reasoner:
@@ -105,12 +108,17 @@ def from_flags(arguments: argparse.Namespace) -> Reasoner:
     Raises:
       FileNotFoundError, ValueError: as `load`; or a flag is out of range.
     """
-    here = jax.local_devices()
-    mesh = sharding.make_mesh(devices=here) if len(here) > 1 else None
+    here, sizes = jax.local_devices(), arguments.mesh
+    mesh = sharding.make_mesh(sizes, devices=here) if sizes or len(here) > 1 else None
     options = {"which": arguments.which, "step": arguments.step, "dtype": arguments.dtype}
     reasoner = load(arguments.checkpoint, mesh=mesh, **options)
     reasoner.settings = with_flags(reasoner.settings, arguments)
     return reasoner
+
+
+def mesh_axes(text: str) -> dict[str, int]:
+    """Axis sizes of --mesh; ValueError, which argparse reports, unless AXIS=N,..."""
+    return {name: int(size) for name, size in (part.split("=") for part in text.split(","))}
 
 
 def with_flags(settings: Settings, arguments: argparse.Namespace) -> Settings:

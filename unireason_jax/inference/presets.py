@@ -1,8 +1,9 @@
 """How each system samples: its template, prompts, scales and rounds, by name.
 
-Every template is a preset of its own name, with the settings of the reasoner. The others carry the
-values of a paper or of a released script, and where the two disagree there is one of each (the
-released one has `_released` in its name). Values not given anywhere are ours, and said to be.
+Every template is a preset of its own name, with the settings and the style of the reasoner. The
+others carry the values of a paper or of a released script, and where the two disagree there is one
+of each (the released one has `_released` in its name). Values not given anywhere are ours, and said
+to be.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ class Preset:
     Attributes:
       about: what it is, and where its values come from.
       template: name of the template that is walked.
-      style: its switches, system prompts among them.
+      style: its switches, system prompts among them; None for those the model was trained with.
       text, flow, refine, max_text, size, learned_stop: fields of `Settings`; None keeps those of
         the reasoner.
       rounds: most rounds of refinement, or steps of a drawing in steps, unless the request says.
@@ -44,7 +45,7 @@ class Preset:
 
     about: str
     template: str
-    style: Style = PLAIN
+    style: Style | None = PLAIN
     text: TextSettings | None = None
     flow: FlowSettings | None = None
     refine: FlowSettings | None = None
@@ -67,7 +68,13 @@ class Preset:
         return dataclasses.replace(base, **{k: v for k, v in own.items() if v is not None})
 
     def request(
-        self, text: str, *, name: str | None = None, image: Any = None, rounds: int | None = None
+        self,
+        text: str,
+        *,
+        name: str | None = None,
+        image: Any = None,
+        rounds: int | None = None,
+        style: Style = PLAIN,
     ) -> Request:
         """A conversation to finish.
 
@@ -76,6 +83,7 @@ class Preset:
           name: id of the request, which keys its randomness; by default the text.
           image: the picture to edit or to ask about (path, bytes or uint8 [H, W, 3]).
           rounds: most rounds of refinement, or steps of a drawing in steps.
+          style: that the model was trained with; a preset that has its own does not use it.
 
         Raises:
           ValueError: an empty text, a missing image, or negative rounds.
@@ -97,9 +105,10 @@ class Preset:
             example["steps"] = 1 if self.grow else max(most, 1)
         else:
             example["rounds"] = most
-        record = TEMPLATES[self.template](example, self.style)
+        style = style if self.style is None else self.style
+        record = TEMPLATES[self.template](example, style)
         grow = self.grow and functools.partial(self.grow, most=most)
-        later = [functools.partial(_stage, stage, example, self.style) for stage in self.following]
+        later = [functools.partial(_stage, stage, example, style) for stage in self.following]
         return Request(record, grow, tuple(later))
 
 
@@ -166,7 +175,8 @@ def grow_process(record: Record, handover: str, most: int) -> Record:
         steps.append({})
     prompt = record.segments[roles.index("user")].text
     longer = TEMPLATES["process"]({"id": record.id, "prompt": prompt, "steps": steps}, PLAIN)
-    return dataclasses.replace(record, segments=longer.segments)
+    system = record.segments[: roles.index("user")]
+    return dataclasses.replace(record, segments=(*system, *longer.segments))
 
 
 _UNIREASON = Style(system=prompts.UNIREASON)
@@ -286,8 +296,8 @@ SYSTEMS: dict[str, Preset] = {
     ),
 }
 PRESETS: dict[str, Preset] = {
-    name: Preset(f"the template {name}, settings of the checkpoint's world", name, rounds=3)
+    name: Preset(f"the template {name}, as the checkpoint was trained", name, None, rounds=3)
     for name in TEMPLATES
     if name in {*_IMAGE_KEY, "t2i", "think_t2i", "refine_t2i", "irg_improving_full"}
-} | {"process": Preset("the template process", "process", rounds=8, grow=grow_process)}
+} | {"process": Preset("the template process", "process", None, rounds=8, grow=grow_process)}
 PRESETS |= SYSTEMS

@@ -14,6 +14,7 @@ from typing import Any
 from unireason_jax.data import sequence
 from unireason_jax.data.records import Record
 from unireason_jax.data.sequence import SequenceSpec
+from unireason_jax.data.templates import PLAIN, Style
 from unireason_jax.inference import presets as systems
 from unireason_jax.inference import turns
 from unireason_jax.inference.context import Context
@@ -24,7 +25,7 @@ from unireason_jax.inference.trace import Trace
 from unireason_jax.inference.turns import text_turn
 
 Progress = Callable[[int], None]
-PLAIN = {"generate": "refine_t2i", "edit": "edit", "ask": "vqa"}
+VERBS = {"generate": "refine_t2i", "edit": "edit", "ask": "vqa"}
 
 
 class Reasoner:
@@ -37,6 +38,7 @@ class Reasoner:
       settings: how to generate.
       mesh: spreads the rows of a batch over devices; None uses one.
       presets: names of the presets that `generate`, `edit` and `ask` use unless told otherwise.
+      style: switches of the templates that the model was trained with.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Reasoner:
         *,
         mesh: Any = None,
         presets: Mapping[str, str] | None = None,
+        style: Style = PLAIN,
     ):
         if spec.tokenizer.vocab_size > config.llm.vocab:
             raise ValueError(
@@ -56,7 +59,8 @@ class Reasoner:
             )
         self.engine = Engine(config, params, spec, mesh)
         self.settings = settings or Settings()
-        self.presets = dict(presets or PLAIN)
+        self.presets = dict(presets or VERBS)
+        self.style = style
 
     def generate(self, prompt: str, **options: Any) -> Trace:
         """Draws a picture of a prompt; `options` are those of `ask`, and `preset`, `rounds`."""
@@ -88,7 +92,8 @@ class Reasoner:
         self, verb: str, text: str, *, preset: str | None = None, sample: int = 0, **options: Any
     ) -> Trace:
         chosen = systems.find(preset or self.presets[verb])
-        settings, request = chosen.settings(self.settings), chosen.request(text, **options)
+        settings = chosen.settings(self.settings)
+        request = chosen.request(text, style=self.style, **options)
         self.check(request.record, settings)
         return next(self.stream([(request, sample)], settings))[1]
 

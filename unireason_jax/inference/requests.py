@@ -25,19 +25,45 @@ class Asked(NamedTuple):
     where: str = "--prompt"
 
 
-def read_file(path: Path) -> list[Asked]:
+class Refused(NamedTuple):
+    """A request that cannot be generated, as a line of refused.jsonl says it.
+
+    Attributes:
+      id: of the request; None where its line could not be read.
+      where: file and line it comes from.
+      reason: what is wrong with it.
+      line: what could not be read; None where it could.
+    """
+
+    id: str | None
+    where: str
+    reason: str
+    line: str | None = None
+
+
+def read_file(path: Path) -> tuple[list[Asked], list[Refused]]:
     """Requests of a text file (one prompt a line) or of JSON lines; blank lines are passed over.
 
     A JSON line has `prompt`, and may have `id` and `image` (a path, relative to the file's folder).
 
+    Returns:
+      The requests, and the lines that are none: not UTF-8, not JSON though they begin like it, or
+      with a field that is missing or of the wrong type.
+
     Raises:
       FileNotFoundError: no such file.
-      ValueError: a line is not JSON though it begins like it, or a field has the wrong type.
     """
     if not path.is_file():
         raise FileNotFoundError(f"--prompts {path}: no such file.")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [_read(line, path, n) for n, line in enumerate(lines, 1) if line.strip()]
+    asked, refused = [], []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            if line.strip():
+                asked.append(_read(line.decode("utf-8"), path, number))
+        except ValueError as error:
+            shown = line.decode("utf-8", errors="replace")
+            refused.append(Refused(None, f"{path}:{number}", f"{path}:{number}: {error}", shown))
+    return asked, refused
 
 
 def check_words(prompt: str, tokenizer: Tokenizer) -> None:
@@ -55,18 +81,18 @@ def check_words(prompt: str, tokenizer: Tokenizer) -> None:
 
 
 def _read(line: str, path: Path, number: int) -> Asked:
-    """One line of a file of requests."""
+    """One line of a file of requests. Raises ValueError saying what is wrong with it."""
     where = f"{path}:{number}"
     if not line.lstrip().startswith("{"):
         return Asked(line.strip(), line.strip(), where=where)
     try:
         values: Any = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error}).") from None
+        raise ValueError(f"not JSON ({error}).") from None
     prompt, image = values.get("prompt"), values.get("image")
     if not isinstance(prompt, str):
-        raise ValueError(f"{where}: field 'prompt' is missing or not a text.")
+        raise ValueError("field 'prompt' is missing or not a text.")
     if image is not None and not isinstance(image, str):
-        raise ValueError(f"{where}: field 'image' is not a path.")
+        raise ValueError("field 'image' is not a path.")
     name = str(values.get("id", prompt))
     return Asked(name, prompt, path.parent / image if image else None, where)

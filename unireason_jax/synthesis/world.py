@@ -56,8 +56,8 @@ class ModelGenerator:
 
     def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """One picture a request, the same whatever else is in the call."""
-        make = TEMPLATES[self.template]
-        records = [make({"id": request.id, "prompt": request.prompt}) for request in requests]
+        make, style = TEMPLATES[self.template], self.reasoner.style
+        records = [make({"id": r.id, "prompt": r.prompt}, style) for r in requests]
         return [trace.image for trace in self.reasoner.run(records)]
 
 

@@ -9,6 +9,7 @@ import time
 import numpy as np
 
 from unireason_jax import benchmark
+from unireason_jax.data.templates import PLAIN
 from unireason_jax.evals.public.base import Item
 from unireason_jax.inference.trace import Step, Trace
 from unireason_jax.world.dice import Dice
@@ -27,7 +28,7 @@ class Painter:
     """
 
     def __init__(self, items: list[Item], wrong: int = 0, seconds: float = 0.0):
-        self.items = {item.id: item for item in items}
+        self.items, self.style = {item.id: item for item in items}, PLAIN
         self.wrong, self.seconds, self.drawn = wrong, seconds, 0
 
     def run(self, records, *, samples=1):

@@ -49,7 +49,11 @@ def draw(
     progress(len(items) - len(todo))
     for start in range(0, len(todo), batch):
         part = todo[start : start + batch]
-        records = [TEMPLATES[MODES[mode][bool(i.sources)]](_request(i, rounds)) for i in part]
+        templates = [TEMPLATES[MODES[mode][bool(item.sources)]] for item in part]
+        records = [
+            template(_request(item, rounds), reasoner.style)
+            for template, item in zip(templates, part)
+        ]
         count = max(suite.grid**2, len(suite.places(part[0])))
         traces = reasoner.run(records, samples=count)
         for number, item in enumerate(part):
