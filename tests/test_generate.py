@@ -263,6 +263,32 @@ def test_python_in_five_lines(workdir):
         m.generate("a red circle", preset="think_t2")
 
 
+def test_bad_input_in_python_says_what_is_wrong(workdir):
+    m, wide = unireason_jax.load(workdir), np.zeros((1, 5000, 3), np.uint8)
+    for call, message in (
+        (lambda: m.generate(" "), "prompt is empty"),
+        (lambda: m.generate("red " * 400), "402 tokens.*320"),
+        (lambda: m.generate("a gren circle"), "does not know the word.*gren; .*Near: green"),
+        (lambda: m.edit(wide, "remove the circle"), "5000 x 1 pixels .* multiples of 8"),
+        (lambda: m.ask(b"no picture", "what color ?"), "source: image .*(readable|decoded)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_a_model_without_vit_says_that_it_cannot_look(tmp_path, capsys):
+    run = untrained.write(tmp_path / "run", vit_tower=False)
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out"
+    Image.new("RGB", (32, 32)).save(tmp_path / "in.png")
+    row = {"prompt": "what color is the circle ?", "image": "in.png"}
+    prompts.write_text(json.dumps(row))
+    arguments = ["--checkpoint", run, "--out", out, "--prompts", prompts, "--preset", "vqa"]
+    assert "this checkpoint has no ViT" in fails(generate.main, arguments, capsys)
+    m = unireason_jax.load(run)
+    with pytest.raises(ValueError, match="source: this checkpoint has no ViT"):
+        m.ask(np.zeros((32, 32, 3), np.uint8), "what color is the circle ?")
+
+
 def test_importing_the_package_is_light():
     code = "import sys, unireason_jax; print(unireason_jax.load.__name__, 'jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,9 +9,11 @@ from unireason_jax.optim import make_optimizer
 from unireason_jax.state import new_state
 
 
-def write(folder):
-    """Writes such a run of `configs/tiny.py`; returns the folder."""
-    made = experiment.create(configuration.load("configs/tiny.py"))
+def write(folder, **model):
+    """Writes such a run of `configs/tiny.py`, with changes to its model; returns the folder."""
+    config = configuration.load("configs/tiny.py")
+    config.model.update(model)
+    made = experiment.create(config)
     made.save(folder)
     params = jax.jit(functional.init, static_argnums=0)(made.model, jax.random.key(0))
     optimizer = make_optimizer(

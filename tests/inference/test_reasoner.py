@@ -12,7 +12,6 @@ from unireason_jax.data.templates import TEMPLATES
 from unireason_jax.inference.context import Context
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import TextSettings
-from unireason_jax.models import functional
 from unireason_jax.world.tasks import example
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -84,17 +83,14 @@ def test_a_conversation_does_not_depend_on_its_batch(batch):
     assert len({t.images[0].tobytes() for t in traces}) == 8
 
 
-@pytest.mark.parametrize("sizes", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
-def test_eight_devices_give_the_same(sizes):
+def test_eight_devices_give_the_same():
     if jax.device_count() < 8:
         pytest.skip("needs the eight fake devices of conftest")
     raws = [example(0, i, "edit", side=toy.SIDE) for i in range(8)]
     keys = ("id", "instruction", "input_image")
     records = [TEMPLATES["think_edit"]({key: raw[key] for key in keys}) for raw in raws]
-    mesh = sharding.make_mesh(sizes, devices=jax.devices()[:8])
-    axes = functional.logical_axes(toy.config())
-    placed = jax.device_put(toy.params(), sharding.shardings(mesh, toy.params(), axes))
-    spread = Reasoner(toy.config(), placed, toy.spec(), toy.settings(), mesh=mesh)
+    mesh = sharding.make_mesh({"data": -1}, devices=jax.devices()[:8])
+    spread = Reasoner(toy.config(), toy.params(), toy.spec(), toy.settings(), mesh=mesh)
     (wanted, one), (found, eight) = (run(r, records) for r in (toy.reasoner(), spread))
     assert sum(same(a, b, one, eight) for a, b in zip(wanted, found, strict=True)) == 8
 
