@@ -204,7 +204,7 @@ def test_weights_are_spread_over_the_mesh(workdir, tmp_path, monkeypatch, capsys
     engine = load.from_flags(generate.parser().parse_args([str(x) for x in mesh])).engine
     leaves = jax.tree.leaves(engine.params)
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
-    assert held < 0.35 * sum(leaf.nbytes for leaf in leaves)
+    assert held < 0.4 * sum(leaf.nbytes for leaf in leaves)
     assert engine.empty(4, 64).k.addressable_shards[0].data.shape[1:4:2] == (1, 1)
     assert "invalid mesh_axes" in fails(generate.main, [*base, "--out", one, "--mesh", "x"], capsys)
 

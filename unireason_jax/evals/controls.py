@@ -47,7 +47,7 @@ def _shuffled(run: Run, examples: Sequence[Example], own: Sequence[Trace]) -> Se
         asked(e, "prompt", "explanation", draft=other["draft"], rounds=0, id=f"{e['id']}-shuffled")
         for e, other in zip(examples, [*examples[1:], *examples[:1]])
     ]
-    traces = run.traces("refine_t2i", others, 0)
+    traces = run.traces("refine_t2i", others, 0.25)
     helps, blind, same = [], [], []
     for e, trace, shuffled in zip(examples, own, traces):
         if not e["faults"]:

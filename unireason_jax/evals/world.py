@@ -71,7 +71,7 @@ class Sizes:
             + self.knowledge * len(knowledge.DOMAINS) * (4 + self.rounds)
             + self.edits * len(edit_tasks.OPS)
             + self.questions * len(questions.KINDS) * 0.25
-            + self.drafts * self.rounds
+            + self.drafts * (self.rounds + 0.25 * bool(self.rounds))
             + self.process * len(set(PROCESS_TAGS)) * (MAX_STEPS + 0.25)
             + self.hidden * len(questions.EDIT_KINDS)
         )
