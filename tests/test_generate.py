@@ -268,7 +268,6 @@ def test_bad_input_in_python_says_what_is_wrong(workdir):
     for call, message in (
         (lambda: m.generate(" "), "prompt is empty"),
         (lambda: m.generate("red " * 400), "402 tokens.*320"),
-        (lambda: m.generate("a gren circle"), "does not know the word.*gren; .*Near: green"),
         (lambda: m.edit(wide, "remove the circle"), "5000 x 1 pixels .* multiples of 8"),
         (lambda: m.ask(b"no picture", "what color ?"), "source: image .*(readable|decoded)"),
     ):
@@ -280,7 +279,7 @@ def test_a_model_without_vit_says_that_it_cannot_look(tmp_path, capsys):
     run = untrained.write(tmp_path / "run", vit_tower=False)
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out"
     Image.new("RGB", (32, 32)).save(tmp_path / "in.png")
-    row = {"prompt": "what color is the circle ?", "image": "in.png"}
+    row = {"prompt": "what color is the circle", "image": "in.png"}
     prompts.write_text(json.dumps(row))
     arguments = ["--checkpoint", run, "--out", out, "--prompts", prompts, "--preset", "vqa"]
     assert "this checkpoint has no ViT" in fails(generate.main, arguments, capsys)
