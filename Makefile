@@ -18,7 +18,9 @@ LEG = $(shell $(PYTHON) -c 'import sys; print("py311" if sys.version_info < (3, 
 .PHONY: quickstart test test-fast smoke lint freeze clean
 
 quickstart: $(STAMP)
-	$(QUICK) -m unireason_jax.train --config configs/quickstart.py --workdir $(RUN)
+	$(QUICK) -m unireason_jax.train --config configs/quickstart.py:alignment --workdir $(RUN)/alignment
+	$(QUICK) -m unireason_jax.train --config configs/quickstart.py --workdir $(RUN) \
+	  --config.init_from=$(RUN)/alignment
 	$(QUICK) -m unireason_jax.evaluate --checkpoint $(RUN) --out $(RUN)/report --seed 2
 
 test: $(STAMP)

@@ -94,6 +94,7 @@ def get_config() -> ConfigDict:
                 "irg_improving_thinking_generation": 0.0,
                 "irg_improving_full": 0.0,
                 "vqa": 0.0,
+                "caption": 0.0,
                 "uni_edit": 0.0,
             },
             # Tokens of a row by stream; or all 0, and `tokens` is the sum they are advised from.

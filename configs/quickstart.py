@@ -1,7 +1,7 @@
 """The embedded world on two CPU cores: one model that plans, draws, looks, reflects and refines.
 
-Command:  make quickstart    (or python -m unireason_jax.train --config=configs/quickstart.py
-          --workdir=runs/quickstart, then python -m unireason_jax.evaluate)
+Command:  make quickstart    (train configs/quickstart.py:alignment, then this file with
+          --config.init_from=runs/quickstart/alignment, then evaluate; see the Makefile)
 Hardware: two CPU cores, 4 GiB of memory.
 Time:     20 minutes of CPU time with the report (README.md, "What you will see").
 Result:   loss/ce near 0.45 and loss/flow near 0.32; the report with its pictures is in
@@ -16,7 +16,9 @@ from ml_collections import ConfigDict
 from configs import common
 
 
-def get_config() -> ConfigDict:
+def get_config(stage: str = "joint") -> ConfigDict:
+    if stage not in ("alignment", "joint"):
+        raise ValueError(f"no stage {stage!r}; configs/quickstart.py: takes alignment or joint")
     config = common.get_config()
     config.init_from = "scratch"
     model = config.model
@@ -33,9 +35,10 @@ def get_config() -> ConfigDict:
 
     config.data.examples = 100_000
     mixture = config.data.mixture
-    mixture.t2i, mixture.think_t2i = 0.18, 0.26
-    mixture.knowledge, mixture.think_knowledge = 0.02, 0.06
-    mixture.edit, mixture.refine_t2i, mixture.vqa = 0.26, 0.16, 0.04
+    mixture.t2i, mixture.think_t2i = 0.14, 0.24
+    mixture.knowledge, mixture.think_knowledge = 0.03, 0.08
+    mixture.edit, mixture.refine_t2i = 0.22, 0.2
+    mixture.vqa, mixture.caption = 0.06, 0.03
     config.data.tokens = 480
     config.data.rows = 2
     config.data.dropout = (0.1, 0.1, 0.1)
@@ -43,7 +46,7 @@ def get_config() -> ConfigDict:
     # The latents are whitened, so an object stands three times above the noise and shows up to
     # t = 0.8. What to draw is decided before that; the shift puts most of the training there.
     config.loss.timestep_shift = 20.0
-    config.loss.ce_weight = 0.2
+    config.loss.ce_weight = 0.4
 
     config.optim.lr, config.optim.min_lr = 1.5e-3, 5e-5
     config.optim.schedule, config.optim.warmup_steps = "cosine", 100
@@ -54,4 +57,19 @@ def get_config() -> ConfigDict:
     config.train.log_every = 100
     config.train.save_every = 1625
     config.eval.every = 1625
+    return _alignment(config) if stage == "alignment" else config
+
+
+def _alignment(config: ConfigDict) -> ConfigDict:
+    """Captions only, as BAGEL's alignment stage: what stands where, before anything is drawn.
+
+    In the joint mixture a caption is a copy of the plan but for a word or two, and perception is
+    not learned from so little.
+    """
+    config.data.mixture.update(dict.fromkeys(config.data.mixture, 0.0))
+    config.data.mixture.caption = 1.0
+    config.loss.ce_weight = 1.0
+    config.optim.ema = 0.98
+    config.train.steps = config.train.save_every = 600
+    config.eval.every = 0
     return config

@@ -16,41 +16,46 @@ from ml_collections import ConfigDict
 
 from configs import quickstart
 
+# Every row starts from one model that has learned to describe pictures, and keeps that up a little.
+CAPTIONS = {"caption": 0.05, "vqa": 0.05}
 # Stage 1 teaches drawing and editing without any text; stage 2 adds plans and refinement.
 # Every mixture has the same share of knowledge prompts, so that no row has merely seen more facts.
-PLAIN = {"t2i": 0.5, "knowledge": 0.2, "edit": 0.3}
+PLAIN = {"t2i": 0.4, "knowledge": 0.2, "edit": 0.3, **CAPTIONS}
 REASONING = {
-    "t2i": 0.1,
-    "think_t2i": 0.25,
-    "knowledge": 0.05,
-    "think_knowledge": 0.15,
+    "t2i": 0.15,
+    "think_t2i": 0.15,
+    "knowledge": 0.1,
+    "think_knowledge": 0.1,
     "edit": 0.15,
-    "refine_t2i": 0.3,
+    "refine_t2i": 0.25,
+    **CAPTIONS,
 }
 JOINT = {
     task: (PLAIN.get(task, 0.0) + REASONING.get(task, 0.0)) / 2 for task in {**PLAIN, **REASONING}
 }
 # The sibling recipes keep some of stage 1 in the mixture (our choice): the papers' models are a
 # thousand times larger and forget less.
-PROCESS = {"process": 0.6, "t2i": 0.1, "knowledge": 0.2, "edit": 0.1}
+PROCESS = {"process": 0.5, "t2i": 0.1, "knowledge": 0.2, "edit": 0.1, **CAPTIONS}
 IRG = {
-    "irg_initial_full": 0.25,
-    "irg_improving_full": 0.35,
+    "irg_initial_full": 0.2,
+    "irg_improving_full": 0.3,
     "t2i": 0.1,
     "knowledge": 0.1,
     "think_knowledge": 0.1,
     "edit": 0.1,
+    **CAPTIONS,
 }
-UNI_EDIT = {"uni_edit": 0.5, "t2i": 0.2, "knowledge": 0.2, "edit": 0.1}
+UNI_EDIT = {"uni_edit": 0.4, "t2i": 0.2, "knowledge": 0.2, "edit": 0.1, **CAPTIONS}
 OWN_CRITIQUES = {task: share for task, share in REASONING.items() if task != "refine_t2i"}
 
-# name: mixture; share of the images; the run whose averaged weights it starts from; and, where it
-# learns from its own drafts, the share of records that `unireason synthesize` made of them.
+# name: mixture; share of the images, or steps; the run whose averaged weights it starts from; and,
+# where it learns from its own drafts, the share of records `unireason synthesize` made of them.
 RUNS = {
-    "plain": {"mixture": PLAIN, "share": 1.0},
-    "stage1": {"mixture": PLAIN, "share": 0.5},
+    "alignment": {"mixture": {"caption": 1.0}, "steps": 600},
+    "plain": {"mixture": PLAIN, "share": 1.0, "after": "alignment"},
+    "stage1": {"mixture": PLAIN, "share": 0.5, "after": "alignment"},
     "stage2": {"mixture": REASONING, "share": 0.5, "after": "stage1"},
-    "joint": {"mixture": JOINT, "share": 1.0},
+    "joint": {"mixture": JOINT, "share": 1.0, "after": "alignment"},
     "process": {"mixture": PROCESS, "share": 0.5, "after": "stage1"},
     "irg": {"mixture": IRG, "share": 0.5, "after": "stage1"},
     "uni_edit": {"mixture": UNI_EDIT, "share": 0.5, "after": "stage1"},
@@ -64,7 +69,7 @@ RUNS = {
 
 
 def get_config(run: str = "stage2") -> ConfigDict:
-    config = quickstart.get_config()
+    config = quickstart.get_config("alignment" if run == "alignment" else "joint")
     config.data.mixture.update(dict.fromkeys(config.data.mixture, 0.0))
     config.data.mixture.update(RUNS[run]["mixture"])
     config.train.tensorboard = False
@@ -90,11 +95,11 @@ def study() -> dict:
             ("two-stage", "stage2", "prompt only"),
             ("+ reasoning", "stage2", "with plan"),
             ("+ refinement", "stage2", "plan + refinement"),
-            ("joint, refined", "joint", "plan + refinement"),
+            ("joint refined", "joint", "plan + refinement"),
             ("process-driven", "process", "step by step"),
             ("IRG-style", "irg", "plan + refinement"),
             ("Uni-Edit-style", "uni_edit", "prompt only"),
-            ("own critiques, refined", "own_critiques", "plan + refinement"),
+            ("own critiques refined", "own_critiques", "plan + refinement"),
         ),
         "claims": (
             ("knowledge", "base", "two-stage"),
@@ -103,8 +108,8 @@ def study() -> dict:
             ("held-out prompts", "base", "two-stage"),
             ("held-out prompts", "two-stage", "+ reasoning"),
             ("held-out prompts", "+ reasoning", "+ refinement"),
-            ("held-out prompts", "joint, refined", "+ refinement"),
-            ("held-out prompts", "+ refinement", "own critiques, refined"),
+            ("held-out prompts", "joint refined", "+ refinement"),
+            ("held-out prompts", "+ refinement", "own critiques refined"),
         ),
         "controls": "stage2",
         "sizes": {

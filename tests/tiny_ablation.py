@@ -3,7 +3,8 @@
 from configs import tiny
 
 RUNS = {
-    "plain": {"mixture": {"t2i": 0.7, "edit": 0.3}, "share": 1.0},
+    "alignment": {"mixture": {"caption": 1.0}, "steps": 4},
+    "plain": {"mixture": {"t2i": 0.7, "edit": 0.3}, "share": 1.0, "after": "alignment"},
     "stage1": {"mixture": {"t2i": 0.7, "edit": 0.3}, "share": 0.5},
     "stage2": {"mixture": {"think_t2i": 0.5, "refine_t2i": 0.5}, "share": 0.5, "after": "stage1"},
     "own": {

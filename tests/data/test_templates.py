@@ -55,7 +55,8 @@ def test_a_plan_hands_over_to_the_image():
 
 
 def test_a_refined_trace_leaves_plan_and_draft_unsupervised_and_ends_with_a_stop():
-    record = to_record(refined(1))
+    raw = refined(1)
+    record = to_record(raw)
     assert flags(record) == [
         "user:none:none:drop",
         "plan:none:none:drop",
@@ -64,7 +65,7 @@ def test_a_refined_trace_leaves_plan_and_draft_unsupervised_and_ends_with_a_stop
         "refined:flow:none:drop",
         "reflection:text:stop",
     ]
-    assert record.segments[-1].content == "<sugg>no change</sugg>"
+    assert record.segments[-1].content == f"<sugg>{raw['final_reflection']}</sugg>"
     assert all(s.gen and s.und for s in record.segments if s.kind == "image")
 
 

@@ -12,8 +12,14 @@ from unireason_jax.evals import refinement, world
 from unireason_jax.inference.trace import Step, Trace
 from unireason_jax.world import tasks
 from unireason_jax.world.dice import Dice
-from unireason_jax.world.edits import Edit, apply_edit
-from unireason_jax.world.language import parse_plan, parse_reflection, plan_text, reflection_text
+from unireason_jax.world.edits import NO_CHANGE, Edit, apply_edit
+from unireason_jax.world.language import (
+    edit_text,
+    parse_plan,
+    parse_reflection,
+    plan_text,
+    reflection_text,
+)
 from unireason_jax.world.parser import parse, to_objects
 from unireason_jax.world.renderer import render
 from unireason_jax.world.repair import suggest
@@ -101,7 +107,7 @@ class Oracle:
             return self.raw["answer"], "stop"
         edits = suggest(self.raw["requirement"], self.seen(), side=SIDE)
         if not edits:
-            return "no change", "stop" if self.stops else "image"
+            return reflection_text(NO_CHANGE, self.seen()), "stop" if self.stops else "image"
         return reflection_text(edits[0], self.seen()), "image"
 
     def say_process(self, role):
@@ -109,7 +115,7 @@ class Oracle:
         drawn = sum(step.kind == "image" for step in self.steps)
         if role == "plan":
             edit = Edit("add", objects[drawn].cell, "", *objects[drawn].look)
-            text = reflection_text(edit, objects[:drawn])
+            text = edit_text(edit, objects[:drawn])
             return f"<ins>{text}</ins><des>{plan_text(objects[: drawn + 1])}</des>", "image"
         if self.inspects:
             return "conflict" if any(step["refine"] for step in self.raw["steps"]) else "", "stop"
@@ -122,7 +128,7 @@ class Oracle:
             if not self.mends:
                 return looked
             objects = to_objects(parse(looked).objects, SIDE)
-            return render(make_scene(apply_edit(objects, parse_reflection(said, SIDE)), SIDE))
+            return render(make_scene(apply_edit(objects, parse_reflection(said, SIDE)[1]), SIDE))
         if self.wrong:
             return blank
         if role == "sketch":
@@ -252,17 +258,18 @@ def test_parts_can_be_left_out():
 
 def test_turns_of_a_trace():
     requirement = tasks.example(5, 0, "t2i", tag="colors", side=SIDE)["requirement"]
-    right = render(sample_scene(requirement, Dice(0, 0, "x"), SIDE))
+    scene = sample_scene(requirement, Dice(0, 0, "x"), SIDE)
+    right, told = render(scene), reflection_text(NO_CHANGE, scene.objects)
     wrong = np.zeros_like(right) + np.array([16, 16, 20], np.uint8)
     steps = (
         Step("image", "draft", image=right),
-        Step("text", "reflection", text="no change", handover="image"),
+        Step("text", "reflection", text=told, handover="image"),
         Step("image", "refined", image=wrong),
         Step("text", "reflection", text="purple", handover="stop"),
     )
     trace = refinement.judge(Trace("t", "refine_t2i", steps), requirement)
     first, second = refinement.turns(trace, requirement)
-    assert dataclasses.astuple(first) == (True, False, False, 0, True, False, False)
-    assert dataclasses.astuple(second) == (False, True, None, 1, False, False, False)
+    assert dataclasses.astuple(first) == (True, False, False, 0, True, True, False, False)
+    assert dataclasses.astuple(second) == (False, True, None, 1, False, False, False, False)
     assert refinement.verdicts(trace) == [True, False]
     assert [refinement.after_round(trace, n) for n in range(3)] == [True, False, False]

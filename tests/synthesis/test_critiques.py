@@ -11,6 +11,7 @@ from unireason_jax.synthesis import critiques, world
 from unireason_jax.synthesis.journal import Journal
 from unireason_jax.synthesis.roles import Request, Roles
 from unireason_jax.world import tasks
+from unireason_jax.world.edits import NO_CHANGE
 from unireason_jax.world.language import parse_plan, parse_reflection
 from unireason_jax.world.parser import parse, to_objects
 from unireason_jax.world.renderer import render
@@ -61,7 +62,9 @@ def test_every_record_is_right_in_the_end_and_changes_only_what_it_says(tmp_path
     for record in records(tmp_path):
         request, image = wanted[record["id"]], picture(tmp_path, record["draft"])
         for step in record["rounds"]:
-            after, edit = picture(tmp_path, step["image"]), parse_reflection(step["reflection"])
+            after = picture(tmp_path, step["image"])
+            seen, edit = parse_reflection(step["reflection"])
+            assert seen == to_objects(parse(image).objects, SIDE)
             changed = {
                 (y // CELL, x // CELL) for y, x in zip(*np.nonzero((after != image).any(-1)))
             }
@@ -71,7 +74,7 @@ def test_every_record_is_right_in_the_end_and_changes_only_what_it_says(tmp_path
         plan = parse_plan(record["explanation"], SIDE).objects
         assert check(request.details, plan, side=SIDE).passed
         assert to_objects(parse(image).objects, SIDE) == plan
-        assert record["final_reflection"] == "no change"
+        assert parse_reflection(record["final_reflection"]) == (plan, NO_CHANGE)
 
 
 def test_what_a_request_leaves_open_is_not_always_the_same():

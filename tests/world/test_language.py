@@ -6,6 +6,8 @@ from unireason_jax.world.dice import Dice
 from unireason_jax.world.editing import random_objects
 from unireason_jax.world.edits import NO_CHANGE, Edit, apply_edit, diff
 from unireason_jax.world.language import (
+    edit_text,
+    parse_edit,
     parse_plan,
     parse_reflection,
     phrase,
@@ -60,10 +62,19 @@ def test_broken_plans_are_refused(text, message):
         (NO_CHANGE, "no change"),
     ],
 )
-def test_reflections_of_the_specification(edit, text):
-    assert reflection_text(edit, [RED, BLUE]) == text
-    assert parse_reflection(tagged("sugg", text)) == edit
+def test_edits_of_the_specification(edit, text):
+    assert edit_text(edit, [RED, BLUE]) == text
+    assert parse_edit(tagged("sugg", text)) == edit
     assert len(text.split()) <= 16
+    said = f"circle red large b2 , square blue small c4 , {text}"
+    assert reflection_text(edit, [BLUE, RED]) == said
+    assert parse_reflection(tagged("sugg", said)) == ((RED, BLUE), edit)
+
+
+def test_an_empty_picture_holds_nothing():
+    edit = Edit("add", "a1", "", "cross", "orange", "small")
+    assert reflection_text(edit, []) == "nothing , add a small orange cross at a1"
+    assert parse_reflection(reflection_text(edit, [])) == ((), edit)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +89,15 @@ def test_reflections_of_the_specification(edit, text):
         "change the red circle at b2 into a blue square",
     ],
 )
-def test_reflections_outside_the_grammar_are_refused(text):
+def test_edits_outside_the_grammar_are_refused(text):
+    with pytest.raises(ValueError, match="edit"):
+        parse_edit(text)
+    with pytest.raises(ValueError):
+        parse_reflection(f"circle red large b2 , {text}")
+
+
+@pytest.mark.parametrize("text", ["no change", "a red thing , no change", "nothing no change"])
+def test_reflections_start_with_what_is_seen(text):
     with pytest.raises(ValueError, match="reflection"):
         parse_reflection(text)
 
@@ -109,7 +128,7 @@ def test_diff_through_text_leads_to_the_target():
         edits = diff(target, objects)
         assert len(edits) <= len(set(target) ^ set(objects))
         for edit in edits:
-            objects = apply_edit(objects, parse_reflection(reflection_text(edit, objects)))
+            objects = apply_edit(objects, parse_edit(edit_text(edit, objects)))
         assert objects == target
 
 

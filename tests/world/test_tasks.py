@@ -7,8 +7,8 @@ import pytest
 
 from unireason_jax.world import lessons, tasks
 from unireason_jax.world.dice import Dice
-from unireason_jax.world.edits import apply_edit
-from unireason_jax.world.language import NO_CHANGE_TEXT, parse_plan, parse_reflection
+from unireason_jax.world.edits import NO_CHANGE, apply_edit
+from unireason_jax.world.language import parse_edit, parse_plan, parse_reflection
 from unireason_jax.world.process import COMPLETE, CONFLICT, CONTINUE
 from unireason_jax.world.prompts import TAGS, UNSEEN_COUNT_TAG
 from unireason_jax.world.refinement import FAULTS
@@ -34,22 +34,25 @@ LESSONS = (*lessons.IRG, "process_conflict", "process_alignment")
 
 def request_of(raw):
     """The text that the hold-out is decided on."""
+    if raw.get("tag") == "describe":
+        return raw["answer"]
     return raw[next(key for key in REQUEST_KEYS if key in raw)]
 
 
 def texts_of(raw):
     """Yield (limit in words, text) for every text a model reads or writes."""
     limits = {"prompt": 16, "instruction": 16, "question": 16, "think": 38, "explanation": 38}
-    single = ("answer", "hint", "final_reflection", "wrong_think", "improve", "inspect", "refine")
+    limits |= dict.fromkeys(("final_reflection", "improve", "refine"), 56)
+    single = ("answer", "hint", "wrong_think", "inspect")
     for key in (*limits, *single):
         if raw.get(key) is not None:
             yield limits.get(key, 40), raw[key]
     for step in raw.get("rounds", ()):
-        yield 14, step["reflection"]
+        yield 56, step["reflection"]
     for step in raw.get("steps", ()):
         for key in ("ins", "des", "inspect", "refine"):
             if step[key] is not None:
-                yield 38, step[key]
+                yield limits.get(key, 38), step[key]
 
 
 def scenes_of(raw):
@@ -92,11 +95,12 @@ def test_faults_are_rejected_and_reflections_repair_them(task, count):
         numbers[len(raw["faults"])] += 1
         kinds.update(raw["faults"])
         assert len(rounds) <= len(raw["faults"])
-        assert raw["final_reflection"] == NO_CHANGE_TEXT
+        assert parse_reflection(raw["final_reflection"]) == (raw["scene"].objects, NO_CHANGE)
         assert check_image(requirement, raw["draft"]).passed == (not raw["faults"])
         objects, image = raw["draft_scene"].objects, raw["draft"]
         for number, step in enumerate(rounds):
-            edit = parse_reflection(step["reflection"])
+            seen, edit = parse_reflection(step["reflection"])
+            assert seen == objects
             objects = apply_edit(objects, edit)
             assert objects == step["scene"].objects
             changed = (image != step["image"]).any(-1)
@@ -119,7 +123,7 @@ def test_steps_build_the_scene_and_conflicts_are_repaired(count):
         assert 2 <= len(raw["steps"]) <= 4
         objects = ()
         for step in raw["steps"]:
-            edit = parse_reflection(step["ins"])
+            edit = parse_edit(step["ins"])
             objects = apply_edit(objects, edit)
             ops[edit.op] += 1
             verdicts[step["inspect"]] += 1
@@ -127,8 +131,8 @@ def test_steps_build_the_scene_and_conflicts_are_repaired(count):
             assert (step["inspect"] == CONFLICT) == (step["scene"].objects != objects)
             last = step["image"]
             if step["refine"] is not None:
-                repaired = apply_edit(step["scene"].objects, parse_reflection(step["refine"]))
-                assert repaired == objects
+                seen, repair = parse_reflection(step["refine"])
+                assert seen == step["scene"].objects and apply_edit(seen, repair) == objects
                 last = step["refined"]
         assert step["inspect"] in (COMPLETE, CONFLICT)
         assert check_image(raw["requirement"], last).passed
@@ -155,7 +159,9 @@ def test_lessons_are_told_truly(task):
         wrong += 1
         if task != "process_conflict":
             assert not check_image(raw["requirement"], raw["image"]).passed
-        repaired = apply_edit(before, parse_reflection(words))
+        seen, repair = parse_reflection(words)
+        assert seen == before
+        repaired = apply_edit(before, repair)
         np.testing.assert_array_equal(render(make_scene(repaired, raw["scene"].side)), after)
     assert wrong == 0 if "initial" in task else wrong > 30
 
@@ -227,6 +233,9 @@ def test_answers_are_true_and_never_in_the_instruction():
         assert raw["answer"] not in raw["instruction"].split()
         kinds[raw["op"]] += 1
         question = tasks.example(1, i, "vqa", render=False)
+        if question["tag"] == "describe":
+            seen, _ = parse_reflection(f"{question['answer']} , no change")
+            assert seen == question["scene"].objects
         answers[question["tag"], question["answer"]] += 1
     assert min(kinds.values()) > 300 and len(kinds) == 4
     for kind in ("exist", "compare", "relate"):

@@ -12,7 +12,7 @@ import numpy as np
 from unireason_jax.evals.rates import average, by_group, wilson
 from unireason_jax.evals.report import Section
 from unireason_jax.evals.run import Example, Part, Run, asked, table
-from unireason_jax.world.language import parse_reflection
+from unireason_jax.world.language import parse_edit
 from unireason_jax.world.process import CONFLICT, MAX_STEPS
 from unireason_jax.world.scenes import CELL, row_column
 from unireason_jax.world.tasks import PROCESS_TAGS
@@ -89,7 +89,7 @@ def _named(words: str, side: int) -> set[str]:
     """Cells that the instruction between the `ins` tags names; empty when it cannot be read."""
     inner = words.partition("<ins>")[2].partition("</ins>")[0].strip()
     try:
-        edit = parse_reflection(inner, side)
+        edit = parse_edit(inner, side)
     except ValueError:
         return set()
     return {cell for cell in (edit.cell, edit.to) if cell}

@@ -32,6 +32,7 @@ class Turn:
       after: whether the next image is right; None when none was drawn.
       needed: edits that would repair the image; 0 when it is right.
       readable: the reflection follows the grammar.
+      seen: it says exactly the objects that the judge finds.
       asks: it is readable and asks for an edit.
       helpful: carrying the edit out would leave fewer to do.
     """
@@ -41,6 +42,7 @@ class Turn:
     after: bool | None
     needed: int
     readable: bool
+    seen: bool
     asks: bool
     helpful: bool
 
@@ -95,6 +97,7 @@ def section(name: str, title: str, traces: Sequence[Sequence[Turn]]) -> Section:
         ("stops at a right image", _all(right, lambda t: t.stopped)),
         ("goes on at a wrong image", _all(wrong, lambda t: not t.stopped)),
         ("reflection follows the grammar", _all(looks, lambda t: t.readable)),
+        ("it says exactly what is there", _all(looks, lambda t: t.seen)),
         (PRECISION, _all([t for t in looks if t.asks], lambda t: t.helpful)),
         (RECALL, _all(wrong, lambda t: t.helpful)),
     )
@@ -121,7 +124,7 @@ def rounds_section(traces: Sequence[Sequence[Turn]], most: int) -> Section:
 
 def helps(text: str, seen: tuple[Object, ...], requirement: Requirement, side: int) -> bool:
     """Whether carrying a reflection out on what is seen would leave fewer edits to do."""
-    edit = _edit(text, side)
+    _, edit = _read(text, side)
     if edit in (None, NO_CHANGE):
         return False
     before = len(suggest(requirement, seen, side=side))
@@ -136,24 +139,25 @@ def _turn(image: Any, reflection: Any, requirement: Requirement, *, after: bool 
     side = image.image.shape[0] // CELL
     seen = to_objects(parse(image.image).objects, side)
     needed = 0 if image.verdict else max(len(suggest(requirement, seen, side=side)), 1)
-    edit = _edit(reflection.text, side)
+    said, edit = _read(reflection.text, side)
     return Turn(
         passed=image.verdict,
         stopped=reflection.handover == "stop",
         after=after,
         needed=needed,
         readable=edit is not None,
+        seen=edit is not None and set(said) == set(seen),
         asks=edit not in (None, NO_CHANGE),
         helpful=helps(reflection.text, seen, requirement, side),
     )
 
 
-def _edit(text: str, side: int) -> Edit | None:
-    """The edit a reflection asks for, or None where it does not follow the grammar."""
+def _read(text: str, side: int) -> tuple[tuple[Object, ...], Edit | None]:
+    """What a reflection sees and asks for; no edit where it does not follow the grammar."""
     try:
         return parse_reflection(text, side)
     except ValueError:
-        return None
+        return (), None
 
 
 def _stop_is_right(turn: Turn) -> bool:

@@ -22,7 +22,8 @@ class Study:
     """What is run and compared; see `study()` of configs/world_ablation.py.
 
     Attributes:
-      runs: by name {mixture, share of the images, after (another run), own_critiques (a share)}.
+      runs: by name {mixture, share of the images (or steps, for a run that draws none), after
+        (another run), own_critiques (a share)}.
       rows: (name, run, mode of asking).
       claims: (measure, smaller row, larger row).
       controls: the run whose controls are reported.
@@ -103,15 +104,20 @@ def plan_steps(
     Raises:
       ConfigError: `minutes` does not even cover the evaluations.
     """
+    plan = {
+        run: {"steps": study.runs[run]["steps"], "images": 0}
+        for run in study.needed()
+        if "steps" in study.runs[run]
+    }
     rates = {}
-    for run in study.needed():
+    for run in [run for run in study.needed() if run not in plan]:
         loaded = configuration.load(f"{config}:{run}")
         if share := study.runs[run].get("own_critiques"):
             loaded.data.mixture.refine_t2i = share  # their images do not exist yet
         rates[run] = images_per_step(loaded)
     images = study.images
     if minutes is not None:
-        fixed = seeds * sum(fixed_seconds(study, run) for run in rates)
+        fixed = seeds * sum(fixed_seconds(study, run) for run in study.needed())
         each = seeds * study.seconds_per_step
         each *= sum(study.runs[run]["share"] / rate for run, rate in rates.items())
         images = int((60 * minutes - fixed) / each)
@@ -120,7 +126,6 @@ def plan_steps(
                 f"--minutes={minutes:g} is too short: evaluating alone takes {fixed / 60:.0f} "
                 "minutes. Give more, fewer --seeds, or --only some rows."
             )
-    plan = {}
     for run, rate in rates.items():
         share = study.runs[run]["share"] * images
         plan[run] = {"steps": max(round(share / rate), 1), "images": round(share)}
@@ -128,7 +133,8 @@ def plan_steps(
 
 
 def fixed_seconds(study: Study, run: str) -> float:
-    """Expected seconds of a run beside its training."""
+    """Expected seconds of a run that do not grow with the number of images."""
+    steps = study.runs[run].get("steps", 0)
     critiques = study.critiques if "own_critiques" in study.runs[run] else 0
     report = study.seconds_per_report if run in study.evaluated() else 0
-    return report + SECONDS_PER_CRITIQUE * critiques
+    return report + SECONDS_PER_CRITIQUE * critiques + study.seconds_per_step * steps

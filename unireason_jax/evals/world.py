@@ -31,7 +31,7 @@ class Sizes:
       pairs: prompts per tag with a (shape, colour) pair never seen in training (3 tags).
       knowledge: knowledge prompts per domain (5 domains), with their controls.
       edits: instructions per operation (9 operations).
-      questions: questions per kind (8 kinds).
+      questions: questions per kind (9 kinds).
       drafts: given drafts, three in four with a fault, to be refined.
       process: prompts per tag (4 tags) to be drawn step by step.
       hidden: edits per kind (4 kinds) that hide a question.

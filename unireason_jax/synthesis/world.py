@@ -10,8 +10,8 @@ from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.synthesis.roles import Finding, Lesson, Request, Roles, Round, Unusable
 from unireason_jax.world import renderer, tasks
 from unireason_jax.world.dice import Dice
-from unireason_jax.world.edits import Edit, apply_edit, diff
-from unireason_jax.world.language import NO_CHANGE_TEXT, plan_text, reflection_text
+from unireason_jax.world.edits import NO_CHANGE, Edit, apply_edit, diff
+from unireason_jax.world.language import plan_text, reflection_text
 from unireason_jax.world.parser import parse, to_objects
 from unireason_jax.world.repair import closest_scene
 from unireason_jax.world.requirements import Requirement
@@ -91,7 +91,7 @@ def teach(request: Request, draft: np.ndarray, finding: Finding) -> Lesson:
         objects = apply_edit(objects, edit)
         image = _redrawn(image, objects, edit, side)
         rounds.append(Round(words, image))
-    return Lesson(plan_text(target), tuple(rounds), NO_CHANGE_TEXT)
+    return Lesson(plan_text(target), tuple(rounds), reflection_text(NO_CHANGE, objects))
 
 
 def _varied(

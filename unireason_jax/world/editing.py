@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from unireason_jax.world.dice import Dice
 from unireason_jax.world.edits import Edit, apply_edit
-from unireason_jax.world.language import noun, phrase, reflection_text
+from unireason_jax.world.language import edit_text, noun, phrase
 from unireason_jax.world.requirements import (
     POSITIONS,
     Relation,
@@ -84,7 +84,7 @@ def _add(dice: Dice, objects: Objects, side: int) -> tuple[str, Edit, Requiremen
     edit = Edit("add", cell, "", *look)
     kept = tuple(Want(*obj) for obj in objects)
     if dice.chance(0.5):
-        return reflection_text(edit, objects), edit, Requirement((*kept, Want(*look, cell)))
+        return edit_text(edit, objects), edit, Requirement((*kept, Want(*look, cell)))
     new = Want(look[0], look[1], look[2] if dice.chance(0.5) else None)
     if dice.chance(0.4):
         return f"add {phrase(new)}", edit, Requirement((*kept, new))
@@ -110,7 +110,7 @@ def _move(
     edit = Edit("move", obj.cell, dice.pick(_free(objects, side)))
     names = references(obj, objects)
     if name == "cell" or not names:
-        return reflection_text(edit, objects), edit, None
+        return edit_text(edit, objects), edit, None
     if len(objects) == 1 or dice.chance(0.4):
         return f"move {dice.pick(names)} to {edit.to}", edit, None
     other = dice.pick([i for i in range(len(objects)) if i != at])
@@ -145,7 +145,7 @@ def _change(dice: Dice, objects: Objects, op: str, named: bool) -> tuple[str, Ed
     names = references(obj, objects)
     if named and names:
         return dice.pick(options).format(dice.pick(names)), edit
-    return reflection_text(edit, objects), edit
+    return edit_text(edit, objects), edit
 
 
 def fall(scene: Scene) -> Scene:
@@ -201,7 +201,7 @@ def _draw(dice: Dice, op: str, side: int) -> EditTask | None:
         obj = dice.pick(objects)
         edit = Edit("remove", obj.cell)
         names = references(obj, objects)
-        text = f"remove {dice.pick(names)}" if named and names else reflection_text(edit, objects)
+        text = f"remove {dice.pick(names)}" if named and names else edit_text(edit, objects)
         drawn = (text, edit)
     else:
         one, two = dice.distinct(objects, 2)
@@ -209,7 +209,7 @@ def _draw(dice: Dice, op: str, side: int) -> EditTask | None:
             return None
         edit = Edit("swap", one.cell, two.cell)
         names, others = references(one, objects), references(two, objects)
-        text = reflection_text(edit, objects)
+        text = edit_text(edit, objects)
         if named and names and others:
             text = f"swap {dice.pick(names)} and {dice.pick(others)}"
         drawn = (text, edit)
@@ -217,7 +217,7 @@ def _draw(dice: Dice, op: str, side: int) -> EditTask | None:
         return None
     instruction, edit, requirement = (*drawn, None)[:3]
     target = make_scene(apply_edit(objects, edit), side)
-    fact = reflection_text(edit, objects)
+    fact = edit_text(edit, objects)
     return EditTask(op, instruction, fact, source, target, requirement or requirement_of(target))
 
 

@@ -4,12 +4,17 @@ Every text is a sequence of vocabulary words separated by single blanks. Texts c
 `tagged` wraps them in `<think> ... </think>` and its kin, and every reader accepts both forms.
 
     plan         circle red large b2 , square blue small c4           (after an optional fact)
-    reflection   change the red circle at b2 to a blue square
+    edit         change the red circle at b2 to a blue square
                  add a small green cross at c3
                  remove the red circle at b2
                  move the red circle at b2 to c4
                  swap the red circle at b2 and the blue square at c3
                  no change
+    reflection   circle red large b2 , remove the red circle at b2    (what is seen, then one edit)
+                 nothing , add a small green cross at c3
+
+Saying what is seen before what is wrong is our choice: the words can then be held against the
+plan's, and every look at a picture teaches perception (a verdict alone did not).
 """
 
 from collections.abc import Iterable
@@ -22,6 +27,7 @@ from unireason_jax.world.scenes import COLORS, SHAPES, SIDE, SIZES, Object, cell
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses"}
 NO_CHANGE_TEXT = "no change"
+NOTHING = "nothing"
 
 
 class Plan(NamedTuple):
@@ -97,8 +103,23 @@ def parse_plan(text: str, side: int = SIDE) -> Plan:
     return Plan(" , ".join(fact), tuple(sorted(objects, key=cell_of)))
 
 
+def seen_text(objects: Iterable[Object]) -> str:
+    """Say what a picture holds: its objects like a plan, or `nothing`."""
+    return plan_text(objects) or NOTHING
+
+
 def reflection_text(edit: Edit, objects: Iterable[Object]) -> str:
-    """Say one edit of the given objects in the reflection grammar.
+    """Say what is seen, then one edit of it.
+
+    Raises:
+        KeyError: when the edit names a cell without an object.
+    """
+    objects = tuple(objects)
+    return f"{seen_text(objects)} , {edit_text(edit, objects)}"
+
+
+def edit_text(edit: Edit, objects: Iterable[Object]) -> str:
+    """Say one edit of the given objects.
 
     Raises:
         KeyError: when the edit names a cell without an object.
@@ -124,16 +145,16 @@ def reflection_text(edit: Edit, objects: Iterable[Object]) -> str:
 
 
 class _Reader:
-    """Consumes the words of a reflection from left to right."""
+    """Consumes the words of an edit from left to right."""
 
     def __init__(self, text: str, side: int):
-        self.text, self.words, self.at, self.cells = text, untagged(text).split(), 0, side
+        self.text, self.words, self.at, self.cells = text, text.split(), 0, side
 
     def one_of(self, *options: str) -> str:
         word = self.words[self.at] if self.at < len(self.words) else "the end"
         if word not in options:
             wanted = " | ".join(options[:8])
-            raise ValueError(f"reflection {self.text!r}: expected {wanted}, found {word!r}")
+            raise ValueError(f"edit {self.text!r}: expected {wanted}, found {word!r}")
         self.at += 1
         return word
 
@@ -159,13 +180,26 @@ class _Reader:
         return self.cell()
 
 
-def parse_reflection(text: str, side: int = SIDE) -> Edit:
-    """Read a reflection back into the edit it asks for.
+def parse_reflection(text: str, side: int = SIDE) -> tuple[tuple[Object, ...], Edit]:
+    """Read a reflection back into the objects it says are there and the edit it asks for.
+
+    Raises:
+        ValueError: naming what does not fit the grammar.
+    """
+    seen, comma, edit = untagged(text).rpartition(" , ")
+    plan = parse_plan("" if seen == NOTHING else seen, side)
+    if plan.fact or not comma:
+        raise ValueError(f"reflection {text!r} does not start with what is seen")
+    return plan.objects, parse_edit(edit, side)
+
+
+def parse_edit(text: str, side: int = SIDE) -> Edit:
+    """Read the words of an edit.
 
     Raises:
         ValueError: naming the first word that does not fit the grammar.
     """
-    reader = _Reader(text, side)
+    reader = _Reader(untagged(text), side)
     verb = reader.one_of("add", "remove", "change", "move", "swap", "no")
     if verb == "no":
         reader.one_of("change")
@@ -191,5 +225,5 @@ def parse_reflection(text: str, side: int = SIDE) -> Edit:
             size, color, shape = reader.look()
             edit = Edit("change", cell, "", shape, color, size)
     if reader.at != len(reader.words):
-        raise ValueError(f"reflection {text!r}: words left over after the edit")
+        raise ValueError(f"edit {text!r}: words left over")
     return edit

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from unireason_jax.world.dice import Dice
 from unireason_jax.world.editing import Objects, random_objects
 from unireason_jax.world.edits import Edit, apply_edit, diff
-from unireason_jax.world.language import plan_text, reflection_text
+from unireason_jax.world.language import edit_text, plan_text, reflection_text
 from unireason_jax.world.scenes import (
     SIZES,
     TRAIN_COLORS,
@@ -100,7 +100,7 @@ def sample_steps(dice: Dice, scene: Scene) -> tuple[Step, ...]:
     steps = []
     objects: Objects = ()
     for i, edit in enumerate(edits):
-        ins = reflection_text(edit, objects)
+        ins = edit_text(edit, objects)
         after = apply_edit(objects, edit)
         drawn = _conflict(dice, objects, after) if i == faulty else None
         inspect, refine, refined = COMPLETE if i == len(edits) - 1 else CONTINUE, None, None

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from unireason_jax.world.dice import Dice
 from unireason_jax.world.editing import EditTask, Objects, random_objects, references
 from unireason_jax.world.edits import Edit, apply_edit
-from unireason_jax.world.language import NUMBERS, PLURALS, noun, phrase
+from unireason_jax.world.language import NUMBERS, PLURALS, noun, phrase, seen_text
 from unireason_jax.world.requirements import POSITIONS, Requirement, Want, related, requirement_of
 from unireason_jax.world.scenes import (
     COLORS,
@@ -26,14 +26,17 @@ from unireason_jax.world.scenes import (
     make_scene,
 )
 
-KINDS = ("color", "shape", "size", "where", "count", "exist", "compare", "relate")
+KINDS = ("color", "shape", "size", "where", "count", "exist", "compare", "relate", "describe")
 EDIT_KINDS = ("copy", "paint", "count", "branch")
 MAX_PROMPT_WORDS = 16
 _ATTEMPTS = 2000
 
 
 class Question(NamedTuple):
-    """A question, its kind and its one-word answer; `claim` says a yes/no question as a clause."""
+    """A question, its kind and its answer; `claim` says a yes/no question as a clause.
+
+    The answer is one word, but for `describe`: there it is the list of all objects.
+    """
 
     kind: str
     text: str
@@ -110,6 +113,8 @@ def ask(dice: Dice, objects: Objects, kind: str) -> Question | None:
         more = count_of(one, objects) > count_of(two, objects)
         rest = f"more {PLURALS[one.shape]} than {PLURALS[two.shape]}"
         return _yes_no(kind, "are", rest, more)
+    if kind == "describe":
+        return Question(kind, "what is there in the picture", seen_text(objects))
     if kind != "relate":
         raise ValueError(f"unknown question kind {kind!r}; use one of {KINDS}")
     if len(objects) < 2:
@@ -136,7 +141,10 @@ def sample_question(
     for _ in range(_ATTEMPTS):
         objects = random_objects(dice, 1 + dice.below(4), side)
         question = ask(dice, objects, kind or dice.pick(KINDS))
-        if question is not None and is_held_out_prompt(question.text) == held_out:
+        if question is None:
+            continue
+        told = question.answer if question.kind == "describe" else question.text
+        if is_held_out_prompt(told) == held_out:
             return question, objects
     raise ValueError(f"found no {'held-out' if held_out else 'training'} question of kind {kind!r}")
 

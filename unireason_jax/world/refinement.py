@@ -45,6 +45,11 @@ class Trace(NamedTuple):
     faults: tuple[str, ...]
     rounds: tuple[Round, ...]
 
+    @property
+    def final(self) -> Scene:
+        """The scene after the last round."""
+        return self.rounds[-1].scene if self.rounds else self.draft
+
 
 def applicable_faults(requirement: Requirement) -> list[str]:
     """Return the kinds of fault that can break a requirement; the rare ones count twice."""

@@ -15,7 +15,7 @@ no tags (`<think>` and the like belong to the templates).
     process_conflict            the same, up to a step whose inspection is the point; complete
     process_alignment           prompt, image, inspect, refine, refined
     irg_* (six)                 prompt, think, image, and as needed improve, improved, question
-    vqa                         image, question, answer
+    vqa, caption                image, question, answer; a caption answers what there is
     uni_edit                    image, instruction, output_image, question, answer
 """
 
@@ -28,8 +28,9 @@ import numpy as np
 from unireason_jax.world import lessons, renderer
 from unireason_jax.world.dice import Dice
 from unireason_jax.world.editing import sample_edit
+from unireason_jax.world.edits import NO_CHANGE
 from unireason_jax.world.knowledge import all_facts, sample_item, wrong_think
-from unireason_jax.world.language import NO_CHANGE_TEXT, plan_text
+from unireason_jax.world.language import plan_text, reflection_text
 from unireason_jax.world.process import sample_steps
 from unireason_jax.world.prompts import sample_prompt
 from unireason_jax.world.questions import sample_answer_edit, sample_question
@@ -110,7 +111,7 @@ def _rounds(trace: Trace, draw: Draw) -> Example:
             {"reflection": step.reflection, "image": draw(step.scene), "scene": step.scene}
             for step in trace.rounds
         ],
-        "final_reflection": NO_CHANGE_TEXT,
+        "final_reflection": reflection_text(NO_CHANGE, trace.final.objects),
     }
 
 
@@ -158,8 +159,10 @@ def _process(dice: Dice, draw: Draw, side: int, *, tag: str | None, **split) -> 
     }
 
 
-def _vqa(dice: Dice, draw: Draw, side: int, *, tag: str | None, **split) -> Example:
-    question, objects = sample_question(dice, side, kind=tag, held_out=split["held_out"])
+def _vqa(
+    dice: Dice, draw: Draw, side: int, *, kind: str | None, tag: str | None, **split
+) -> Example:
+    question, objects = sample_question(dice, side, kind=tag or kind, held_out=split["held_out"])
     scene = make_scene(objects, side)
     return {
         "task": "vqa",
@@ -199,7 +202,8 @@ _BUILDERS: dict[str, Callable[..., Example]] = {
     "process": _process,
     "process_conflict": partial(lessons.conflict, tags=PROCESS_TAGS),
     "process_alignment": lessons.alignment,
-    "vqa": _vqa,
+    "vqa": partial(_vqa, kind=None),
+    "caption": partial(_vqa, kind="describe"),
     "uni_edit": _uni_edit,
     **{lesson: partial(lessons.irg, lesson=lesson) for lesson in lessons.IRG},
 }
