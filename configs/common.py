@@ -83,6 +83,7 @@ def get_config() -> ConfigDict:
                 "edit": 0.0,
                 "think_edit": 0.0,
                 "refine_t2i": 0.0,
+                "refine_knowledge": 0.0,
                 "refine_edit": 0.0,
                 "process": 0.0,
                 "process_conflict": 0.0,

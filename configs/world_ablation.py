@@ -23,11 +23,12 @@ CAPTIONS = {"caption": 0.05, "vqa": 0.05}
 PLAIN = {"t2i": 0.4, "knowledge": 0.2, "edit": 0.3, **CAPTIONS}
 REASONING = {
     "t2i": 0.15,
-    "think_t2i": 0.15,
-    "knowledge": 0.1,
+    "think_t2i": 0.2,
+    "knowledge": 0.05,
     "think_knowledge": 0.1,
     "edit": 0.15,
-    "refine_t2i": 0.25,
+    "refine_t2i": 0.2,
+    "refine_knowledge": 0.05,
     **CAPTIONS,
 }
 JOINT = {

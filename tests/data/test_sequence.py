@@ -183,7 +183,7 @@ def test_without_a_vit_images_are_shown_as_latents_only():
         (
             Record("s", (Segment("image", "x", image=picture(0, (20, 16)), loss="flow"),)),
             {},
-            "image of 16 x 20 pixels is not a multiple of 8; give the spec a resize rule",
+            "image of 16 x 20 pixels is not a multiple of 8; choose sizes that resize",
         ),
         (
             Record("s", (Segment("image", "x", image=picture(0, (48, 16)), loss="flow"),)),

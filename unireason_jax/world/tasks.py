@@ -10,6 +10,7 @@ no tags (`<think>` and the like belong to the templates).
     edit, think_edit            instruction, think, input_image, output_image, source, scene, op
     refine_t2i                  prompt, explanation (the plan), draft, rounds [{reflection, image,
                                 scene}], final_reflection, faults
+    refine_knowledge            the same for knowledge prompts; the plan begins with the fact
     refine_edit                 the same with instruction and input_image
     process                     prompt, steps [{ins, des, image, inspect, refine, refined}]
     process_conflict            the same, up to a step whose inspection is the point; complete
@@ -129,6 +130,22 @@ def _refine_t2i(dice: Dice, draw: Draw, side: int, *, tag: str | None, **split) 
     }
 
 
+def _refine_knowledge(dice: Dice, draw: Draw, side: int, *, tag: str | None, **split) -> Example:
+    item = sample_item(dice, side, domain=tag, held_out=split["held_out"])
+    fact = all_facts(side)[item.fact]
+    scene = sample_scene(fact.requirement, dice, side)
+    return {
+        "task": "refine_t2i",
+        "prompt": item.prompt,
+        "explanation": plan_text(scene.objects, fact.fact),
+        **_rounds(sample_trace(dice, fact.requirement, scene), draw),
+        "scene": scene,
+        "requirement": fact.requirement,
+        "tag": fact.domain,
+        "domain": fact.domain,
+    }
+
+
 def _refine_edit(dice: Dice, draw: Draw, side: int, *, tag: str | None, **split) -> Example:
     task = sample_edit(dice, side, op=tag, held_out=split["held_out"])
     return {
@@ -198,6 +215,7 @@ _BUILDERS: dict[str, Callable[..., Example]] = {
     "edit": partial(_edit, think=False),
     "think_edit": partial(_edit, think=True),
     "refine_t2i": _refine_t2i,
+    "refine_knowledge": _refine_knowledge,
     "refine_edit": _refine_edit,
     "process": _process,
     "process_conflict": partial(lessons.conflict, tags=PROCESS_TAGS),
