@@ -112,7 +112,7 @@ def moody():
     params = jax.tree.map(lambda leaf: leaf, toy.params())
     for name in ("out", "down"):
         part = params["stack"]["blocks"]["und"][name]
-        part["kernel"] = 4 * part["kernel"]
+        part["kernel"] = 8 * part["kernel"]
     return params
 
 

@@ -113,7 +113,7 @@ def test_clean_pictures_are_read_exactly(side):
 def test_no_injected_fault_is_accepted_under_noise_and_blur():
     rng = np.random.default_rng(3)
     rejected = 0
-    for i in range(300):
+    for i in range(500):
         raw = example(17, i, "refine_t2i")
         if not raw["faults"]:
             continue
