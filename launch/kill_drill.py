@@ -32,10 +32,9 @@ from launch import member  # noqa: E402
 from launch.local import LocalJob  # noqa: E402
 from unireason_jax import checkpoint, manifest  # noqa: E402
 
-# Seconds within which the processes that were left have to end: JAX waits 300 for a lost one to
-# join, from when the other has started (a minute or two on a busy machine), and 100 for its
-# heartbeat.
-LAST_WORDS = 600.0
+# Seconds within which the processes that were left have to end: 60 for a lost one to join, from
+# when the other has started (a minute or two on a busy machine), or 100 for its heartbeat.
+LAST_WORDS = 300.0
 SAME = ("loss", "loss/ce", "loss/flow", "grad_norm", "lr", "skipped")
 
 
@@ -74,6 +73,7 @@ class Drill:
             "JAX_COMPILATION_CACHE_DIR": str(self.out / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "UNIREASON_JOIN_SECONDS": "60",
         }
 
         def write(number: int, line: str) -> None:

@@ -167,7 +167,7 @@ def test_cluster_detection():
 
 def test_a_cloud_tpu_vm_is_joined_although_its_environment_says_nothing(monkeypatch):
     joined = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *_: joined.append(True))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: joined.append(True))
     monkeypatch.setattr(sharding.GceTpuCluster, "is_env_present", lambda: True)
     sharding.initialize_distributed({"JAX_PLATFORMS": "cpu"})
     assert not joined

@@ -326,6 +326,7 @@ def initialize_distributed(environment: Mapping[str, str] | None = None) -> int:
       * SLURM with more than one task, GKE with more than one TPU worker or slice, and any Cloud TPU
         VM, whose metadata name the other workers (all found by JAX itself);
       * otherwise a single process.
+    `UNIREASON_JOIN_SECONDS` is how long a process waits for the others to join (JAX's 300 without).
 
     Args:
       environment: environment variables; the process's own by default.
@@ -338,6 +339,7 @@ def initialize_distributed(environment: Mapping[str, str] | None = None) -> int:
     """
     env = os.environ if environment is None else environment
     address = env.get("JAX_COORDINATOR_ADDRESS")
+    patience = {"initialization_timeout": int(env.get("UNIREASON_JOIN_SECONDS", "300"))}
     if address:
         missing = [n for n in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if not env.get(n)]
         if missing:
@@ -346,10 +348,10 @@ def initialize_distributed(environment: Mapping[str, str] | None = None) -> int:
                 "three, or none to run as one process."
             )
         jax.distributed.initialize(
-            address, int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"])
+            address, int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"]), **patience
         )
     elif _cluster_found(env) or _on_cloud_tpu_vm(env):
-        jax.distributed.initialize()
+        jax.distributed.initialize(**patience)
     return jax.process_count()
 
 

@@ -142,7 +142,7 @@ def repair(plan: Scene, draft: Scene) -> tuple[Round, ...]:
 
 
 def sample_trace(dice: Dice, requirement: Requirement, plan: Scene) -> Trace:
-    """Draw a draft of a planned scene (half of them right, a quarter with two faults) and its repair."""
+    """Draw a draft of a planned scene (half are right, a quarter has two faults) and its repair."""
     u = dice.uniform()
     count = 0 if u < NONE_SHARE else 2 if u < NONE_SHARE + TWO_SHARE else 1
     draft, faults = inject_faults(dice, requirement, plan, count)
