@@ -123,7 +123,7 @@ def study() -> dict:
             "drafts": 96,
             "hidden": 12,
             "rounds": 3,
-            "seed": 3,
+            "seed": 4,
         },
         "sizes_of": {
             "process": {"process": 60},

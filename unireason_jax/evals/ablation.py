@@ -162,7 +162,7 @@ def _rate(row: tuple[Sequence[Outcomes], str], measure: str) -> Rate | None:
 def _order(tested: Sequence[Claim]) -> Section:
     """The order test as a table of differences."""
     table = tuple((f"{claim}: {claim.verdict}", (claim.difference,)) for claim in tested)
-    note = "Larger minus smaller row, paired by prompt. Nothing was tuned on these prompts."
+    note = "Larger minus smaller row, paired by prompt."
     return Section("order", "Does the order of the paper come out?", ("difference",), table, note)
 
 
