@@ -121,7 +121,7 @@ class LocalJob:
                 self.send(signal.SIGKILL)
             time.sleep(0.05)
         for pump in self._pumps:
-            pump.join(timeout=5)
+            pump.join(timeout=60)
         return [member.returncode for member in self.members]
 
 
