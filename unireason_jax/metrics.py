@@ -99,17 +99,17 @@ def peak_flops(device: jax.Device | None = None) -> float | None:
     """Peak FLOP/s of one device: a data sheet's, measured on a CPU, None when not known."""
     device = device or jax.local_devices()[0]
     if device.platform == "cpu":
-        return _measured_cpu_flops() / len(jax.local_devices())
+        return measured_flops(1024, jnp.float32, calls=4) / len(jax.local_devices())
     kinds = sorted(PEAK_FLOPS, key=len, reverse=True)
     return next((PEAK_FLOPS[kind] for kind in kinds if kind in device.device_kind), None)
 
 
-def _measured_cpu_flops(size: int = 1024) -> float:
-    """FLOP/s of the best of three float32 matmuls on this machine."""
-    matrix = jnp.ones((size, size), jnp.float32)
+def measured_flops(size: int, dtype: Any, *, calls: int) -> float:
+    """FLOP/s of one device on the best of some products of [size, size] matrices."""
+    matrix = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.dot).lower(matrix, matrix).compile()
     best = float("inf")
-    for _ in range(4):
+    for _ in range(calls):
         start = time.perf_counter()
         product(matrix, matrix).block_until_ready()
         best = min(best, time.perf_counter() - start)

@@ -68,7 +68,8 @@ def run(
     needed = metrics.train_flops(
         model, counts, und_backward=0.0 if program.loss.detach_und else 2.0
     )
-    reached, ceiling = needed / seconds / devices, measured_flops(matmul)
+    reached = needed / seconds / devices
+    ceiling = metrics.measured_flops(matmul, jnp.bfloat16, calls=10)
     sheet = metrics.peak_flops()
     return {
         "bench": "step",
@@ -104,15 +105,3 @@ def budgets_of(config: Any, tokens: int) -> Budgets:
     if text < 32:
         raise ValueError(f"--tokens-per-row {tokens}: only {text} are text; give more.")
     return Budgets(text, vit, tokens - text - vit)
-
-
-def measured_flops(size: int) -> float:
-    """FLOP/s of one device on the best of ten bfloat16 products of [size, size] matrices."""
-    matrix = jnp.ones((size, size), jnp.bfloat16)
-    product = jax.jit(jnp.dot).lower(matrix, matrix).compile()
-    best = float("inf")
-    for _ in range(10):
-        start = time.perf_counter()
-        product(matrix, matrix).block_until_ready()
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best

@@ -36,7 +36,7 @@ from unireason_jax.world.process import sample_steps
 from unireason_jax.world.prompts import sample_prompt
 from unireason_jax.world.questions import sample_answer_edit, sample_question
 from unireason_jax.world.refinement import Trace, sample_trace
-from unireason_jax.world.requirements import sample_scene
+from unireason_jax.world.requirements import Requirement, sample_scene
 from unireason_jax.world.scenes import SIDE, Scene, make_scene
 
 Example = dict[str, Any]
@@ -119,30 +119,34 @@ def _rounds(trace: Trace, draw: Draw) -> Example:
 def _refine_t2i(dice: Dice, draw: Draw, side: int, *, tag: str | None, **split) -> Example:
     prompt = sample_prompt(dice, tag=tag, **split)
     scene = sample_scene(prompt.requirement, dice, side, unseen_pairs=split["unseen_pairs"])
-    return {
-        "task": "refine_t2i",
-        "prompt": prompt.text,
-        "explanation": plan_text(scene.objects),
-        **_rounds(sample_trace(dice, prompt.requirement, scene), draw),
-        "scene": scene,
-        "requirement": prompt.requirement,
-        "tag": prompt.tag,
-    }
+    return _refined(dice, draw, prompt.text, "", scene, prompt.requirement, prompt.tag)
 
 
 def _refine_knowledge(dice: Dice, draw: Draw, side: int, *, tag: str | None, **split) -> Example:
     item = sample_item(dice, side, domain=tag, held_out=split["held_out"])
     fact = all_facts(side)[item.fact]
     scene = sample_scene(fact.requirement, dice, side)
+    trace = _refined(dice, draw, item.prompt, fact.fact, scene, fact.requirement, fact.domain)
+    return trace | {"domain": fact.domain}
+
+
+def _refined(
+    dice: Dice,
+    draw: Draw,
+    prompt: str,
+    fact: str,
+    scene: Scene,
+    requirement: Requirement,
+    tag: str,
+) -> Example:
     return {
         "task": "refine_t2i",
-        "prompt": item.prompt,
-        "explanation": plan_text(scene.objects, fact.fact),
-        **_rounds(sample_trace(dice, fact.requirement, scene), draw),
+        "prompt": prompt,
+        "explanation": plan_text(scene.objects, fact),
+        **_rounds(sample_trace(dice, requirement, scene), draw),
         "scene": scene,
-        "requirement": fact.requirement,
-        "tag": fact.domain,
-        "domain": fact.domain,
+        "requirement": requirement,
+        "tag": tag,
     }
 
 
