@@ -59,7 +59,11 @@ def _release_programs():
 
 @pytest.fixture(scope="module")
 def quick_compile():
-    """Compiles without XLA's costly optimisations: for modules that compile much and run little."""
+    """Compiles without XLA's costly optimisations: for modules that compile much and run little.
+
+    It holds to the end of the module, where programs then round otherwise than those of other
+    processes; so nothing may compare the two bit for bit.
+    """
     import jax
 
     jax.config.update("jax_disable_most_optimizations", True)
