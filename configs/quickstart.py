@@ -53,10 +53,10 @@ def get_config(stage: str = "joint") -> ConfigDict:
     config.optim.b2, config.optim.eps = 0.98, 1e-8
     config.optim.ema = 0.998
 
-    config.train.steps = 6500
+    config.train.steps = 5000
     config.train.log_every = 100
-    config.train.save_every = 1625
-    config.eval.every = 1625
+    config.train.save_every = 1250
+    config.eval.every = 1250
     return _alignment(config) if stage == "alignment" else config
 
 
