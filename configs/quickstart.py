@@ -42,6 +42,7 @@ def get_config(stage: str = "joint") -> ConfigDict:
     config.data.tokens = 480
     config.data.rows = 2
     config.data.dropout = (0.1, 0.1, 0.1)
+    config.mesh.data, config.mesh.fsdp = -1, 1  # a row for each of up to two devices
 
     # The latents are whitened, so an object stands three times above the noise and shows up to
     # t = 0.8. What to draw is decided before that; the shift puts most of the training there.
@@ -53,10 +54,10 @@ def get_config(stage: str = "joint") -> ConfigDict:
     config.optim.b2, config.optim.eps = 0.98, 1e-8
     config.optim.ema = 0.998
 
-    config.train.steps = 5000
+    config.train.steps = 5800
     config.train.log_every = 100
-    config.train.save_every = 1250
-    config.eval.every = 1250
+    config.train.save_every = 1450
+    config.eval.every = 1450
     return _alignment(config) if stage == "alignment" else config
 
 
@@ -68,6 +69,7 @@ def _alignment(config: ConfigDict) -> ConfigDict:
     """
     config.data.mixture.update(dict.fromkeys(config.data.mixture, 0.0))
     config.data.mixture.caption = 1.0
+    config.data.examples = 20_000
     config.loss.ce_weight = 1.0
     config.optim.ema = 0.98
     config.train.steps = config.train.save_every = 600

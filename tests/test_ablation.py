@@ -120,7 +120,8 @@ def test_stages_hand_over_and_seeds_are_told_apart(tmp_path):
 
 def test_all_rows_draw_the_same_number_of_images():
     study = study_of.load_study(STUDY)
-    plan = study_of.plan_steps(study, STUDY, seeds=1, minutes=None)
+    rates = study_of.measured_rates(study, STUDY)
+    plan = study_of.plan_steps(study, rates, study.images)
     whole = plan["plain"]["images"]
     assert whole == plan["stage1"]["images"] + plan["stage2"]["images"] == study.images
     for run, numbers in plan.items():
@@ -134,13 +135,27 @@ def test_all_rows_draw_the_same_number_of_images():
 
 def test_the_budget_scales_the_steps_and_says_when_it_is_too_small():
     study = study_of.load_study(STUDY)
-    short, long = (study_of.plan_steps(study, STUDY, 1, minutes) for minutes in (2, 4))
+    rates = study_of.measured_rates(study, STUDY)
+    images = [study_of.images_within(study, rates, 1, minutes) for minutes in (2, 4)]
+    short, long = (study_of.plan_steps(study, rates, number) for number in images)
     for minutes, plan in ((2, short), (4, long)):
         jobs = ablation.make_jobs(study, STUDY, Path("x"), 1, plan)
         assert sum(job.seconds for job in jobs) == pytest.approx(60 * minutes, rel=0.02)
     assert long["plain"]["steps"] > 2 * short["plain"]["steps"]
     with pytest.raises(ConfigError, match="too short"):
-        study_of.plan_steps(study, STUDY, 1, 0.1)
+        study_of.images_within(study, rates, 1, 0.1)
+
+
+def test_rows_that_join_later_draw_as_many_images(tmp_path):
+    budget = ("--minutes", "2")
+    ablation.run(arguments(tmp_path, *budget, "--only", "base"), Executor())
+    first = json.loads((tmp_path / "plan.json").read_text())
+    ablation.run(arguments(tmp_path, *budget), later := Executor())
+    whole = json.loads((tmp_path / "plan.json").read_text())
+    assert whole["images"] == first["images"] == whole["runs"]["plain"]["images"]
+    assert whole["images"] == sum(whole["runs"][run]["images"] for run in ("stage1", "stage2"))
+    assert first["runs"].items() <= whole["runs"].items()
+    assert not any(":plain" in word for command in later.commands for word in command)
 
 
 def test_the_study_of_the_world_is_sound(capsys):

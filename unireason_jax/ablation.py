@@ -4,7 +4,7 @@
     ... --dry_run      lists the jobs with their steps and expected time, runs nothing
     ... --minutes 60   scales the number of images so that the whole takes about so long
     ... --seeds 3      training seeds; every row is trained once for each
-    ... --only "base,two-stage"     some of the rows
+    ... --only "base,two-stage"     some of the rows; others can join later, with as many images
 
 Every job is a training, a synthesis or an evaluation in its own process. Started again, the command
 skips what is done and goes on inside a job that was interrupted. The report is written anew after
@@ -25,7 +25,8 @@ from typing import Any
 from unireason_jax import command_line
 from unireason_jax.configuration import ConfigError
 from unireason_jax.evals import ablation
-from unireason_jax.evals.study import SECONDS_PER_CRITIQUE, Study, load_study, plan_steps
+from unireason_jax.evals import study as study_of
+from unireason_jax.evals.study import SECONDS_PER_CRITIQUE, Study, load_study
 
 PLAN, REPORT = "plan.json", "report"
 Execute = Callable[[Sequence[str]], None]
@@ -218,25 +219,30 @@ def parser() -> argparse.ArgumentParser:
 
 
 def settled_plan(study: Study, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """The plan of the working directory, made and saved where there is none yet.
+    """The plan of the working directory: the images are settled once, rows can join later.
 
     Raises:
       ConfigError: the directory holds the plan of other settings.
     """
-    asked = {key: getattr(arguments, key) for key in ("config", "minutes", "seeds", "only")}
+    asked = {key: getattr(arguments, key) for key in ("config", "minutes", "seeds")}
     path = arguments.workdir / PLAN
-    if path.exists():
-        saved = json.loads(path.read_text("utf-8"))
-        if saved["asked"] != asked:
-            raise ConfigError(
-                f"{path} was made with {saved['asked']}, not {asked}; give another --workdir."
-            )
-        return saved["runs"]
-    runs = plan_steps(study, arguments.config, arguments.seeds, arguments.minutes)
-    if not arguments.dry_run:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"asked": asked, "runs": runs}, indent=1) + "\n", "utf-8")
-    return runs
+    saved = json.loads(path.read_text("utf-8")) if path.exists() else {"asked": asked, "runs": {}}
+    if saved["asked"] != asked:
+        raise ConfigError(
+            f"{path} was made with {saved['asked']}, not {asked}; give another --workdir."
+        )
+    if any(run not in saved["runs"] for run in study.needed()):
+        rates = study_of.measured_rates(study, arguments.config)
+        if "images" not in saved:
+            saved["images"] = study.images
+            if arguments.minutes is not None:
+                budget = (arguments.seeds, arguments.minutes)
+                saved["images"] = study_of.images_within(study, rates, *budget)
+        saved["runs"] = study_of.plan_steps(study, rates, saved["images"]) | saved["runs"]
+        if not arguments.dry_run:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(saved, indent=1) + "\n", "utf-8")
+    return {run: saved["runs"][run] for run in study.needed()}
 
 
 def run(arguments: argparse.Namespace, execute: Execute = execute) -> Path | None:

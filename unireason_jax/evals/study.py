@@ -96,39 +96,50 @@ def images_per_step(config: ConfigDict) -> float:
     return tokens / config.data.side**2 / _MEASURED_BATCHES
 
 
-def plan_steps(
-    study: Study, config: str, seeds: int, minutes: float | None
-) -> dict[str, dict[str, float]]:
-    """Steps and images of every run, such that whole rows draw the same number of images.
-
-    Raises:
-      ConfigError: `minutes` does not even cover the evaluations.
-    """
-    plan = {
-        run: {"steps": study.runs[run]["steps"], "images": 0}
-        for run in study.needed()
-        if "steps" in study.runs[run]
-    }
+def measured_rates(study: Study, config: str) -> dict[str, float]:
+    """Supervised images in a step of every run that draws some, by name."""
     rates = {}
-    for run in [run for run in study.needed() if run not in plan]:
+    for run in [run for run in study.needed() if "steps" not in study.runs[run]]:
         loaded = configuration.load(f"{config}:{run}")
         if share := study.runs[run].get("own_critiques"):
             loaded.data.mixture.refine_t2i = share  # their images do not exist yet
         rates[run] = images_per_step(loaded)
-    images = study.images
-    if minutes is not None:
-        fixed = seeds * sum(fixed_seconds(study, run) for run in study.needed())
-        each = seeds * study.seconds_per_step
-        each *= sum(study.runs[run]["share"] / rate for run, rate in rates.items())
-        images = int((60 * minutes - fixed) / each)
-        if images < max(rates.values()):
-            raise ConfigError(
-                f"--minutes={minutes:g} is too short: evaluating alone takes {fixed / 60:.0f} "
-                "minutes. Give more, fewer --seeds, or --only some rows."
-            )
-    for run, rate in rates.items():
-        share = study.runs[run]["share"] * images
-        plan[run] = {"steps": max(round(share / rate), 1), "images": round(share)}
+    return rates
+
+
+def images_within(study: Study, rates: Mapping[str, float], seeds: int, minutes: float) -> int:
+    """Supervised images of a whole row, such that all runs and reports take so many minutes.
+
+    Args:
+      study: its rows are what is run.
+      rates: see `measured_rates`.
+      seeds: trainings of every run.
+      minutes: the budget.
+
+    Raises:
+      ConfigError: `minutes` does not even cover the evaluations.
+    """
+    fixed = seeds * sum(fixed_seconds(study, run) for run in study.needed())
+    each = seeds * study.seconds_per_step
+    each *= sum(study.runs[run]["share"] / rate for run, rate in rates.items())
+    images = int((60 * minutes - fixed) / each)
+    if images < max(rates.values()):
+        raise ConfigError(
+            f"--minutes={minutes:g} is too short: evaluating alone takes {fixed / 60:.0f} "
+            "minutes. Give more, fewer --seeds, or --only some rows."
+        )
+    return images
+
+
+def plan_steps(
+    study: Study, rates: Mapping[str, float], images: int
+) -> dict[str, dict[str, float]]:
+    """Steps and images of every run, such that whole rows draw `images`."""
+    plan = {}
+    for run in study.needed():
+        share = study.runs[run].get("share", 0) * images
+        steps = study.runs[run].get("steps") or max(round(share / rates[run]), 1)
+        plan[run] = {"steps": steps, "images": round(share)}
     return plan
 
 
