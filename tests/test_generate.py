@@ -268,6 +268,7 @@ def test_bad_input_in_python_says_what_is_wrong(workdir):
         (lambda: m.generate("red " * 400), "402 tokens.*320"),
         (lambda: m.edit(wide, "remove the circle"), "5000 x 1 pixels .* multiples of 8"),
         (lambda: m.ask(b"no picture", "what color ?"), "source: image .*(readable|decoded)"),
+        (lambda: m.ask(wide, "what colour ?"), r"know the word\(s\) colour; .* Near: color"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

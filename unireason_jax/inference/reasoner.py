@@ -20,6 +20,7 @@ from unireason_jax.inference import turns
 from unireason_jax.inference.context import Context
 from unireason_jax.inference.conversation import Conversation, Request
 from unireason_jax.inference.engine import Engine, bucket
+from unireason_jax.inference.requests import check_words
 from unireason_jax.inference.settings import Settings
 from unireason_jax.inference.trace import Trace
 from unireason_jax.inference.turns import text_turn
@@ -84,7 +85,8 @@ class Reasoner:
           The conversation; in a notebook it shows itself as a strip.
 
         Raises:
-          ValueError: unknown preset, or a request that cannot be finished (see `check`).
+          ValueError: unknown preset, words that the model does not know, or a request that cannot
+            be finished (see `check`).
         """
         return self._one("ask", question, image=image, **options)
 
@@ -94,6 +96,7 @@ class Reasoner:
         chosen = systems.find(preset or self.presets[verb])
         settings = chosen.settings(self.settings)
         request = chosen.request(text, style=self.style, **options)
+        check_words(text, self.engine.spec.tokenizer)
         self.check(request.record, settings)
         return next(self.stream([(request, sample)], settings))[1]
 
