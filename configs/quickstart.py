@@ -35,9 +35,9 @@ def get_config(stage: str = "joint") -> ConfigDict:
 
     config.data.examples = 100_000
     mixture = config.data.mixture
-    mixture.t2i, mixture.think_t2i = 0.14, 0.24
+    mixture.t2i, mixture.think_t2i = 0.12, 0.20
     mixture.knowledge, mixture.think_knowledge = 0.03, 0.08
-    mixture.edit, mixture.refine_t2i, mixture.refine_knowledge = 0.22, 0.16, 0.04
+    mixture.edit, mixture.refine_t2i, mixture.refine_knowledge = 0.28, 0.16, 0.04
     mixture.vqa, mixture.caption = 0.06, 0.03
     config.data.tokens = 480
     config.data.rows = 2
@@ -54,10 +54,10 @@ def get_config(stage: str = "joint") -> ConfigDict:
     config.optim.b2, config.optim.eps = 0.98, 1e-8
     config.optim.ema = 0.998
 
-    config.train.steps = 5800
+    config.train.steps = 4800
     config.train.log_every = 100
-    config.train.save_every = 1450
-    config.eval.every = 1450
+    config.train.save_every = 1200
+    config.eval.every = 1200
     return _alignment(config) if stage == "alignment" else config
 
 
