@@ -46,8 +46,8 @@ case $1 in
   all)
     check unireason_stage2 train v5p:2x2x2 --config.mesh.preset=v5p --config.data.rows=8
     check unireason_stage2 train v5p:4x4x2 --config.mesh.preset=v5p --config.data.rows=32
-    # 31 GiB a chip: rows of 49,152 tokens leave a margin of 10 %, the recipe's 53,610 do not.
-    check unireason_stage2 train v6e:16x16 --config.mesh.preset=v6e --config.data.rows=64 \
+    # 31 GiB a chip: two share a row, of 49,152 tokens so that both halves are whole tiles.
+    check unireason_stage2 train v6e:16x16 --config.mesh.preset=v6e --config.data.rows=128 \
       --config.data.budgets.text=1152 --config.data.budgets.vit=7040 \
       --config.data.budgets.latent=40960
     check unireason_stage1 train v5p:2x2x2 --config.mesh.preset=v5p --config.data.rows=8

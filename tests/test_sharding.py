@@ -94,8 +94,8 @@ def test_a_dimension_of_the_torus_may_be_shared_by_two_axes():
     chips = [TorusChip(i, (i // 16, i % 16, 0)) for i in range(256)]
     sizes = sharding.preset("v6e", 256)
     grid = sharding.device_grid(tuple(sizes[axis] for axis in sharding.AXES), 1, chips)
-    assert grid.shape == (2, 32, 4, 1) and set(grid.flat) == set(chips)
-    for group in grid.reshape(-1, 4):  # devices of a tensor group lie in one line
+    assert grid.shape == (2, 64, 1, 2) and set(grid.flat) == set(chips)
+    for group in grid.reshape(-1, 2):  # devices that share a row are neighbours
         assert any(len({chip.coords[axis] for chip in group}) == 1 for axis in (0, 1))
 
 

@@ -61,12 +61,14 @@ def memory(analysis: Any, chip: Chip) -> dict[str, float]:
 def flops(program: Program, work: Work) -> dict[str, Any]:
     """Useful, chosen and compiled floating-point operations, and what the kernels walk.
 
-    Kernels are counted by the tiles they walk in the reference row, matmuls exactly.
+    Kernels are counted by the tiles they walk in the reference row, matmuls exactly. Devices that
+    share a row have unequal parts of it: the ratio is that of all of them, and the step waits for
+    the busiest.
     """
     counts = {k: n * work.rows for k, n in metrics.batch_counts(work.row).items()}
     backward = 2.0 if work.und_trained else 0.0
     useful = metrics.train_flops(work.model, counts, und_backward=backward) / work.devices
-    kernels, tiles = _kernel_flops(program, work)
+    kernels, busiest, tiles = _kernel_flops(program, work)
     again = _recomputed(work, counts, flash=kernels > 0) / work.devices
     matmuls = program.matmul_flops()
     return {
@@ -74,17 +76,18 @@ def flops(program: Program, work: Work) -> dict[str, Any]:
         "recomputation": again,
         "compiled_matmuls": matmuls,
         "compiled_kernels": kernels,
+        "busiest_kernels": busiest,
         "ratio": (matmuls + kernels) / (useful + again),
         "tiles": tiles,
     }
 
 
-def _kernel_flops(program: Program, work: Work) -> tuple[float, list[dict[str, Any]]]:
-    """Operations of the attention kernels, and the tiles of each kind of call."""
+def _kernel_flops(program: Program, work: Work) -> tuple[float, float, list[dict[str, Any]]]:
+    """Operations of the attention kernels on the mean and on the busiest device; their tiles."""
     called = program.kernels()
     if not called:
-        return 0.0, []
-    known, total = tile_counts(work.row, work.model, work.context), 0.0
+        return 0.0, 0.0, []
+    known, mean, busiest = tile_counts(work.row, work.model, work.context), 0.0, 0.0
     groups = {1, work.model.llm.heads // work.model.llm.kv_heads}
     for name, line, inside, runs in called:
         arrays = [inside[o].arrays[0] for o in line.operands if o in inside]
@@ -96,8 +99,9 @@ def _kernel_flops(program: Program, work: Work) -> tuple[float, list[dict[str, A
             if length == keys and count * width in {group * queries for group in groups}
         )
         every = 2.0 * _MATMULS[name] * rows * heads * count * width * keys * size
-        total += runs * every * call["walked"] / call["all"]
-    return total, [{"queries": q, "keys": s} | counts for (q, s), counts in known.items()]
+        mean += runs * every * call["walked"] / call["all"]
+        busiest += runs * every * call["most"] / call["all"]
+    return mean, busiest, [{"queries": q, "keys": s} | counts for (q, s), counts in known.items()]
 
 
 def _recomputed(work: Work, counts: Mapping[str, int], *, flash: bool) -> float:
@@ -164,7 +168,7 @@ def speed(program: Program, chip: Chip, found: Mapping[str, Any]) -> dict[str, f
         return {}
     work, wire = found["flops"], found["collectives"]
     parts = {
-        "compute_s": (work["compiled_matmuls"] + work["compiled_kernels"]) / chip.flops,
+        "compute_s": (work["compiled_matmuls"] + work["busiest_kernels"]) / chip.flops,
         "memory_s": program.memory_bytes() / chip.memory_rate,
         "network_s": wire["gib"] * GIB / chip.link_rate,
     }

@@ -82,7 +82,8 @@ def tile_counts(
     Returns:
       By (queries, keys) of a call, in tokens of one device after padding to tiles: {"walked",
       "needed": tiles walked and tiles that hold anything visible, "all": tiles there are, "pairs":
-      visible pairs as a fraction of all}; of the device with the most to do.
+      visible pairs as a fraction of all}, means over the devices that share a row; and "most":
+      tiles that the busiest of them walks.
     """
     text, vit = row["text_ids"].shape[1], row["vit_images"].shape[1]
     whole = Ids(row["vis_lo"], row["vis_hi"], row["vis_own"], row["vis_key"])
@@ -98,12 +99,14 @@ def tile_counts(
         if not queries:
             continue
         cut = parts if queries % parts == 0 else 1
+        counted = []
         for part in range(cut):
             inside = slice(part * queries // cut, (part + 1) * queries // cut)
             local = Ids(*(jnp.asarray(x[:, inside]) for x in ids[:3]), jnp.asarray(ids.key))
             size, counts = _count(local, heads)
-            if counts["walked"] >= found.get(size, counts)["walked"]:
-                found[size] = counts
+            counted.append(counts)
+        means = {key: sum(counts[key] for counts in counted) / cut for key in counted[0]}
+        found[size] = means | {"most": max(counts["walked"] for counts in counted)}
     return found
 
 

@@ -75,6 +75,7 @@ def _flop_lines(work: Mapping[str, Any]) -> list[str]:
         f"| chosen recomputation | {work['recomputation']:.4g} |",
         f"| compiled matmuls | {work['compiled_matmuls']:.4g} |",
         f"| attention kernels, tiles of the reference row | {work['compiled_kernels']:.4g} |",
+        f"| the same on the device with the most to do | {work['busiest_kernels']:.4g} |",
         f"| compiled / (model + recomputation) | {work['ratio']:.3f} |",
     ]
     for tiles in work["tiles"]:
