@@ -54,10 +54,10 @@ def get_config(stage: str = "joint") -> ConfigDict:
     config.optim.b2, config.optim.eps = 0.98, 1e-8
     config.optim.ema = 0.998
 
-    config.train.steps = 4800
+    config.train.steps = 4000
     config.train.log_every = 100
-    config.train.save_every = 1200
-    config.eval.every = 1200
+    config.train.save_every = 1000
+    config.eval.every = 1000
     return _alignment(config) if stage == "alignment" else config
 
 
