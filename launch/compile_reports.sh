@@ -4,7 +4,7 @@
 #   launch/compile_reports.sh [--dry-run] all       every program, one after another, and the table
 #   launch/compile_reports.sh [--dry-run] table     the table of the reports that are there
 #
-# A train step takes about five CPU-minutes and 5 GiB of memory. Needs libtpu: pip install
+# A train step takes two to nine CPU-minutes and 5 GiB of memory. Needs libtpu: pip install
 # 'unireason-jax[tpu]'. Ends with status 1 when a program does not fit, after all the others.
 #
 # Environment:

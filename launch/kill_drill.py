@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -139,7 +140,22 @@ class Drill:
             -signal.SIGKILL not in own, f"kill {number}: a process that was left did not end"
         )
         self.check(found["newest"] >= before, f"kill {number}: checkpoint {before} is lost")
+        self.check(
+            victim is None or statuses[victim] in (-signal.SIGKILL, 0),
+            f"kill {number}: process {victim} had ended by itself",
+        )
+        self.check(
+            self.went_on(drawn) in (None, before), f"kill {number}: it did not go on from {before}"
+        )
         return found
+
+    def went_on(self, drawn: int) -> int | None:
+        """The step of the first batch after so many drawn ones; None where there is none."""
+        steps = {p: step for step, p in enumerate(member.history(self.out / "unbroken" / "ledger"))}
+        ledger = self.out / "killed" / "ledger" / "0.jsonl"
+        later = ledger.read_text().split("\n")[drawn + 1 :] if ledger.exists() else []
+        positions = re.findall(r'"position": (\d+),', "\n".join(later))
+        return steps.get(int(positions[0]), -1) if positions else None
 
     def run(self) -> dict[str, Any]:
         """The whole drill; returns the findings."""

@@ -156,6 +156,17 @@ def test_rows_that_join_later_draw_as_many_images(tmp_path):
     assert whole["images"] == sum(whole["runs"][run]["images"] for run in ("stage1", "stage2"))
     assert first["runs"].items() <= whole["runs"].items()
     assert not any(":plain" in word for command in later.commands for word in command)
+    folder = ablation.run(arguments(tmp_path, *budget, "--only", "base"), Executor())
+    assert "| + refinement |" in (folder / "report.md").read_text()
+
+
+def test_a_training_that_was_stopped_is_not_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0))
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    command = ["unireason_jax.train", f"--workdir={tmp_path}", "--config.train.steps="]
+    ablation.execute([*command[:2], command[2] + "3"])
+    with pytest.raises(ablation.JobFailed, match="was stopped before step 4"):
+        ablation.execute([*command[:2], command[2] + "4"])
 
 
 def test_the_study_of_the_world_is_sound(capsys):

@@ -111,7 +111,7 @@ def test_bad_requests_are_listed_and_the_others_drawn(workdir, tmp_path, capsys)
         "gone": "no.png does not exist",
         "broken": "broken.png.*(decoded|readable)",
         "long": "402 tokens.*320",
-        "ok": r"'ok' is taken by .*prompts.jsonl:1\.",
+        "ok": "'ok' is taken by .*prompts.jsonl:1; give each",
     }.items():
         assert re.search(words, reasons[name]), reasons[name]
     assert all(f"{prompts}:" in json.loads(line)["where"] for line in listed)
@@ -120,7 +120,7 @@ def test_bad_requests_are_listed_and_the_others_drawn(workdir, tmp_path, capsys)
     assert not (tmp_path / "out" / "refused.jsonl").exists()
 
 
-def test_generate_edits_a_picture(workdir, tmp_path):
+def test_generate_edits_a_picture(workdir, tmp_path, capsys):
     picture = tmp_path / "in.png"
     Image.new("RGB", (32, 32), (16, 16, 20)).save(picture)
     arguments = ["--checkpoint", workdir, "--out", tmp_path / "out", "--preset", "edit"]
@@ -129,6 +129,10 @@ def test_generate_edits_a_picture(workdir, tmp_path):
     found = [trace.load(path.parent) for path in sorted(tmp_path.glob("out/*/trace.json"))]
     assert [t.sample for t in found] == [0, 1]
     assert found[0].steps[1].given and found[0].steps[1].image.shape == (32, 32, 3)
+    other = tmp_path / "other.png"
+    picture.rename(other)
+    arguments[arguments.index(picture)] = other
+    assert "conversations of other settings" in fails(generate.main, arguments, capsys)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +146,7 @@ def test_generate_edits_a_picture(workdir, tmp_path):
         (["--prompt", "a circle", "--rounds", "-1"], "rounds must be >= 0"),
         (["--prompt", "a circle", "--size", "30", "32"], "30 x 32 pixels: give multiples of 8"),
         (["--prompt", "a circle", "--preset", "edit"], "needs an image"),
+        (["--prompt", "a circle", "--image", "no.png"], "takes no image; leave it out"),
         (["--prompt", "a circle", "--preset", "refine_t21"], "did you mean 'refine_t2i'"),
         (["--prompt", "a circle", "--preset", "edit", "--image", "no.png"], "no.png does not"),
         (["--prompts", "no.txt"], "no.txt: no such file"),
@@ -166,7 +171,7 @@ def test_lines_that_cannot_be_read_are_listed_and_the_others_drawn(workdir, tmp_
     for row, words in zip(listed, ("not JSON", "field 'prompt'", "field 'image'", "utf-8")):
         assert words in row["reason"], row
     assert [row["line"] for row in listed[:2]] == ["{oops", '{"prompt": 3}']
-    prompts.write_text("{oops\n")
+    prompts.write_bytes(b"\xef\xbb\xbf{oops\n")  # as some editors begin a file
     assert ":1: not JSON" in fails(generate.main, [*arguments, "--prompts", prompts], capsys)
 
 

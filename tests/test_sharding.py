@@ -23,7 +23,7 @@ def test_one_axis_takes_what_is_left():
     [
         ({"fdsp": 8}, "unknown axis 'fdsp'"),
         ({"data": 3}, "needs 3 devices but there are 8"),
-        ({"data": 3, "fsdp": -1}, "needs 6 devices but there are 8"),
+        ({"data": 3, "fsdp": -1}, "need a multiple of 3 devices but there are 8"),
         ({"data": -1, "fsdp": -1}, "at most one may be -1"),
         ({"data": 0}, "must be >= 1"),
     ],

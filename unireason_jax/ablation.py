@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unireason_jax import command_line
+from unireason_jax import command_line, manifest
 from unireason_jax.configuration import ConfigError
 from unireason_jax.evals import ablation
 from unireason_jax.evals import study as study_of
@@ -123,12 +123,16 @@ def execute(command: Sequence[str]) -> None:
     """Runs a module of the package in a process of its own, its output on this terminal.
 
     Raises:
-      JobFailed: it ended with an error.
+      JobFailed: it ended with an error, or is a training that was stopped before its last step.
     """
     words = [sys.executable, "-m", *command]
     code = subprocess.run(words, check=False).returncode
     if code:
         raise JobFailed(f"exit status {code} of: {' '.join(words)}")
+    flags = dict(word.removeprefix("--").split("=", 1) for word in command[1:])
+    last = int(flags.get("config.train.steps", 0))
+    if last and max(manifest.steps(flags["workdir"]), default=0) < last:
+        raise JobFailed(f"{flags['workdir']} was stopped before step {last}")
 
 
 def run_jobs(
@@ -219,7 +223,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def settled_plan(study: Study, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """The plan of the working directory: the images are settled once, rows can join later.
+    """The plan of all runs of the working directory: the images are settled once, rows can join.
 
     Raises:
       ConfigError: the directory holds the plan of other settings.
@@ -242,7 +246,7 @@ def settled_plan(study: Study, arguments: argparse.Namespace) -> dict[str, dict[
         if not arguments.dry_run:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(saved, indent=1) + "\n", "utf-8")
-    return {run: saved["runs"][run] for run in study.needed()}
+    return saved["runs"]
 
 
 def run(arguments: argparse.Namespace, execute: Execute = execute) -> Path | None:
@@ -250,11 +254,12 @@ def run(arguments: argparse.Namespace, execute: Execute = execute) -> Path | Non
     if arguments.seeds < 1:
         raise ConfigError("--seeds must be >= 1.")
     rows = [name.strip() for name in arguments.only.split(",") if name.strip()]
-    study = load_study(arguments.config).only(rows)
+    whole = load_study(arguments.config)
+    study = whole.only(rows)
     if arguments.seconds_per_step:
         study = dataclasses.replace(study, seconds_per_step=arguments.seconds_per_step)
-    plan = settled_plan(study, arguments)
-    jobs = make_jobs(study, arguments.config, arguments.workdir, arguments.seeds, plan)
+    planned = settled_plan(study, arguments)
+    jobs = make_jobs(study, arguments.config, arguments.workdir, arguments.seeds, planned)
     if arguments.dry_run:
         for job in jobs:
             print(f"{job.name:<32} about {job.seconds / 60:5.1f} min  {' '.join(job.command)}")
@@ -265,10 +270,10 @@ def run(arguments: argparse.Namespace, execute: Execute = execute) -> Path | Non
 
     def after(job: Job) -> None:
         if job.kind == "evaluate":
-            write_report(study, arguments.workdir, arguments.seeds, plan)
+            write_report(whole, arguments.workdir, arguments.seeds, planned)
 
     failed = run_jobs(jobs, after, execute)
-    folder = write_report(study, arguments.workdir, arguments.seeds, plan)
+    folder = write_report(whole, arguments.workdir, arguments.seeds, planned)
     print((folder / "report.md").read_text("utf-8"))
     print(f"report: {folder / 'report.md'}")
     if failed:

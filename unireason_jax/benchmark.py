@@ -20,6 +20,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from unireason_jax import command_line
 from unireason_jax.evals.progress import Progress
@@ -27,7 +28,7 @@ from unireason_jax.evals.public import SUITES, asking, drawing, geneval, scoring
 from unireason_jax.evals.public.base import Item, Scored, Suite
 from unireason_jax.evals.public.endpoint import EndpointJudge
 from unireason_jax.evals.public.program import ProgramJudge
-from unireason_jax.inference.load import add_flags, from_flags
+from unireason_jax.inference.load import add_flags, from_flags, told
 from unireason_jax.synthesis.journal import Journal
 
 
@@ -84,8 +85,16 @@ def make_judge(arguments: argparse.Namespace) -> asking.Judge | None:
         per_minute=arguments.per_minute,
         prices=tuple(arguments.prices),
         budget=arguments.budget,
-        extra=json.loads(arguments.judge_extra),
+        extra=_json("--judge_extra", arguments.judge_extra),
     )
+
+
+def _json(name: str, text: str) -> dict[str, Any]:
+    """A JSON object. Raises ValueError that says whose it is."""
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: not a JSON object ({error}).") from None
 
 
 def judged(
@@ -94,10 +103,12 @@ def judged(
     """Asks about every image that is there; returns scores, what is missing, and the journal."""
     images, rubrics = arguments.out / "images", dict(suite.rubrics)
     if arguments.rubrics:
-        rubrics |= json.loads(arguments.rubrics.read_text("utf-8"))
+        rubrics |= _json(str(arguments.rubrics), arguments.rubrics.read_text("utf-8"))
     settings = {"suite": suite.name, "judge": judge.name, "rubrics": rubrics}
     slug = "".join(c if c.isalnum() else "_" for c in judge.name)
     journal = Journal(arguments.out / f"answers_{slug}.jsonl", settings)
+    if isinstance(judge, EndpointJudge):
+        judge.spent = _bill(journal)  # --budget is that of all starts together
     questions = [
         question
         for item in items
@@ -117,6 +128,11 @@ def judged(
     return *asking.collect(suite, items, images, journal, rubrics), journal
 
 
+def _bill(journal: Journal) -> float:
+    """What all answers have cost."""
+    return sum(row["cost"] for row in journal.rows.values())
+
+
 def run(arguments: argparse.Namespace) -> Path:
     """Draws, judges and reports as far as the flags say; returns the folder written."""
     if arguments.write_world:
@@ -129,7 +145,9 @@ def run(arguments: argparse.Namespace) -> Path:
     items = suite.load(arguments.prompts)[: arguments.limit or None]
     facts = {"prompts": f"{arguments.prompts}, {len(items)} items"}
     if arguments.checkpoint:
-        facts |= {"checkpoint": arguments.checkpoint, "mode": arguments.mode}
+        drawn = {"checkpoint": told(arguments), "mode": arguments.mode, "rounds": arguments.rounds}
+        Journal(out / "drawn.jsonl", {"suite": suite.name} | drawn)  # of no other model
+        facts |= drawn
         drawing.draw(
             suite,
             items,
@@ -151,8 +169,7 @@ def run(arguments: argparse.Namespace) -> Path:
         facts["judge"] = f"detections of {arguments.detections}"
     elif judge:
         scored, missing, journal = judged(suite, items, judge, arguments)
-        bill = sum(row["cost"] for row in journal.rows.values())
-        facts |= {"judge": judge.name, "judge's bill": f"{bill:.4g}"}
+        facts |= {"judge": judge.name, "judge's bill": f"{_bill(journal):.4g}"}
     else:
         print(f"images: {out / 'images'} (no judge given)")
         return out

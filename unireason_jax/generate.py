@@ -24,11 +24,11 @@ from pathlib import Path
 
 import jax
 
-from unireason_jax import checkpoint, command_line, sharding
+from unireason_jax import command_line, sharding
 from unireason_jax.inference import presets
 from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.folder import Folder
-from unireason_jax.inference.load import add_flags, from_flags, with_flags
+from unireason_jax.inference.load import add_flags, from_flags, told, with_flags
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.requests import Asked, Refused, check_words, read_file
 from unireason_jax.inference.settings import Settings
@@ -93,7 +93,10 @@ def jobs_of(
     for one in asked[jax.process_index() :: jax.process_count()]:
         try:
             if first[one.name] is not one:
-                raise ValueError(f"the id '{one.name}' is taken by {first[one.name].where}.")
+                raise ValueError(
+                    f"the id '{one.name}' is taken by {first[one.name].where}; give "
+                    "each request its own `id`, or use --samples for several of one."
+                )
             options = {"image": one.image, "rounds": arguments.rounds, "style": reasoner.style}
             request = preset.request(one.prompt, name=one.name, **options)
             check_words(one.prompt, reasoner.engine.spec.tokenizer)
@@ -119,11 +122,12 @@ def run(arguments: argparse.Namespace) -> int:
     jobs, refused = jobs_of(asked, arguments, reasoner, settings)
     if jax.process_index() == 0:
         refused = [*unread, *refused]
-    if refused and not jobs and jax.process_count() == 1:
-        raise ValueError("; ".join(one.reason for one in refused[:3]))
-    step = checkpoint.find(arguments.checkpoint, arguments.step).name
-    identity = {"checkpoint": f"{arguments.checkpoint}, {arguments.which} of step {step}"}
-    identity |= {"preset": arguments.preset, "rounds": arguments.rounds}
+    if refused and not jobs and len(refused) <= 3 and jax.process_count() == 1:
+        raise ValueError("; ".join(one.reason for one in refused))
+    identity = {"checkpoint": told(arguments), "preset": arguments.preset}
+    identity |= {"rounds": arguments.rounds}
+    if arguments.image:
+        identity["image"] = str(arguments.image)
     folder = Folder(arguments.out, identity, settings)
     traces = folder.generate(reasoner, jobs, settings)
     print(f"{len(traces)} conversations in {arguments.out}")

@@ -72,6 +72,11 @@ def mesh_sizes(sizes: Mapping[str, int], devices: int) -> tuple[int, ...]:
     if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
         raise ValueError(f"mesh: sizes must be >= 1, and at most one may be -1 (got {shape}).")
     known = math.prod(size for size in shape if size != -1)
+    if -1 in shape and devices % known:
+        raise ValueError(
+            f"mesh: the axes that are set need a multiple of {known} devices but there are "
+            f"{devices}; change --config.mesh.* (sampling: --mesh)."
+        )
     if -1 in shape:
         shape[shape.index(-1)] = devices // known
     if math.prod(shape) != devices:
@@ -136,7 +141,7 @@ def make_mesh(
 def device_grid(shape: tuple[int, ...], slices: int, devices: Sequence[Any]) -> np.ndarray:
     """Devices by mesh position, slices along `data` and nothing else.
 
-    A dimension of the chips' torus may be shared by two axes: tensor 4 x fsdp 32 on 16 x 16 chips.
+    A dimension of the chips' torus may be shared by two axes: context 2 x fsdp 64 on 16 x 16 chips.
 
     Args:
       shape: sizes in the order of `AXES`.

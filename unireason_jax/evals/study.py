@@ -117,7 +117,7 @@ def images_within(study: Study, rates: Mapping[str, float], seeds: int, minutes:
       minutes: the budget.
 
     Raises:
-      ConfigError: `minutes` does not even cover the evaluations.
+      ConfigError: `minutes` does not even cover what does not grow with the images.
     """
     fixed = seeds * sum(fixed_seconds(study, run) for run in study.needed())
     each = seeds * study.seconds_per_step
@@ -125,8 +125,8 @@ def images_within(study: Study, rates: Mapping[str, float], seeds: int, minutes:
     images = int((60 * minutes - fixed) / each)
     if images < max(rates.values()):
         raise ConfigError(
-            f"--minutes={minutes:g} is too short: evaluating alone takes {fixed / 60:.0f} "
-            "minutes. Give more, fewer --seeds, or --only some rows."
+            f"--minutes={minutes:g} is too short: reports, critiques and runs of fixed length "
+            f"alone take {fixed / 60:.0f} minutes. Give more, fewer --seeds, or --only some rows."
         )
     return images
 

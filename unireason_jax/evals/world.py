@@ -18,8 +18,6 @@ from unireason_jax.world.process import MAX_STEPS
 from unireason_jax.world.scenes import CELL
 from unireason_jax.world.tasks import PROCESS_TAGS
 
-_SHOWN_PER_GROUP = 2
-
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
@@ -136,11 +134,18 @@ def evaluate(
 
 
 def _some(parts: list[Part], sizes: Sizes, *, passed: bool) -> tuple[Trace, ...]:
-    """A few judged traces of every tag and domain whose last image is right, or wrong."""
+    """Judged traces whose last image is right, or wrong.
+
+    Of every tag and domain, one with the most rounds and one with the fewest.
+    """
     found: dict[str, list[Trace]] = {}
     for trace in (trace for part in parts for trace in part.shown):
         verdicts = [step.verdict for step in trace.steps if step.verdict is not None]
         if verdicts and verdicts[-1] == passed:
             group = str(trace.details.get("caption", ["given drafts"])[0])
             found.setdefault(group, []).append(trace)
-    return tuple(trace for traces in found.values() for trace in traces[:_SHOWN_PER_GROUP])
+    chosen = []
+    for traces in found.values():
+        ordered = sorted(traces, key=lambda trace: len(trace.images), reverse=True)
+        chosen += [ordered[0], *ordered[1:][-1:]]
+    return tuple(chosen)

@@ -116,6 +116,12 @@ def from_flags(arguments: argparse.Namespace) -> Reasoner:
     return reasoner
 
 
+def told(arguments: argparse.Namespace) -> str:
+    """In words, which weights --checkpoint, --which and --step name."""
+    step = checkpoint.find(arguments.checkpoint, arguments.step).name
+    return f"{arguments.checkpoint}, {arguments.which} of step {step}"
+
+
 def mesh_axes(text: str) -> dict[str, int]:
     """Axis sizes of --mesh; ValueError, which argparse reports, unless AXIS=N,..."""
     return {name: int(size) for name, size in (part.split("=") for part in text.split(","))}

@@ -1,9 +1,9 @@
 """How each system samples: its template, prompts, scales and rounds, by name.
 
-Every template is a preset of its own name, with the settings and the style of the reasoner. The
-others carry the values of a paper or of a released script, and where the two disagree there is one
-of each (the released one has `_released` in its name). Values not given anywhere are ours, and said
-to be.
+Templates that can start from a request are presets of their own name, with the settings and the
+style of the reasoner. The others carry the values of a paper or of a released script, and where the
+two disagree there is one of each (the released one has `_released` in its name). Values not given
+anywhere are ours, and said to be.
 """
 
 import dataclasses
@@ -86,7 +86,7 @@ class Preset:
           style: that the model was trained with; a preset that has its own does not use it.
 
         Raises:
-          ValueError: an empty text, a missing image, or negative rounds.
+          ValueError: an empty text, an image that is missing or of no use, or negative rounds.
         """
         if not text.strip():
             raise ValueError("the prompt is empty; write what to draw, change or answer.")
@@ -99,8 +99,16 @@ class Preset:
         }
         if self.needs_image:
             if image is None:
-                raise ValueError(f"preset '{self.template}' needs an image: give one.")
+                raise ValueError(
+                    f"template '{self.template}' needs an image: --image FILE, `image` in a line "
+                    "of --prompts, or `edit` and `ask` in Python."
+                )
             example[_IMAGE_KEY[self.template]] = image
+        elif image is not None:
+            raise ValueError(
+                f"template '{self.template}' takes no image; leave it out, or choose a preset that "
+                "edits or answers."
+            )
         if self.template == "process":
             example["steps"] = 1 if self.grow else max(most, 1)
         else:

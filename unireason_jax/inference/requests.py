@@ -1,7 +1,9 @@
 """Requests as users write them: lines of a file, and words that a model may not know."""
 
+import codecs
 import difflib
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +58,7 @@ def read_file(path: Path) -> tuple[list[Asked], list[Refused]]:
     if not path.is_file():
         raise FileNotFoundError(f"--prompts {path}: no such file.")
     asked, refused = [], []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), 1):
         try:
             if line.strip():
                 asked.append(_read(line.decode("utf-8"), path, number))
@@ -67,8 +69,11 @@ def read_file(path: Path) -> tuple[list[Asked], list[Refused]]:
 
 
 def check_words(prompt: str, tokenizer: Tokenizer) -> None:
-    """Raises ValueError naming the words that become the unknown token, and near known ones."""
-    words = prompt.replace(",", " , ").replace(".", " . ").split()
+    """Raises ValueError naming the words that become the unknown token, and near known ones.
+
+    Marks alone, as the "?" after a question, pass.
+    """
+    words = re.findall(r"[^\s,.]*\w[^\s,.]*", prompt)
     unknown = [w for w in words if "<unk>" in tokenizer.decode(tokenizer.encode(w))]
     if unknown:
         near = [difflib.get_close_matches(w.lower(), vocabulary.WORDS, n=1) for w in unknown]

@@ -63,6 +63,7 @@ def main(argv):
     arguments = benchmark.parser().parse_args(argv[2:])
     items = benchmark.SUITES[arguments.suite].load(arguments.prompts)
     benchmark.from_flags = lambda _: Painter(items, wrong, seconds)
+    benchmark.told = lambda arguments: arguments.checkpoint
     answer = benchmark.ProgramJudge.__call__
 
     def slowly(self, question, attempt):

@@ -54,6 +54,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         found["usage"] = {"prompt_tokens": 1000, "completion_tokens": 10}
         data = b"{" if fault == "broken" else json.dumps(found).encode()
         self.send_response(200)
+        if fault == "cut":
+            self.send_header("Content-Length", str(len(data) + 1))
         self.end_headers()
         try:
             self.wfile.write(data)
@@ -93,6 +95,7 @@ SCRIPT = {
     "good": ["Score: 1"],
     "busy": [429, 429, "Score: 0"],
     "down": [503, "broken", "Score: 1"],
+    "torn": ["cut", "Score: 1"],
     "late": ["slow", "Score: 1"],
     "vague": ["well", "it depends", "Score: 1"],
     "always_vague": ["hm"],
@@ -101,7 +104,7 @@ SCRIPT = {
     "refused": ["refusal"],
     "wrong": [400],
 }
-RIGHT = {"good": 1, "busy": 0, "down": 1, "late": 1, "vague": 1}
+RIGHT = {"good": 1, "busy": 0, "down": 1, "torn": 1, "late": 1, "vague": 1}
 LOST = {
     "always_vague": "malformed",
     "always_busy": "rate limit",
@@ -168,6 +171,16 @@ def test_what_is_sent_and_the_cache_and_the_bill(mock, tmp_path):
     journal = Journal(tmp_path / "j", {})
     ask_all(SUITE, [vague], asked, journal)
     assert journal.rows["vague"]["scores"] == {"score": 1.0} and server.seen["vague"] == 2
+
+
+def test_the_bill_has_refusals_and_what_earlier_starts_paid(mock, tmp_path):
+    server, price = mock({"refused": ["refusal"]}), 1000 * 2 / 1e6
+    for start in (1, 2):
+        journal = Journal(tmp_path / "j", {})
+        asked = judge(server, prices=(2.0, 0.0))
+        ask_all(SUITE, questions(["refused"]), asked, journal, attempts=2)
+        assert asked.spent == pytest.approx(2 * price)
+        assert journal.rows["refused"]["cost"] == pytest.approx(2 * start * price)
 
 
 def test_rate_limit_and_budget(mock):

@@ -65,6 +65,7 @@ def run(suite, sets, out, painter=None, *more):
     items = SUITES[suite].load(prompts)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmark, "from_flags", lambda _: painter or Painter(items))
+        patch.setattr(benchmark, "told", lambda arguments: arguments.checkpoint)
         benchmark.run(arguments)
     return json.loads((out / "report.json").read_text())
 
@@ -89,6 +90,13 @@ def test_wrong_pictures_cost_what_the_formula_says(sets, tmp_path):
     assert report["scores"]["overall"]["value"] == 0.5
     low, high = report["scores"]["overall"]["interval"]
     assert low <= 0.5 <= high
+
+
+def test_images_of_another_model_or_mode_are_not_taken(sets, tmp_path):
+    run("wise", sets, tmp_path)
+    for more in (["--mode", "plan"], ["--checkpoint", "y"]):
+        with pytest.raises(ValueError, match=r"drawn\.jsonl belongs to .* another folder"):
+            run("wise", sets, tmp_path, None, *more)
 
 
 def test_killed_while_drawing_and_while_judging_it_ends_the_same(sets, tmp_path):

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from unireason_jax.evals.public.base import Item, Malformed, Question, Scored, Suite
 from unireason_jax.synthesis.journal import Journal
@@ -20,12 +20,13 @@ class JudgeFailure(Exception):
     """A call without a usable answer.
 
     Attributes:
-      kind: timeout, rate limit, refusal, server, request, connection.
+      kind: timeout, rate limit, refusal, server, request, connection, budget.
+      cost: that was paid all the same.
     """
 
-    def __init__(self, kind: str, message: str):
+    def __init__(self, kind: str, message: str, cost: float = 0.0):
         super().__init__(message)
-        self.kind = kind
+        self.kind, self.cost = kind, cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,15 +77,22 @@ def ask_all(
     todo = [q for q in questions if journal.rows.get(q.key, {}).get("scores") is None]
     progress(len(questions) - len(todo))
     with ThreadPoolExecutor(workers) as pool:
-        calls = [pool.submit(_answer, suite, q, judge, attempts) for q in todo]
+        calls = [
+            pool.submit(
+                _answer, suite, q, judge, attempts, journal.rows.get(q.key, {}).get("cost", 0.0)
+            )
+            for q in todo
+        ]
         for call in as_completed(calls):
             journal.add([call.result()])
             progress(1)
 
 
-def _answer(suite: Suite, question: Question, judge: Judge, attempts: int) -> dict:
-    """The journal's row of a question."""
-    row = {"key": question.key, "scores": None, "reason": "", "text": "", "cost": 0.0}
+def _answer(
+    suite: Suite, question: Question, judge: Judge, attempts: int, paid: float
+) -> dict[str, Any]:
+    """The journal's row of a question that has already cost something before."""
+    row = {"key": question.key, "scores": None, "reason": "", "text": "", "cost": paid}
     for attempt in range(attempts):
         try:
             reply = judge(question, attempt)
@@ -93,7 +101,7 @@ def _answer(suite: Suite, question: Question, judge: Judge, attempts: int) -> di
         except Malformed as error:
             row["reason"] = f"malformed: {error}"
         except JudgeFailure as error:
-            row["reason"] = f"{error.kind}: {error}"
+            row["reason"], row["cost"] = f"{error.kind}: {error}", row["cost"] + error.cost
     return row
 
 

@@ -155,6 +155,11 @@ def checked(path: Path, items: Iterable[Item]) -> list[Item]:
     return items
 
 
+def one_png(item: Item) -> tuple[str, ...]:
+    """`{id}.png`: the place of an item's only picture."""
+    return (f"{item.id}.png",)
+
+
 def fill(rubric: str, **texts: Any) -> str:
     """The rubric with `{name}` replaced; other braces stay as they are."""
     for name, text in texts.items():

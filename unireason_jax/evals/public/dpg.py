@@ -25,6 +25,7 @@ from unireason_jax.evals.public.base import (
     clean,
     fill,
     mean,
+    one_png,
 )
 
 GRID = 2
@@ -45,9 +46,16 @@ def load(path: Path) -> list[Item]:
         for name in FIELDS:
             if not (row.get(name) or "").strip():
                 raise ValueError(f"{path}, row {number}: column '{name}' is empty or missing.")
-        parents = [int(part) for part in row["dependency"].split(",")]
+        try:
+            parents = [int(part) for part in row["dependency"].split(",")]
+            own = int(row["proposition_id"])
+        except ValueError as error:
+            raise ValueError(
+                f"{path}, row {number}: columns 'dependency' and 'proposition_id' hold whole "
+                f"numbers ({error})."
+            ) from None
         question = {
-            "id": int(row["proposition_id"]),
+            "id": own,
             "parents": [parent for parent in parents if parent],
             "words": row["question_natural_language"],
             "category": row["category_broad"],
@@ -67,11 +75,6 @@ def _item(name: str, asked: list[dict]) -> Item:
     if asked[0]["world"]:
         raw["world"] = {"wants": [json.loads(question["world"]) for question in asked]}
     return Item(name, asked[0]["prompt"], (), raw)
-
-
-def places(item: Item) -> tuple[str, ...]:
-    """`{item_id}.png`, a grid of 2 x 2 pictures."""
-    return (f"{item.id}.png",)
 
 
 def crops(image: Path) -> list[np.ndarray]:
@@ -137,7 +140,7 @@ SUITE = Suite(
     "dpg",
     "mPLUG-large",
     load,
-    places,
+    one_png,
     questions,
     read,
     lambda item: "",

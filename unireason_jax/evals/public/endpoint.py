@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import http.client
 import io
 import json
 import random
@@ -109,7 +110,7 @@ class EndpointJudge:
                 pause = max(pause, float(asked)) if asked.replace(".", "", 1).isdigit() else pause
             except TimeoutError:
                 failure = JudgeFailure("timeout", f"no answer within {self.timeout:g} s")
-            except (urllib.error.URLError, ConnectionError, json.JSONDecodeError) as error:
+            except (http.client.HTTPException, OSError, ValueError) as error:
                 slow = isinstance(getattr(error, "reason", None), TimeoutError)
                 failure = JudgeFailure("timeout" if slow else "connection", str(error))
             if trial < self.retries:
@@ -137,7 +138,7 @@ class EndpointJudge:
         with self._lock:
             self.spent += cost
         if refusal or choice.get("finish_reason") == "content_filter" or not text:
-            raise JudgeFailure("refusal", refusal or "an empty or filtered answer")
+            raise JudgeFailure("refusal", refusal or "an empty or filtered answer", cost)
         return Reply(text, cost)
 
     def _take_turn(self) -> None:

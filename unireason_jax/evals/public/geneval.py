@@ -73,7 +73,7 @@ def read(question: Question, answer: str) -> Scores:
     try:
         found = json.loads(answer[answer.find("[") : answer.rfind("]") + 1])
         return {"correct": float(verdict(question.item.raw, found))}
-    except (json.JSONDecodeError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise Malformed(f"not a list of detections ({error}): {answer[:120]!r}") from None
 
 
@@ -135,7 +135,7 @@ def read_detections(path: Path, items: Sequence[Item]) -> list[Scored]:
                 continue
             try:
                 right = verdict(item.raw, found[place])
-            except (KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, IndexError) as error:
                 raise ValueError(
                     f"{path}, '{place}': not a list of detections ({error})."
                 ) from None

@@ -21,6 +21,7 @@ from unireason_jax.evals.public.base import (
     fill,
     in_range,
     mean,
+    one_png,
     read_rows,
     sources,
 )
@@ -45,11 +46,6 @@ def load(path: Path) -> list[Item]:
         pictures = sources(path, number, row, "id")
         items.append(Item(str(key), field(path, number, row, "prompt"), pictures, row))
     return checked(path, items)
-
-
-def places(item: Item) -> tuple[str, ...]:
-    """`{key}.png`."""
-    return (f"{item.id}.png",)
 
 
 def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -> list[Question]:
@@ -86,5 +82,5 @@ def kind(item: Item) -> str:
 
 
 SUITE = Suite(
-    "imgedit", "gpt-4o-2024-11-20", load, places, questions, read, kind, aggregate, RUBRICS
+    "imgedit", "gpt-4o-2024-11-20", load, one_png, questions, read, kind, aggregate, RUBRICS
 )

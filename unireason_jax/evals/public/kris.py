@@ -23,6 +23,7 @@ from unireason_jax.evals.public.base import (
     json_object,
     mean,
     number_after,
+    one_png,
     read_rows,
     sources,
 )
@@ -97,11 +98,6 @@ def load(path: Path) -> list[Item]:
     return checked(path, items)
 
 
-def places(item: Item) -> tuple[str, ...]:
-    """`{type}/{id}.png`."""
-    return (f"{item.id}.png",)
-
-
 def dimension(item: Item) -> str:
     """One of the seven dimensions."""
     return DIMENSION[item.raw["type"]]
@@ -159,5 +155,5 @@ def _average(points: Sequence[Sequence[float]], flat: bool) -> float:
 
 
 SUITE = Suite(
-    "kris", "gpt-4o-2024-11-20", load, places, questions, read, dimension, aggregate, RUBRICS
+    "kris", "gpt-4o-2024-11-20", load, one_png, questions, read, dimension, aggregate, RUBRICS
 )

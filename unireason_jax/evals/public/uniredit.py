@@ -20,6 +20,7 @@ from unireason_jax.evals.public.base import (
     fill,
     mean,
     number_after,
+    one_png,
     read_rows,
     sources,
 )
@@ -52,11 +53,6 @@ def load(path: Path) -> list[Item]:
         root = {**row, "_reference": path.parent / row["reference_image_path"]}
         items.append(Item(f"{name}/{index}", prompt, pictures, root))
     return checked(path, items)
-
-
-def places(item: Item) -> tuple[str, ...]:
-    """`{name}/{idx}.png`."""
-    return (f"{item.id}.png",)
 
 
 def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -> list[Question]:
@@ -103,5 +99,5 @@ def _name(item: Item) -> str:
 
 
 SUITE = Suite(
-    "uniredit", "gpt-4.1-2025-04-14", load, places, questions, read, _name, aggregate, RUBRICS
+    "uniredit", "gpt-4.1-2025-04-14", load, one_png, questions, read, _name, aggregate, RUBRICS
 )

@@ -21,6 +21,7 @@ from unireason_jax.evals.public.base import (
     fill,
     mean,
     number_after,
+    one_png,
     read_rows,
 )
 
@@ -53,11 +54,6 @@ def load(path: Path) -> list[Item]:
         field(path, number, row, "Category")
         items.append(Item(name, field(path, number, row, "Prompt"), (), row))
     return checked(path, items)
-
-
-def places(item: Item) -> tuple[str, ...]:
-    """`{prompt_id}.png`."""
-    return (f"{item.id}.png",)
 
 
 def category(item: Item, limits: Mapping[str, int] = LEGACY) -> str:
@@ -113,13 +109,13 @@ def aggregate_verified(scored: Sequence[Scored]) -> Scores:
 
 
 SUITE = Suite(
-    "wise_legacy", "gpt-4o-2024-05-13", load, places, questions, read, category, aggregate, RUBRICS
+    "wise_legacy", "gpt-4o-2024-05-13", load, one_png, questions, read, category, aggregate, RUBRICS
 )
 VERIFIED_SUITE = Suite(
     "wise",
     "Qwen3.5-35B-A3B",
     load,
-    places,
+    one_png,
     lambda item, place, image, rubrics: questions(item, place, image, rubrics, "verified"),
     read,
     lambda item: category(item, VERIFIED),
