@@ -3,8 +3,8 @@
 Command:  make quickstart    (train configs/quickstart.py:alignment, then this file with
           --config.init_from=runs/quickstart/alignment, then evaluate; see the Makefile)
 Hardware: two CPU cores, 4 GiB of memory.
-Time:     24 minutes of CPU time with the report (README.md, "What you will see").
-Result:   loss/ce near 0.30 and loss/flow near 0.29; the report with its pictures is in
+Time:     15 minutes with the report, 24 of CPU time (README.md, "What you will see").
+Result:   loss/ce near 0.29 and loss/flow near 0.31; the report with its pictures is in
           runs/quickstart/report.
 
 The recipe is UniReason's stage 2 in small: plan, reflection and refined image are supervised, the
