@@ -25,8 +25,14 @@ from typing import Any
 from unireason_jax import command_line, manifest
 from unireason_jax.configuration import ConfigError
 from unireason_jax.evals import ablation
-from unireason_jax.evals import study as study_of
-from unireason_jax.evals.study import SECONDS_PER_CRITIQUE, Study, load_study
+from unireason_jax.evals.study import (
+    SECONDS_PER_CRITIQUE,
+    Study,
+    images_within,
+    load_study,
+    measured_rates,
+    plan_steps,
+)
 
 PLAN, REPORT = "plan.json", "report"
 Execute = Callable[[Sequence[str]], None]
@@ -236,13 +242,13 @@ def settled_plan(study: Study, arguments: argparse.Namespace) -> dict[str, dict[
             f"{path} was made with {saved['asked']}, not {asked}; give another --workdir."
         )
     if any(run not in saved["runs"] for run in study.needed()):
-        rates = study_of.measured_rates(study, arguments.config)
+        rates = measured_rates(study, arguments.config)
         if "images" not in saved:
             saved["images"] = study.images
             if arguments.minutes is not None:
                 budget = (arguments.seeds, arguments.minutes)
-                saved["images"] = study_of.images_within(study, rates, *budget)
-        saved["runs"] = study_of.plan_steps(study, rates, saved["images"]) | saved["runs"]
+                saved["images"] = images_within(study, rates, *budget)
+        saved["runs"] = plan_steps(study, rates, saved["images"]) | saved["runs"]
         if not arguments.dry_run:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(saved, indent=1) + "\n", "utf-8")

@@ -126,14 +126,14 @@ def evaluate(
         title="World report",
         facts=facts,
         sections=tuple(section for part in parts for section in part.sections),
-        traces=_some(parts, sizes, passed=True),
-        failures=_some(parts, sizes, passed=False),
+        traces=_some(parts, passed=True),
+        failures=_some(parts, passed=False),
         headline={name: rate for part in parts for name, rate in part.headline.items()},
         outcomes={name: groups for part in parts for name, groups in part.outcomes.items()},
     )
 
 
-def _some(parts: list[Part], sizes: Sizes, *, passed: bool) -> tuple[Trace, ...]:
+def _some(parts: list[Part], *, passed: bool) -> tuple[Trace, ...]:
     """Judged traces whose last image is right, or wrong.
 
     Of every tag and domain, one with the most rounds and one with the fewest.

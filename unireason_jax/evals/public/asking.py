@@ -77,11 +77,9 @@ def ask_all(
     todo = [q for q in questions if journal.rows.get(q.key, {}).get("scores") is None]
     progress(len(questions) - len(todo))
     with ThreadPoolExecutor(workers) as pool:
+        paid = {key: row.get("cost", 0.0) for key, row in journal.rows.items()}
         calls = [
-            pool.submit(
-                _answer, suite, q, judge, attempts, journal.rows.get(q.key, {}).get("cost", 0.0)
-            )
-            for q in todo
+            pool.submit(_answer, suite, q, judge, attempts, paid.get(q.key, 0.0)) for q in todo
         ]
         for call in as_completed(calls):
             journal.add([call.result()])
