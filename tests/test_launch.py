@@ -173,7 +173,7 @@ def test_the_compile_reports_and_the_gpu_bench_say_what_they_would_run(tmp_path)
     lines = call("compile_reports.sh", "--dry-run", "all", PYTHON="py").splitlines()
     step = "py -m unireason_jax.compile_check --config=configs/unireason_stage2.py --program=train"
     where = "--topology=v6e:16x16 --out=launch/compile_reports --config.mesh.preset=v6e"
-    assert any(line.startswith(f"{step} {where} --config.data.rows=64") for line in lines)
+    assert any(line.startswith(f"{step} {where} --config.data.rows=128") for line in lines)
     assert lines[-1] == "py -m unireason_jax.compile_check --table=launch/compile_reports"
     bench = call("gpu_bench.sh", "--dry-run", "run", "--steps", "3", PYTHON="py", GPUS="2")
     assert bench.startswith("py -m unireason_jax.bench step --config configs/unireason_stage2.py")
