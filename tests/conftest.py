@@ -2,14 +2,15 @@
 
 The goldens are recordings of what the official PyTorch code does. They are looked for in the
 folder named by UNIREASON_GOLDENS, else in `../shared/goldens` beside the repository; tests that
-need them are skipped, with the reason, where neither exists.
+need them are skipped, with the reason, where neither exists. UNIREASON_TEST_PLATFORM=cuda takes a
+GPU instead, for tests that need one device only, such as those of `tests/models/test_attention.py`.
 """
 
 import gc
 import os
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_PLATFORMS"] = os.environ.get("UNIREASON_TEST_PLATFORM", "cpu")
 _DEVICES = "--xla_force_host_platform_device_count=8"
 if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()

@@ -6,6 +6,7 @@
     unireason bench train --size small            the step of the official code's CPU baseline
     unireason bench train --size small --threads 1 2 --dtype bfloat16 --json out.json
     unireason bench step --config FILE            a recipe's step on the devices here: MFU
+    unireason bench attention --config FILE       one layer's attention on a full row, by backend
     unireason bench convert --layers 4            a release of true width in and out, peak memory
     unireason bench decode --batch 1 8            greedy text, at the sizes of that baseline
     unireason bench image --guidance text_image   a guided image, likewise
@@ -72,6 +73,14 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--tokens-per-row", type=int, default=16_384)
     step.add_argument("--steps", type=int, default=10, help="timed steps")
     step.add_argument("--matmul", type=int, default=8192, help="size of the ceiling's matrices")
+    step.add_argument("--profile", metavar="FOLDER", help="record one more step here")
+
+    attention = verbs.add_parser("attention", parents=[common], help="one layer's attention")
+    attention.add_argument("--config", default="configs/unireason_stage2.py", metavar="FILE")
+    attention.add_argument("--tokens-per-row", type=int, default=16_384)
+    attention.add_argument("--backend", nargs="*", default=["flash", "chunked"])
+    attention.add_argument("--sweep", action="store_true", help="also tiles of the GPU kernels")
+    attention.add_argument("--repeats", type=int, default=10, help="timed calls")
 
     convert = verbs.add_parser("convert", parents=[common], help="peak memory of a conversion")
     convert.add_argument("--variant", default="bagel_7b_mot", help="whose width")
@@ -144,7 +153,15 @@ def bench_step(args: argparse.Namespace) -> list[dict]:
     pairs = [word.partition("=")[::2] for word in args.set]
     values = {key: _value(text) for key, text in pairs}
     sizes = {"tokens": args.tokens_per_row, "steps": args.steps, "matmul": args.matmul}
-    return [step.run(args.config, values, **sizes)]
+    return [step.run(args.config, values, profile=args.profile, **sizes)]
+
+
+def bench_attention(args: argparse.Namespace) -> list[dict]:
+    """Backends, and plans of the GPU kernels, on one row."""
+    from unireason_jax.benchmarks import attention
+
+    settings = {"backends": args.backend, "sweep": args.sweep, "repeats": args.repeats}
+    return attention.run(args.config, tokens=args.tokens_per_row, seed=args.seed, **settings)
 
 
 def _value(text: str) -> Any:
@@ -224,6 +241,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         "loader": bench_loader,
         "train": bench_train,
         "step": bench_step,
+        "attention": bench_attention,
         "convert": bench_convert,
     }
     benches |= {"decode": bench_decode, "image": bench_image, "stages": bench_stages}

@@ -12,6 +12,7 @@ from unireason_jax import sharding, visibility
 from unireason_jax.models.attention import Keys, Queries, attend
 from unireason_jax.models.chunked import Ids, active_blocks
 from unireason_jax.models.flash import flash_attention
+from unireason_jax.models.flash_gpu import Kernel, Plan, default_plan, gpu_attention, whole_tiles
 from unireason_jax.models.flash_kernels import Tiles
 from unireason_jax.visibility import Visibility
 
@@ -69,9 +70,17 @@ def brute_force(q, k, v, seen, target=None):
 
 @functools.partial(jax.jit, static_argnames=("backend", "chunk"))
 def run(q, k, v, seen, backend, chunk=8):
-    """`attend` within the row; "tiles" is flash with tiles far smaller than the row."""
+    """`attend` within the row; "tiles" and "gpu" are flash with tiles far smaller than the row.
+
+    The kernels for GPU are compiled where there is one (`UNIREASON_TEST_PLATFORM=cuda`).
+    """
+    ids = Ids(*seen[1:], seen.key)
     if backend == "tiles":
-        return flash_attention(q, k, v, Ids(*seen[1:], seen.key), Tiles(chunk, 16), True)
+        return flash_attention(q, k, v, ids, Tiles(chunk, 16), True)
+    if backend.startswith("gpu"):
+        small = Plan(*[Kernel(Tiles(*size), 4, 2) for size in ((16, 32), (32, 16), (16, 16))])
+        plan = default_plan(q.dtype) if backend == "gpu default" else small
+        return gpu_attention(q, k, v, ids, plan, jax.default_backend() != "gpu")
     return attend(q, Queries(*seen[1:]), [Keys(k, v, seen.key)], backend=backend, chunk=chunk)
 
 
@@ -87,7 +96,7 @@ def run_and_grads(qkv, seen, target, backend):
     return out, grads
 
 
-@pytest.mark.parametrize("backend", ["dense", "chunked", "tiles"])
+@pytest.mark.parametrize("backend", ["dense", "chunked", "tiles", "gpu"])
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 2e-2)])
 def test_fifty_random_packings_equal_brute_force(backend, dtype, bound):
     for seed in range(5):
@@ -106,12 +115,13 @@ def test_fifty_random_packings_equal_brute_force(backend, dtype, bound):
 
 
 @pytest.mark.parametrize(("size", "heads", "kv_heads"), [(72, 3, 3), (64, 7, 1), (128, 2, 1)])
-def test_flash_with_the_head_sizes_of_the_models(size, heads, kv_heads):
+@pytest.mark.parametrize(("backend", "length"), [("flash", 40), ("gpu default", 300)])
+def test_flash_with_the_head_sizes_of_the_models(size, heads, kv_heads, backend, length):
     rng = np.random.default_rng(size)
-    *qkv, seen = inputs(rng, 1, 40, heads, kv_heads, size)
+    *qkv, seen = inputs(rng, 1, length, heads, kv_heads, size)
     real = np.asarray(seen.lo != visibility.PADDING)[:, :, None, None]
     target = jnp.asarray(rng.normal(size=qkv[0].shape) * real, jnp.float32)
-    out, grads = run_and_grads(qkv, seen, target, "flash")
+    out, grads = run_and_grads(qkv, seen, target, backend)
     wanted, wanted_grads = brute_force(*qkv, seen, target)
     np.testing.assert_allclose(out * real, wanted * real, atol=3e-6)
     for found, right in zip(grads, wanted_grads):
@@ -171,6 +181,16 @@ def test_skipped_blocks_hold_nothing_visible_and_some_are_skipped():
     assert (active >= mask.reshape(8, 8, 4, 16).any((1, 3))).all()
 
 
+def test_whole_tiles_need_no_mask_and_are_found():
+    rng = np.random.default_rng(13)
+    row = visibility.build([24, 40] * 2, ["causal", "noise"] * 2, [64] * 2)
+    plain = Visibility(*(jnp.asarray(x[None]) for x in row))
+    for seen, share in ((plain, 0.25), (inputs(rng, 3, 128)[3], 0.0)):
+        whole = np.asarray(whole_tiles(Ids(*seen[1:], seen.key), Tiles(8, 16)))
+        mask = np.asarray(visibility.dense(seen)).reshape(-1, 16, 8, 8, 16).all((2, 4))
+        assert not (whole & ~mask).any() and whole.mean() >= share
+
+
 @pytest.mark.parametrize("backend", ["dense", "chunked", "flash"])
 def test_two_blocks_of_keys_equal_one(backend):
     q, k, v, seen = inputs(np.random.default_rng(10), 2, 40)
@@ -184,7 +204,7 @@ def test_two_blocks_of_keys_equal_one(backend):
 
 def test_large_scores_do_not_overflow():
     q, k, v, seen = inputs(np.random.default_rng(11), 1, 30)
-    for backend in ("dense", "chunked", "tiles"):
+    for backend in ("dense", "chunked", "tiles", "gpu"):
         out = run(1e3 * q, k, v, seen, backend)
         assert np.isfinite(out).all() and np.abs(out).max() <= np.abs(v).max() + 1e-5
 

@@ -23,7 +23,13 @@ from unireason_jax.state import initialize
 
 
 def run(
-    path: str, overrides: Mapping[str, Any], *, tokens: int, steps: int, matmul: int
+    path: str,
+    overrides: Mapping[str, Any],
+    *,
+    tokens: int,
+    steps: int,
+    matmul: int,
+    profile: str | None,
 ) -> dict[str, Any]:
     """Times the step.
 
@@ -33,6 +39,7 @@ def run(
       tokens: of a row, shared out between the streams as in the config's budgets.
       steps: timed steps; two more come before.
       matmul: rows and columns of the matrices that the ceiling is measured with.
+      profile: folder for a recording of one more step by the JAX profiler, or None.
 
     Returns:
       Plain numbers. FLOPs are those the model needs: padding, masked pairs and recomputation are
@@ -64,6 +71,9 @@ def run(
             start = time.perf_counter()
             state, measured = jax.block_until_ready(compiled(state, batch))
             walls.append(time.perf_counter() - start)
+        if profile:
+            with jax.profiler.trace(profile):
+                state, measured = jax.block_until_ready(compiled(state, batch))
     seconds, devices = statistics.median(walls[2:]), program.mesh.size
     needed = metrics.train_flops(
         model, counts, und_backward=0.0 if program.loss.detach_und else 2.0
@@ -93,7 +103,7 @@ def run(
 
 
 def budgets_of(config: Any, tokens: int) -> Budgets:
-    """The config's budgets scaled to a row of `tokens`.
+    """The config's budgets scaled to a row of `tokens`; those over 128 in whole tiles of 128.
 
     Raises:
       ValueError: the config has none, or the row is too short to share out.
@@ -102,6 +112,7 @@ def budgets_of(config: Any, tokens: int) -> Budgets:
     if not whole:
         raise ValueError("config.data.budgets: set text, vit and latent, to share a row out.")
     text, vit = (tokens * config.data.budgets[k] // whole for k in ("text", "vit"))
+    text, vit = (n - n % 128 if n > 128 else n for n in (text, vit))
     if text < 32:
         raise ValueError(f"--tokens-per-row {tokens}: only {text} are text; give more.")
     return Budgets(text, vit, tokens - text - vit)

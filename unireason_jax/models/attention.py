@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from unireason_jax.models.chunked import MASKED, Ids, chunked_attention
 from unireason_jax.models.flash import default_tiles, flash_attention
+from unireason_jax.models.flash_gpu import default_plan, gpu_attention
 from unireason_jax.models.layers import precision
 from unireason_jax.sharding import divides, per_device, platform
 from unireason_jax.visibility import visible
@@ -49,16 +50,18 @@ def attend(
       queries: visibility of the queries.
       keys: one or more blocks of keys (a cache and the new tokens), under one joint softmax.
       backend: "dense" holds all scores, and its keys are not copied: for few queries; "chunked"
-        has memory linear in the row and skips what nobody sees; "auto" is dense up to `chunk`
-        queries.
+        has memory linear in the row and skips what nobody sees; "flash" does so in the kernels of
+        `flash` or, on GPU, of `flash_gpu`; "auto" is dense up to `chunk` queries, else flash on TPU
+        and GPU and chunked on CPU.
       chunk: queries, and keys, that the chunked backend handles at a time.
 
     Returns:
       [B, T, N, H] in q's dtype. What a query that sees no key gets is finite, and of no meaning.
     """
-    length, on_tpu = q.shape[1], platform() == "tpu"
+    length, where = q.shape[1], platform()
     if backend == "auto":
-        backend = "dense" if length <= chunk else "flash" if on_tpu and divides() else "chunked"
+        kernels = where != "cpu" and divides()
+        backend = "dense" if length <= chunk else "flash" if kernels else "chunked"
     with jax.named_scope("attention"):
         if backend == "dense" or not length:
             return checkpoint_name(_dense(q, queries, keys), "attention")
@@ -66,9 +69,11 @@ def attend(
 
         def local(q: jax.Array, k: jax.Array, v: jax.Array, *ids: jax.Array) -> jax.Array:
             flat = q.reshape(*q.shape[:2], -1, q.shape[4])
-            if backend == "flash":
+            if backend == "flash" and where == "gpu":
+                out = gpu_attention(flat, k, v, Ids(*ids), default_plan(q.dtype))
+            elif backend == "flash":
                 tiles = default_tiles(q.shape[3], q.shape[1], k.shape[1])
-                out = flash_attention(flat, k, v, Ids(*ids), tiles, not on_tpu)
+                out = flash_attention(flat, k, v, Ids(*ids), tiles, where != "tpu")
             else:
                 out = chunked_attention(flat, k, v, Ids(*ids), chunk, chunk)
             return out.reshape(q.shape)

@@ -138,7 +138,7 @@ class BagelConfig:
         input; "save_attention": like full, but attention outputs are kept; "save_matmuls": only
         what is not a projection.
       attention: backend of `models.attention.attend`; "auto" is dense for few queries, else
-        flash on TPU and chunked on CPU and GPU.
+        flash on TPU and GPU and chunked on CPU.
       chunk: tokens of a block of the chunked backend, queries and keys alike.
       unroll: layers in one turn of the loop over layers; all of them saves a quarter of the time
         of a step on a CPU, and costs compile time.
