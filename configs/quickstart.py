@@ -35,10 +35,10 @@ def get_config(stage: str = "joint") -> ConfigDict:
 
     config.data.examples = 100_000
     mixture = config.data.mixture
-    mixture.t2i, mixture.think_t2i = 0.12, 0.20
+    mixture.t2i, mixture.think_t2i = 0.11, 0.19
     mixture.knowledge, mixture.think_knowledge = 0.03, 0.08
     mixture.edit, mixture.refine_t2i, mixture.refine_knowledge = 0.28, 0.16, 0.04
-    mixture.vqa, mixture.caption = 0.06, 0.03
+    mixture.vqa, mixture.caption = 0.07, 0.04
     config.data.tokens = 480
     config.data.rows = 2
     config.data.dropout = (0.1, 0.1, 0.1)

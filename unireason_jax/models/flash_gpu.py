@@ -69,7 +69,7 @@ def default_plan(dtype: Any) -> Plan:
             Kernel(Tiles(64, 32), 4, 2), Kernel(Tiles(64, 32), 4, 2), Kernel(Tiles(32, 64), 4, 2)
         )
     return Plan(
-        Kernel(Tiles(128, 64), 8, 3), Kernel(Tiles(128, 64), 8, 2), Kernel(Tiles(64, 128), 8, 2)
+        Kernel(Tiles(128, 64), 4, 3), Kernel(Tiles(64, 64), 4, 2), Kernel(Tiles(64, 64), 4, 2)
     )
 
 

@@ -180,10 +180,14 @@ def remat(body: Callable, policy: str) -> Callable:
     """Wraps a scan body so that the backward pass recomputes what the policy does not keep."""
     if policy == "none":
         return body
+    known = jax.checkpoint_policies
+    attention = known.save_only_these_names("attention")
     policies = {
         "full": None,
-        "save_attention": jax.checkpoint_policies.save_only_these_names("attention"),
-        "save_matmuls": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        "save_attention": attention,
+        "save_matmuls": known.save_from_both_policies(
+            attention, known.dots_with_no_batch_dims_saveable
+        ),
     }
     return jax.checkpoint(body, policy=policies[policy], prevent_cse=False)
 

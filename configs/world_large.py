@@ -1,0 +1,30 @@
+"""The embedded world on one GPU: four times the quickstart's parameters, and far more pictures.
+
+Command:  for stage in alignment joint, as `make quickstart` does with configs/quickstart.py:
+          unireason train --config configs/world_large.py:alignment --workdir runs/large/alignment
+          unireason train --config configs/world_large.py --workdir runs/large
+          --config.init_from=runs/large/alignment
+          unireason evaluate --checkpoint runs/large --out runs/large/report
+Hardware: one GPU; 16 CPU cores that render its records.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import quickstart
+
+
+def get_config(stage: str = "joint") -> ConfigDict:
+    config = quickstart.get_config(stage)
+    llm, vit = config.model.llm, config.model.vit
+    llm.width, llm.layers, llm.mlp = 256, 6, 768
+    llm.heads, llm.kv_heads, llm.head_dim = 4, 2, 64
+    vit.width, vit.layers, vit.heads, vit.mlp = 128, 2, 4, 384
+    config.model.unroll = 6
+    config.data.rows, config.data.tokens, config.data.workers = 32, 960, 12
+    config.data.examples = 2_000_000
+    config.optim.lr, config.optim.warmup_steps = 1e-3, 200
+    config.train.steps, config.train.save_every = 4000, 4000
+    config.train.log_every, config.eval.every = 200, 0
+    if stage == "alignment":
+        config.data.examples, config.train.steps = 200_000, 400
+    return config
