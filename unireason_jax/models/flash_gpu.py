@@ -10,7 +10,7 @@ kernels are ported (to Mosaic GPU, or to Triton itself through jax-triton).
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -98,16 +98,9 @@ def _forward(
 ) -> tuple[jax.Array, Any]:
     """The output, and what the backward pass needs."""
     call = _Call(q, k, ids, plan.output, interpret)
-    walk = _walk(*call.pairs())
-    out = jax.ShapeDtypeStruct(call.query(q).shape, q.dtype)
-    lse = jax.ShapeDtypeStruct((q.shape[0], q.shape[2], out.shape[1]), jnp.float32)
-    specs = call.by_query
-    out, lse = call(
-        _output_kernel,
-        [(call.query(q), specs.query), (call.key(k), specs.keys), (call.key(v), specs.keys)],
-        walk,
-        [(out, specs.query), (lse, specs.row)],
-    )
+    x = call.inputs(q, k, v, _walk(*call.pairs()))
+    lse = jax.ShapeDtypeStruct((*q.shape[:1], q.shape[2], call.queries), jnp.float32)
+    out, lse = call(_output_kernel, x, {"q": x.q, "lse": lse})
     result = checkpoint_name(out[:, : q.shape[1], :, : q.shape[3]], "attention")
     lse = checkpoint_name(lse[:, :, : q.shape[1]], "attention")
     return result, (q, k, v, ids, result, lse)
@@ -117,24 +110,15 @@ def _backward(plan: Plan, interpret: bool, saved: Any, d_result: jax.Array) -> A
     """Gradients of q, k and v."""
     q, k, v, ids, result, lse = saved
     delta = jnp.einsum("BTNH,BTNH->BNT", d_result.astype(jnp.float32), result.astype(jnp.float32))
-    d_result = d_result.astype(q.dtype)
-
-    def inputs(call: _Call, specs: Any) -> list:
-        return [
-            *((call.query(x), specs.query) for x in (q, d_result)),
-            *((call.key(x), specs.keys) for x in (k, v)),
-            *((call.row(x), specs.row) for x in (lse, delta)),
-        ]
+    more = d_result.astype(q.dtype), lse, delta
 
     call = _Call(q, k, ids, plan.queries, interpret)
-    specs, walk = call.by_query, _walk(*call.pairs())
-    like = jax.ShapeDtypeStruct(call.query(q).shape, q.dtype)
-    (dq,) = call(_query_kernel, inputs(call, specs), walk, [(like, specs.query)])
+    x = call.inputs(q, k, v, _walk(*call.pairs()), *more)
+    (dq,) = call(_query_kernel, x, {"q": x.q})
 
-    call = _Call(q, k, ids, plan.keys, interpret)
-    specs, walk = call.by_key, _walk(*(jnp.swapaxes(x, 1, 2) for x in call.pairs()))
-    like = jax.ShapeDtypeStruct(call.key(k).shape, k.dtype)
-    dk, dv = call(_key_kernel, inputs(call, specs), walk, [(like, specs.keys)] * 2)
+    call = _Call(q, k, ids, plan.keys, interpret, by_key=True)
+    x = call.inputs(q, k, v, _walk(*(jnp.swapaxes(x, 1, 2) for x in call.pairs())), *more)
+    dk, dv = call(_key_kernel, x, {"k": x.k, "v": x.v})
     dk, dv = (x[:, : k.shape[1], :, : k.shape[3]] for x in (dk, dv))
     return dq[:, : q.shape[1], :, : q.shape[3]], dk, dv, None
 
@@ -164,219 +148,196 @@ def _walk(active: jax.Array, whole: jax.Array) -> Walk:
     return Walk(jnp.argsort(kind, axis=2, stable=True).astype(jnp.int32), counts)
 
 
-class _Specs(NamedTuple):
-    """Parts of the arrays that a program reads or writes."""
+class _Inputs(NamedTuple):
+    """What a kernel reads: arrays, or block specifications, or references to a program's parts.
 
-    query: pl.BlockSpec
-    keys: pl.BlockSpec
-    row: pl.BlockSpec
-    seen: pl.BlockSpec
-    key: pl.BlockSpec
+    Attributes:
+      q: [B, T, N, H].
+      k, v: [B, S, K, H].
+      lo, hi, own: [B, T] int32.
+      key: [B, S] int32.
+      order, counts: see `Walk`.
+      d_out: like q.
+      lse, delta: [B, N, T] float32; the last three are None in the forward pass.
+    """
+
+    q: Any
+    k: Any
+    v: Any
+    lo: Any
+    hi: Any
+    own: Any
+    key: Any
+    order: Any
+    counts: Any
+    d_out: Any = None
+    lse: Any = None
+    delta: Any = None
 
 
 class _Call:
-    """One kernel over all rows, heads and outer tiles."""
+    """One kernel over all rows, heads and outer tiles (of queries, or of keys)."""
 
-    def __init__(self, q: jax.Array, k: jax.Array, ids: Ids, kernel: Kernel, interpret: bool):
-        self.kernel, self.interpret = kernel, interpret
+    def __init__(
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        ids: Ids,
+        kernel: Kernel,
+        interpret: bool,
+        by_key: bool = False,
+    ):
+        self.kernel, self.interpret, self.by_key = kernel, interpret, by_key
         self.rows, _, self.heads, self.size = q.shape
         self.kv_heads, self.group = k.shape[2], q.shape[2] // k.shape[2]
         self.width = max(16, pl.next_power_of_2(self.size))
         self.ids = padded(ids, kernel.tiles)
-        self.queries, self.length = self.ids.lo.shape[1], self.ids.key.shape[1]
+        self.queries, self.keys = self.ids.lo.shape[1], self.ids.key.shape[1]
 
     def pairs(self) -> tuple[jax.Array, jax.Array]:
         """Pairs of tiles that are walked, and those of them that need no mask."""
         return active_tiles(self.ids, self.kernel.tiles), whole_tiles(self.ids, self.kernel.tiles)
 
-    def query(self, x: jax.Array) -> jax.Array:
-        """[B, T, N, H] zero-padded to whole tiles and a power of two of features."""
-        return _padded(x, (0, self.queries, 0, self.width))
-
-    def key(self, x: jax.Array) -> jax.Array:
-        """[B, S, K, H], likewise."""
-        return _padded(x, (0, self.length, 0, self.width))
-
-    def row(self, x: jax.Array) -> jax.Array:
-        """[B, N, T], likewise."""
-        return _padded(x, (0, 0, self.queries))
-
-    @property
-    def by_query(self) -> _Specs:
-        """A program has a tile of queries of one head, and every key of its key head."""
-        tile, group = self.kernel.tiles.queries, self.group
-        return _Specs(
-            query=pl.BlockSpec((None, tile, None, self.width), lambda i, n, b: (b, i, n, 0)),
-            keys=pl.BlockSpec(
-                (None, self.length, None, self.width), lambda i, n, b: (b, 0, n // group, 0)
-            ),
-            row=pl.BlockSpec((None, None, tile), lambda i, n, b: (b, n, i)),
-            seen=pl.BlockSpec((None, tile), lambda i, n, b: (b, i)),
-            key=pl.BlockSpec((None, self.length), lambda i, n, b: (b, 0)),
-        )
-
-    @property
-    def by_key(self) -> _Specs:
-        """A program has a tile of keys of one key head, and every query of its query heads."""
-        tile = self.kernel.tiles.keys
-        return _Specs(
-            query=pl.BlockSpec(
-                (None, self.queries, self.group, self.width), lambda i, n, b: (b, 0, n, 0)
-            ),
-            keys=pl.BlockSpec((None, tile, None, self.width), lambda i, n, b: (b, i, n, 0)),
-            row=pl.BlockSpec((None, self.group, self.queries), lambda i, n, b: (b, n, 0)),
-            seen=pl.BlockSpec((None, self.queries), lambda i, n, b: (b, 0)),
-            key=pl.BlockSpec((None, tile), lambda i, n, b: (b, i)),
-        )
-
-    def __call__(
+    def inputs(
         self,
-        body: Callable,
-        inputs: Sequence[tuple[jax.Array, pl.BlockSpec]],
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
         walk: Walk,
-        outputs: Sequence[tuple[Any, pl.BlockSpec]],
-    ) -> Sequence[jax.Array]:
-        """Runs a kernel over the pairs of tiles of a walk."""
-        by_key = body is _key_kernel
-        specs = self.by_key if by_key else self.by_query
-        outer = walk.order.shape[1]
-        given = [
-            *inputs,
-            *zip(self.ids, (specs.seen, specs.seen, specs.seen, specs.key)),
-            *((x, pl.BlockSpec((None, None, x.shape[2]), lambda i, n, b: (b, i, 0))) for x in walk),
-        ]
+        d_out: jax.Array | None = None,
+        lse: jax.Array | None = None,
+        delta: jax.Array | None = None,
+    ) -> _Inputs:
+        """Everything zero-padded to whole tiles, and to a power of two of features."""
+        q, d_out = (_padded(x, (0, self.queries, 0, self.width)) for x in (q, d_out))
+        k, v = (_padded(x, (0, self.keys, 0, self.width)) for x in (k, v))
+        lse, delta = (_padded(x, (0, 0, self.queries)) for x in (lse, delta))
+        return _Inputs(q, k, v, *self.ids, *walk, d_out, lse, delta)
+
+    def _specs(self) -> _Inputs:
+        """The parts of a program: one outer tile, and all that it may meet."""
+        tiles, group, width = self.kernel.tiles, self.group, self.width
+        if self.by_key:  # with every query of the query heads of a key head
+            q = pl.BlockSpec((None, self.queries, group, width), lambda i, n, b: (b, 0, n, 0))
+            k = pl.BlockSpec((None, tiles.keys, None, width), lambda i, n, b: (b, i, n, 0))
+            row = pl.BlockSpec((None, group, self.queries), lambda i, n, b: (b, n, 0))
+            seen = pl.BlockSpec((None, self.queries), lambda i, n, b: (b, 0))
+            key = pl.BlockSpec((None, tiles.keys), lambda i, n, b: (b, i))
+        else:  # of one query head, with every key of its key head
+            q = pl.BlockSpec((None, tiles.queries, None, width), lambda i, n, b: (b, i, n, 0))
+            k = pl.BlockSpec((None, self.keys, None, width), lambda i, n, b: (b, 0, n // group, 0))
+            row = pl.BlockSpec((None, None, tiles.queries), lambda i, n, b: (b, n, i))
+            seen = pl.BlockSpec((None, tiles.queries), lambda i, n, b: (b, i))
+            key = pl.BlockSpec((None, self.keys), lambda i, n, b: (b, 0))
+        inner = (self.queries // tiles.queries) if self.by_key else (self.keys // tiles.keys)
+        order, counts = (
+            pl.BlockSpec((None, None, size), lambda i, n, b: (b, i, 0)) for size in (inner, 2)
+        )
+        return _Inputs(q, k, k, seen, seen, seen, key, order, counts, q, row, row)
+
+    def __call__(self, kernel: Callable, x: _Inputs, results: Mapping[str, Any]) -> list[jax.Array]:
+        """Runs a kernel; the results are like the inputs of these names."""
+        specs = self._specs()
+        given = [name for name, array in x._asdict().items() if array is not None]
+
+        def body(*refs: Any) -> None:
+            named = _Inputs(**dict.fromkeys(_Inputs._fields) | dict(zip(given, refs)))
+            kernel(named, *refs[len(given) :], tiles=self.kernel.tiles, scale=self.size**-0.5)
+
         return pl.pallas_call(
-            functools.partial(body, tiles=self.kernel.tiles, scale=self.size**-0.5),
-            out_shape=[x for x, _ in outputs],
-            grid=(outer, self.kv_heads if by_key else self.heads, self.rows),
-            in_specs=[spec for _, spec in given],
-            out_specs=[spec for _, spec in outputs],
+            body,
+            out_shape=[jax.ShapeDtypeStruct(a.shape, a.dtype) for a in results.values()],
+            grid=(
+                x.order.shape[1],
+                self.kv_heads if self.by_key else self.heads,
+                self.rows,
+            ),
+            in_specs=[getattr(specs, name) for name in given],
+            out_specs=[getattr(specs, name) for name in results],
             compiler_params=triton.CompilerParams(
                 num_warps=self.kernel.warps, num_stages=self.kernel.stages
             ),
             interpret=self.interpret,
-            name=body.__name__.strip("_"),
-        )(*(x for x, _ in given))
+            name=kernel.__name__.strip("_"),
+        )(*(getattr(x, name) for name in given))
 
 
-def _output_kernel(
-    q: Any,
-    k: Any,
-    v: Any,
-    lo: Any,
-    hi: Any,
-    own: Any,
-    key: Any,
-    order: Any,
-    counts: Any,
-    out: Any,
-    lse: Any,
-    *,
-    tiles: Tiles,
-    scale: float,
-) -> None:
+def _output_kernel(x: _Inputs, out: Any, lse: Any, *, tiles: Tiles, scale: float) -> None:
     """Online softmax over the keys of a tile of queries; lse is to the base of two."""
-    query, seen = q[...], [x[...][:, None] for x in (lo, hi, own)]
-    unit = scale * LOG2E
+    query, seen, unit = x.q[...], _seen(x, slice(None)), scale * LOG2E
 
     def step(masked: bool, j: Any, carry: Any) -> Any:
         total, peak, mixed = carry
-        at = pl.ds(order[j] * tiles.keys, tiles.keys)
-        scores = _dot(query, k[at, :], 1, 1)
+        at = pl.ds(x.order[j] * tiles.keys, tiles.keys)
+        scores = _dot(query, x.k[at, :], 1, 1)
         if masked:
-            scores = jnp.where(visible(*seen, key[at][None]), scores, MASKED)
+            scores = jnp.where(_visible(seen, x.key[at][None], 1), scores, MASKED)
         top = jnp.maximum(peak, jnp.max(scores, axis=1))
         weights = jnp.exp2(scores * unit - (top * unit)[:, None])
         shrink = jnp.exp2((peak - top) * unit)
-        values = v[at, :]
+        values = x.v[at, :]
         mixed = mixed * shrink[:, None] + _dot(weights.astype(values.dtype), values, 1, 0)
         return total * shrink + jnp.sum(weights, axis=1), top, mixed
 
     flat = (tiles.queries,)
     start = jnp.zeros(flat), jnp.full(flat, UNSEEN), jnp.zeros(query.shape, jnp.float32)
-    total, peak, mixed = _loop(step, counts, 1, start)
+    total, peak, mixed = _loop(step, x.counts, 1, start)
     total = jnp.where(total > 0, total, 1.0)
     out[...] = (mixed / total[:, None]).astype(out.dtype)
     lse[...] = peak * unit + jnp.log2(total)
 
 
-def _query_kernel(
-    q: Any,
-    d_out: Any,
-    k: Any,
-    v: Any,
-    lse: Any,
-    delta: Any,
-    lo: Any,
-    hi: Any,
-    own: Any,
-    key: Any,
-    order: Any,
-    counts: Any,
-    dq: Any,
-    *,
-    tiles: Tiles,
-    scale: float,
-) -> None:
+def _query_kernel(x: _Inputs, dq: Any, *, tiles: Tiles, scale: float) -> None:
     """Gradient of a tile of queries, summed over its keys."""
-    query, d_result, seen = q[...], d_out[...], [x[...][:, None] for x in (lo, hi, own)]
-    peak, shared = lse[...][:, None], delta[...][:, None]
+    query, d_out, seen = x.q[...], x.d_out[...], _seen(x, slice(None))
+    lse, delta = x.lse[...][:, None], x.delta[...][:, None]
 
     def step(masked: bool, j: Any, total: Any) -> Any:
-        at = pl.ds(order[j] * tiles.keys, tiles.keys)
-        keys = k[at, :]
+        at = pl.ds(x.order[j] * tiles.keys, tiles.keys)
+        keys = x.k[at, :]
         scores = _dot(query, keys, 1, 1)
         if masked:
-            scores = jnp.where(visible(*seen, key[at][None]), scores, MASKED)
-        weights = jnp.exp2(scores * (scale * LOG2E) - peak)
-        d_scores = weights * (_dot(d_result, v[at, :], 1, 1) - shared)
+            scores = jnp.where(_visible(seen, x.key[at][None], 1), scores, MASKED)
+        weights = jnp.exp2(scores * (scale * LOG2E) - lse)
+        d_scores = weights * (_dot(d_out, x.v[at, :], 1, 1) - delta)
         return total + _dot(d_scores.astype(keys.dtype), keys, 1, 0)
 
-    total = _loop(step, counts, 1, jnp.zeros(query.shape, jnp.float32))
+    total = _loop(step, x.counts, 1, jnp.zeros(query.shape, jnp.float32))
     dq[...] = (total * scale).astype(dq.dtype)
 
 
-def _key_kernel(
-    q: Any,
-    d_out: Any,
-    k: Any,
-    v: Any,
-    lse: Any,
-    delta: Any,
-    lo: Any,
-    hi: Any,
-    own: Any,
-    key: Any,
-    order: Any,
-    counts: Any,
-    dk: Any,
-    dv: Any,
-    *,
-    tiles: Tiles,
-    scale: float,
-) -> None:
+def _key_kernel(x: _Inputs, dk: Any, dv: Any, *, tiles: Tiles, scale: float) -> None:
     """Gradients of a tile of keys and values, summed over the queries of all their heads."""
-    keys, values, seen_by = k[...], v[...], key[...][:, None]
-    group = jnp.int32(q.shape[1])
+    keys, values, key = x.k[...], x.v[...], x.key[...][:, None]
+    group = x.q.shape[1]
 
     def step(masked: bool, j: Any, carry: Any) -> Any:
         dk, dv = carry
-        tile, head = order[jax.lax.div(j, group)], jax.lax.rem(j, group)
+        tile, head = x.order[jax.lax.div(j, jnp.int32(group))], jax.lax.rem(j, jnp.int32(group))
         at = pl.ds(tile * tiles.queries, tiles.queries)
-        query, d_result = q[at, head, :], d_out[at, head, :]
+        query, d_out = x.q[at, head, :], x.d_out[at, head, :]
         scores = _dot(keys, query, 1, 1)
         if masked:
-            seen = (x[at][None] for x in (lo, hi, own))
-            scores = jnp.where(visible(*seen, seen_by), scores, MASKED)
-        weights = jnp.exp2(scores * (scale * LOG2E) - lse[head, at][None])
-        dv = dv + _dot(weights.astype(query.dtype), d_result, 1, 0)
-        d_scores = weights * (_dot(values, d_result, 1, 1) - delta[head, at][None])
+            scores = jnp.where(_visible(_seen(x, at), key, 0), scores, MASKED)
+        weights = jnp.exp2(scores * (scale * LOG2E) - x.lse[head, at][None])
+        dv = dv + _dot(weights.astype(query.dtype), d_out, 1, 0)
+        d_scores = weights * (_dot(values, d_out, 1, 1) - x.delta[head, at][None])
         return dk + _dot(d_scores.astype(query.dtype), query, 1, 0), dv
 
     zero = jnp.zeros(keys.shape, jnp.float32)
-    total_k, total_v = _loop(step, counts, q.shape[1], (zero, zero))
+    total_k, total_v = _loop(step, x.counts, group, (zero, zero))
     dk[...] = (total_k * scale).astype(dk.dtype)
     dv[...] = total_v.astype(dv.dtype)
+
+
+def _seen(x: _Inputs, at: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """lo, hi and own of some queries."""
+    return x.lo[at], x.hi[at], x.own[at]
+
+
+def _visible(seen: Sequence[jax.Array], key: jax.Array, axis: int) -> jax.Array:
+    """The rule for a tile; keys lie along `axis`."""
+    return visible(*(jnp.expand_dims(ids, axis) for ids in seen), key)
 
 
 def _loop(step: Callable, counts: Any, times: int, carry: Any) -> Any:
@@ -386,8 +347,10 @@ def _loop(step: Callable, counts: Any, times: int, carry: Any) -> Any:
     return jax.lax.fori_loop(whole, every, functools.partial(step, True), carry)
 
 
-def _padded(x: jax.Array, sizes: Sequence[int]) -> jax.Array:
+def _padded(x: jax.Array | None, sizes: Sequence[int]) -> jax.Array | None:
     """Zeros behind every axis that is shorter than wanted."""
+    if x is None:
+        return None
     return jnp.pad(x, [(0, max(0, size - have)) for have, size in zip(x.shape, sizes)])
 
 
