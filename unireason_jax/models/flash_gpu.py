@@ -10,6 +10,7 @@ kernels are ported (to Mosaic GPU, or to Triton itself through jax-triton).
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -190,7 +191,7 @@ class _Call:
         self.kernel, self.interpret, self.by_key = kernel, interpret, by_key
         self.rows, _, self.heads, self.size = q.shape
         self.kv_heads, self.group = k.shape[2], q.shape[2] // k.shape[2]
-        self.width = max(16, pl.next_power_of_2(self.size))
+        self.width = -(-self.size // 16) * 16
         self.ids = padded(ids, kernel.tiles)
         self.queries, self.keys = self.ids.lo.shape[1], self.ids.key.shape[1]
 
@@ -208,7 +209,7 @@ class _Call:
         lse: jax.Array | None = None,
         delta: jax.Array | None = None,
     ) -> _Inputs:
-        """Everything zero-padded to whole tiles, and to a power of two of features."""
+        """Everything zero-padded to whole tiles, and to a multiple of 16 features."""
         q, d_out = (_padded(x, (0, self.queries, 0, self.width)) for x in (q, d_out))
         k, v = (_padded(x, (0, self.keys, 0, self.width)) for x in (k, v))
         lse, delta = (_padded(x, (0, 0, self.queries)) for x in (lse, delta))
@@ -264,70 +265,107 @@ class _Call:
 
 def _output_kernel(x: _Inputs, out: Any, lse: Any, *, tiles: Tiles, scale: float) -> None:
     """Online softmax over the keys of a tile of queries; lse is to the base of two."""
-    query, seen, unit = x.q[...], _seen(x, slice(None)), scale * LOG2E
+    every, unit = slice(None), scale * LOG2E
+    query, seen = _parts(x.q, every), _seen(x, every)
 
     def step(masked: bool, j: Any, carry: Any) -> Any:
         total, peak, mixed = carry
         at = pl.ds(x.order[j] * tiles.keys, tiles.keys)
-        scores = _dot(query, x.k[at, :], 1, 1)
+        scores = _scores(query, _parts(x.k, at))
         if masked:
             scores = jnp.where(_visible(seen, x.key[at][None], 1), scores, MASKED)
         top = jnp.maximum(peak, jnp.max(scores, axis=1))
         weights = jnp.exp2(scores * unit - (top * unit)[:, None])
         shrink = jnp.exp2((peak - top) * unit)
-        values = x.v[at, :]
-        mixed = mixed * shrink[:, None] + _dot(weights.astype(values.dtype), values, 1, 0)
+        mixed = _add(tuple(m * shrink[:, None] for m in mixed), weights, _parts(x.v, at))
         return total * shrink + jnp.sum(weights, axis=1), top, mixed
 
     flat = (tiles.queries,)
-    start = jnp.zeros(flat), jnp.full(flat, UNSEEN), jnp.zeros(query.shape, jnp.float32)
+    start = jnp.zeros(flat), jnp.full(flat, UNSEEN), _zeros(query)
     total, peak, mixed = _loop(step, x.counts, 1, start)
     total = jnp.where(total > 0, total, 1.0)
-    out[...] = (mixed / total[:, None]).astype(out.dtype)
+    _write(out, mixed, 1.0 / total[:, None])
     lse[...] = peak * unit + jnp.log2(total)
 
 
 def _query_kernel(x: _Inputs, dq: Any, *, tiles: Tiles, scale: float) -> None:
     """Gradient of a tile of queries, summed over its keys."""
-    query, d_out, seen = x.q[...], x.d_out[...], _seen(x, slice(None))
+    every = slice(None)
+    query, d_out, seen = _parts(x.q, every), _parts(x.d_out, every), _seen(x, every)
     lse, delta = x.lse[...][:, None], x.delta[...][:, None]
 
     def step(masked: bool, j: Any, total: Any) -> Any:
         at = pl.ds(x.order[j] * tiles.keys, tiles.keys)
-        keys = x.k[at, :]
-        scores = _dot(query, keys, 1, 1)
+        keys = _parts(x.k, at)
+        scores = _scores(query, keys)
         if masked:
             scores = jnp.where(_visible(seen, x.key[at][None], 1), scores, MASKED)
         weights = jnp.exp2(scores * (scale * LOG2E) - lse)
-        d_scores = weights * (_dot(d_out, x.v[at, :], 1, 1) - delta)
-        return total + _dot(d_scores.astype(keys.dtype), keys, 1, 0)
+        d_scores = weights * (_scores(d_out, _parts(x.v, at)) - delta)
+        return _add(total, d_scores, keys)
 
-    total = _loop(step, x.counts, 1, jnp.zeros(query.shape, jnp.float32))
-    dq[...] = (total * scale).astype(dq.dtype)
+    _write(dq, _loop(step, x.counts, 1, _zeros(query)), scale)
 
 
 def _key_kernel(x: _Inputs, dk: Any, dv: Any, *, tiles: Tiles, scale: float) -> None:
     """Gradients of a tile of keys and values, summed over the queries of all their heads."""
-    keys, values, key = x.k[...], x.v[...], x.key[...][:, None]
-    group = x.q.shape[1]
+    every, group = slice(None), x.q.shape[1]
+    keys, values, key = _parts(x.k, every), _parts(x.v, every), x.key[...][:, None]
 
     def step(masked: bool, j: Any, carry: Any) -> Any:
         dk, dv = carry
         tile, head = x.order[jax.lax.div(j, jnp.int32(group))], jax.lax.rem(j, jnp.int32(group))
         at = pl.ds(tile * tiles.queries, tiles.queries)
-        query, d_out = x.q[at, head, :], x.d_out[at, head, :]
-        scores = _dot(keys, query, 1, 1)
+        query, d_out = _parts(x.q, at, head), _parts(x.d_out, at, head)
+        scores = _scores(keys, query)
         if masked:
             scores = jnp.where(_visible(_seen(x, at), key, 0), scores, MASKED)
         weights = jnp.exp2(scores * (scale * LOG2E) - x.lse[head, at][None])
-        dv = dv + _dot(weights.astype(query.dtype), d_out, 1, 0)
-        d_scores = weights * (_dot(values, d_out, 1, 1) - x.delta[head, at][None])
-        return dk + _dot(d_scores.astype(query.dtype), query, 1, 0), dv
+        dv = _add(dv, weights, d_out)
+        d_scores = weights * (_scores(values, d_out) - x.delta[head, at][None])
+        return _add(dk, d_scores, query), dv
 
-    zero = jnp.zeros(keys.shape, jnp.float32)
-    total_k, total_v = _loop(step, x.counts, group, (zero, zero))
-    dk[...] = (total_k * scale).astype(dk.dtype)
-    dv[...] = total_v.astype(dv.dtype)
+    total_k, total_v = _loop(step, x.counts, group, (_zeros(keys), _zeros(keys)))
+    _write(dk, total_k, scale)
+    _write(dv, total_v, 1.0)
+
+
+def _widths(features: int) -> list[int]:
+    """A multiple of 16 as a sum of powers of two, the largest first: 80 -> [64, 16]."""
+    return [1 << bit for bit in reversed(range(features.bit_length())) if features >> bit & 1]
+
+
+def _columns(features: int) -> list[pl.Slice]:
+    """The parts of a row of features; Triton's blocks are powers of two."""
+    ends = itertools.accumulate(_widths(features))
+    return [pl.ds(end - width, width) for end, width in zip(ends, _widths(features))]
+
+
+def _parts(ref: Any, *at: Any) -> tuple[jax.Array, ...]:
+    """Some rows of a reference [..., features], by parts of their features."""
+    return tuple(ref[(*at, columns)] for columns in _columns(ref.shape[-1]))
+
+
+def _scores(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:
+    """Products of all rows of a with all rows of b."""
+    return functools.reduce(jnp.add, (_dot(x, y, 1, 1) for x, y in zip(a, b)))
+
+
+def _add(
+    total: Sequence[jax.Array], weights: jax.Array, rows: Sequence[jax.Array]
+) -> tuple[jax.Array, ...]:
+    """total + weights times rows, by parts."""
+    return tuple(t + _dot(weights.astype(x.dtype), x, 1, 0) for t, x in zip(total, rows))
+
+
+def _zeros(rows: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+    return tuple(jnp.zeros(x.shape, jnp.float32) for x in rows)
+
+
+def _write(ref: Any, total: Sequence[jax.Array], factor: Any) -> None:
+    """total times factor into a reference [rows, features]."""
+    for columns, part in zip(_columns(ref.shape[-1]), total):
+        ref[:, columns] = (part * factor).astype(ref.dtype)
 
 
 def _seen(x: _Inputs, at: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
