@@ -21,10 +21,10 @@ def get_config(stage: str = "joint") -> ConfigDict:
     vit.width, vit.layers, vit.heads, vit.mlp = 128, 2, 4, 384
     config.model.unroll = 6
     config.data.rows, config.data.tokens, config.data.workers = 32, 960, 12
-    config.data.examples = 250_000
+    config.data.examples = 100_000
     config.optim.lr, config.optim.warmup_steps = 1e-3, 200
     config.train.steps, config.train.save_every = 4000, 4000
     config.train.log_every, config.eval.every = 200, 0
     if stage == "alignment":
-        config.data.examples, config.train.steps = 60_000, 400
+        config.data.examples, config.train.steps = 20_000, 250
     return config
