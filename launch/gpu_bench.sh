@@ -4,14 +4,15 @@
 # against the data sheet, and the part of what a bfloat16 matmul of the same card reaches.
 #
 #   launch/gpu_bench.sh [--dry-run] run [FLAGS OF unireason bench step]
-#   launch/gpu_bench.sh run --tokens-per-row 32768
+#   ROWS=1 launch/gpu_bench.sh run --tokens-per-row 32768
 #
-# One row a GPU; weights, moments and gradients take 51 GiB, shared out. Needs a JAX for CUDA: pip
-# install 'unireason-jax[cuda]'. It has not run on a GPU yet.
+# Four rows a GPU take 113 GiB of one (an H200), one row about 65 (an H100). Needs a JAX for CUDA: pip
+# install 'unireason-jax[cuda]'.
 #
 # Environment:
 #   PYTHON   interpreter, python by default
 #   GPUS     GPUs to use, all that nvidia-smi lists by default
+#   ROWS     rows a GPU, 4 by default
 #   OUT      file of the result, runs/gpu_bench.json by default
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=launch/lib.sh
@@ -21,6 +22,8 @@ cd "$here/.."
 [[ $1 == run ]] || die "unknown command $1; see the top of $0"
 shift
 gpus=${GPUS:-$(nvidia-smi --list-gpus | wc -l)}
+export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.94}
 run "${PYTHON:-python}" -m unireason_jax.bench step --config configs/unireason_stage2.py \
   --json "${OUT:-runs/gpu_bench.json}" "$@" \
-  --set model.llm.layers=4 optim.ema=0.0 "data.rows=$gpus" mesh.preset=h100
+  --set model.llm.layers=4 model.unroll=4 model.remat=none optim.ema=0.0 \
+  "data.rows=$((gpus * ${ROWS:-4}))" mesh.preset=h100

@@ -12,7 +12,8 @@ from unireason_jax import sharding, visibility
 from unireason_jax.models.attention import Keys, Queries, attend
 from unireason_jax.models.chunked import Ids, active_blocks
 from unireason_jax.models.flash import flash_attention
-from unireason_jax.models.flash_gpu import Kernel, Plan, default_plan, gpu_attention, whole_tiles
+from unireason_jax.models.flash_gpu import Plan, default_plan, gpu_attention, whole_tiles
+from unireason_jax.models.flash_gpu_kernels import Kernel
 from unireason_jax.models.flash_kernels import Tiles
 from unireason_jax.visibility import Visibility
 

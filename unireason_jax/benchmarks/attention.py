@@ -17,7 +17,9 @@ from unireason_jax.benchmarks.step import budgets_of
 from unireason_jax.compilation.reference import reference_row
 from unireason_jax.models.attention import Keys, Queries, attend
 from unireason_jax.models.chunked import Ids
-from unireason_jax.models.flash_gpu import Kernel, Plan, Tiles, default_plan, gpu_attention
+from unireason_jax.models.flash_gpu import Plan, default_plan, gpu_attention
+from unireason_jax.models.flash_gpu_kernels import Kernel
+from unireason_jax.models.flash_kernels import Tiles
 from unireason_jax.visibility import visible
 
 # What `--sweep` tries on a GPU, each with the other two kernels as they are.
