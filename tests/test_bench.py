@@ -2,12 +2,14 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unireason_jax import bench
-from unireason_jax.benchmarks import mixtures, sampling, train
+from unireason_jax import bench, visibility
+from unireason_jax.benchmarks import attention, mixtures, sampling, train
 from unireason_jax.models import functional
+from unireason_jax.models.chunked import Ids
 from unireason_jax.visibility import NOISE
 
 
@@ -147,3 +149,26 @@ def test_the_step_of_a_recipe_on_full_rows(quick_compile, capsys):
     assert found["of_matmul_ceiling"] == pytest.approx(ratio) and ratio > 0
     with pytest.raises(SystemExit, match="only 21 are text; give more"):
         bench.main([*command[:3], "--tokens-per-row", "32", *command[9:]])
+
+
+def test_the_attention_of_a_layer_by_backend(capsys):
+    leaves = ["data.budgets.text=128", "data.budgets.latent=64", "model.vit_tower=false"]
+    command = ["attention", "--config", "configs/tiny.py", "--tokens-per-row", "384"]
+    backends = ["--backend", "dense", "chunked", "--repeats", "2"]
+    found = bench.main([*command, *backends, "--set", *leaves])
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == found
+    assert [result["attention"] for result in found] == ["dense", "chunked"]
+    for result in found:
+        work = [result[f"{name}_s"] * result[f"{name}_flops_per_s"] for name in ("forward", "both")]
+        assert work[1] == pytest.approx(3.5 * work[0]) and result["row_tokens"] == 384
+    row = visibility.build([3, 2, 4], ["causal", "full", "noise"])
+    ids = Ids(*(jnp.asarray(x[None]) for x in (*row[1:], row.key)))
+    assert attention.visible_pairs(ids) == visibility.dense(row).sum()
+    # Kernels for a GPU do not compile here; the benchmark says so and goes on.
+    (told,) = attention.run(
+        "configs/tiny.py",
+        {"data.budgets.text": 128, "data.budgets.latent": 64},
+        **{"tokens": 384, "backends": [], "sweep": True, "repeats": 1, "seed": 0},
+    )[:1]
+    assert told["attention"] == "output 64x64, 4 warps, 2 stages" and "forward_s" not in told
+    assert told["error"]

@@ -67,17 +67,17 @@ def parser() -> argparse.ArgumentParser:
         "--threads", type=int, nargs="+", help="CPU cores to use; several give one run each"
     )
 
-    step = verbs.add_parser("step", parents=[common], help="a recipe's step on full rows: MFU")
-    step.add_argument("--config", required=True, metavar="FILE")
-    step.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="config leaves")
-    step.add_argument("--tokens-per-row", type=int, default=16_384)
+    recipe = argparse.ArgumentParser(add_help=False, parents=[common])
+    recipe.add_argument("--config", default="configs/unireason_stage2.py", metavar="FILE")
+    recipe.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="config leaves")
+    recipe.add_argument("--tokens-per-row", type=int, default=16_384)
+
+    step = verbs.add_parser("step", parents=[recipe], help="a recipe's step on full rows: MFU")
     step.add_argument("--steps", type=int, default=10, help="timed steps")
     step.add_argument("--matmul", type=int, default=8192, help="size of the ceiling's matrices")
     step.add_argument("--profile", metavar="FOLDER", help="record one more step here")
 
-    attention = verbs.add_parser("attention", parents=[common], help="one layer's attention")
-    attention.add_argument("--config", default="configs/unireason_stage2.py", metavar="FILE")
-    attention.add_argument("--tokens-per-row", type=int, default=16_384)
+    attention = verbs.add_parser("attention", parents=[recipe], help="one layer's attention")
     attention.add_argument("--backend", nargs="*", default=["flash", "chunked"])
     attention.add_argument("--sweep", action="store_true", help="also tiles of the GPU kernels")
     attention.add_argument("--repeats", type=int, default=10, help="timed calls")
@@ -150,10 +150,8 @@ def bench_step(args: argparse.Namespace) -> list[dict]:
     """One recipe, with leaves overridden as `--config.KEY=VALUE` does in training."""
     from unireason_jax.benchmarks import step
 
-    pairs = [word.partition("=")[::2] for word in args.set]
-    values = {key: _value(text) for key, text in pairs}
     sizes = {"tokens": args.tokens_per_row, "steps": args.steps, "matmul": args.matmul}
-    return [step.run(args.config, values, profile=args.profile, **sizes)]
+    return [step.run(args.config, _leaves(args), profile=args.profile, **sizes)]
 
 
 def bench_attention(args: argparse.Namespace) -> list[dict]:
@@ -161,7 +159,14 @@ def bench_attention(args: argparse.Namespace) -> list[dict]:
     from unireason_jax.benchmarks import attention
 
     settings = {"backends": args.backend, "sweep": args.sweep, "repeats": args.repeats}
-    return attention.run(args.config, tokens=args.tokens_per_row, seed=args.seed, **settings)
+    settings |= {"tokens": args.tokens_per_row, "seed": args.seed}
+    return attention.run(args.config, _leaves(args), **settings)
+
+
+def _leaves(args: argparse.Namespace) -> dict[str, Any]:
+    """The config leaves of `--set`."""
+    pairs = (word.partition("=")[::2] for word in args.set)
+    return {key: _value(text) for key, text in pairs}
 
 
 def _value(text: str) -> Any:

@@ -6,7 +6,7 @@ that walks fewer masked ones reaches more.
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,12 +32,20 @@ TRIED = [
 
 
 def run(
-    path: str, *, tokens: int, backends: list[str], sweep: bool, repeats: int, seed: int
+    path: str,
+    overrides: Mapping[str, Any],
+    *,
+    tokens: int,
+    backends: Sequence[str],
+    sweep: bool,
+    repeats: int,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """Times the queries of a whole row, forward alone and with the backward pass.
 
     Args:
       path: config file, for heads and the shares of the streams.
+      overrides: of its leaves, by dotted key.
       tokens: of a row.
       backends: of `attend`.
       sweep: also every plan of `TRIED` of the GPU kernels.
@@ -48,7 +56,7 @@ def run(
       A dict of plain numbers each: "forward_s", and with the backward pass "both_s" (a plan has
       only that of the pass it changes); a plan that does not compile has "error" instead.
     """
-    config = configuration.load(path, {})
+    config = configuration.load(path, overrides)
     model = configuration.model_config(config)
     row = reference_row(model, budgets_of(config, tokens))
     ids = Ids(*(jnp.asarray(row[f"vis_{name}"]) for name in ("lo", "hi", "own", "key")))
@@ -83,7 +91,9 @@ def visible_pairs(ids: Ids) -> int:
     return int(jnp.sum(jax.lax.map(of, by_query).astype(jnp.float32)))
 
 
-def _candidates(backends: list[str], sweep: bool) -> Iterator[tuple[str, Sequence[str], Callable]]:
+def _candidates(
+    backends: Sequence[str], sweep: bool
+) -> Iterator[tuple[str, Sequence[str], Callable]]:
     """(name, passes to time, function of q, k, v and ids)."""
     for backend in backends:
 
