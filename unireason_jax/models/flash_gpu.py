@@ -53,15 +53,11 @@ def default_plan(dtype: Any) -> Plan:
 def gpu_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, ids: Ids, plan: Plan, interpret: bool = False
 ) -> jax.Array:
-    """Softmax attention under the visibility rule.
+    """`flash.flash_attention` by kernels for GPU: the same arguments, but for how they are cut.
 
     Args:
-      q: [B, T, N, H].
-      k: [B, S, K, H]; N is a multiple of K.
-      v: [B, S, K, H].
-      ids: visibility of queries and keys.
-      plan: how the kernels are cut (`default_plan`).
-      interpret: run the kernels' Python instead of compiling them, on any platform.
+      q, k, v, ids, interpret: see there.
+      plan: the three kernels (`default_plan`).
 
     Returns:
       [B, T, N, H] in q's dtype; zero for queries that see nothing.
