@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import unireason_jax
+from tests import untrained
 from tests.released_files import write_all, write_autoencoder
 from unireason_jax import checkpoint, configuration, convert, optim, sharding
 from unireason_jax.models import functional, huggingface, released
@@ -303,3 +304,26 @@ def test_a_workdir_is_not_overwritten(release, tmp_path, capsys):
     assert "choose another --output" in capsys.readouterr().err
     assert run("--to", "bagel", "--input", tmp_path / "none", "--output", tmp_path / "x") == 1
     assert "config.json: not found" in capsys.readouterr().err
+
+
+def test_weights_alone_draw_what_their_run_draws(tmp_path, capsys):
+    run = untrained.write(tmp_path / "run")
+    command = ["--to", "weights", "--input", str(run), "--output", str(tmp_path / "whole")]
+    assert convert.main([*command, "--dtype", "float32"]) == 0
+    told = capsys.readouterr().out
+    assert "checkpoints/0/params.safetensors" in told and "codec.npz" in told
+    a, b = (checkpoint.load_params(folder) for folder in (run, tmp_path / "whole"))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    drawn = [
+        unireason_jax.load(folder).generate("a red circle") for folder in (run, tmp_path / "whole")
+    ]
+    np.testing.assert_array_equal(drawn[0].image, drawn[1].image)
+    assert convert.main([*command[:-1], str(tmp_path / "half")]) == 0
+    half = Archive(tmp_path / "half" / "checkpoints" / "0" / "params.safetensors")
+    assert {half.dtype(name) for name in half} == {"BF16"}
+    sizes = [
+        sum(file.stat().st_size for file in (tmp_path / name).rglob("*.safetensors"))
+        for name in ("whole", "half")
+    ]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert convert.main(command) == 1 and "choose another --output" in capsys.readouterr().err

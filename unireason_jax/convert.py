@@ -6,11 +6,13 @@
     unireason convert --from qwen2 --input Qwen2.5-7B-Instruct --vit siglip --ae ae.safetensors \\
         --output runs/fresh
     unireason convert --from siglip --input siglip --variant small --output runs/fresh
+    unireason convert --to weights --input runs/quickstart --output demo
 
 Reading writes a workdir: what `train --config.init_from`, `generate` and `evaluate` take, with the
 weights as checkpoint 0, the configs, the tokenizer and the autoencoder. Tensors are streamed one
 at a time in both directions, and everything is checked before the first byte is written. The
-workdir's weights keep the element type of the files unless --dtype says otherwise.
+workdir's weights keep the element type of the files unless --dtype says otherwise. `--to weights`
+leaves of any run what sampling needs, to be shipped: its averaged weights in bfloat16.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -27,6 +29,7 @@ from ml_collections import ConfigDict
 
 from unireason_jax import checkpoint, configuration
 from unireason_jax.data.tokenizer import Qwen2Tokenizer
+from unireason_jax.experiment import AUTOENCODER, CODEC, TOKENIZER
 from unireason_jax.models import functional, huggingface, released, vae
 from unireason_jax.models.archive import DTYPES, Archive, read_json, type_name, write_archive
 from unireason_jax.models.config import (
@@ -38,6 +41,7 @@ from unireason_jax.models.config import (
 )
 from unireason_jax.models.layout import Tensor, layout
 from unireason_jax.models.pretrained import FreshStart
+from unireason_jax.optim import flatten
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -47,8 +51,6 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-AUTOENCODER = "ae.safetensors"
-TOKENIZER = "tokenizer"
 SOURCES = ("bagel", "qwen2", "siglip")
 _BLOCK = 1 << 26
 
@@ -148,11 +150,7 @@ def write_workdir(
                 f"{tokenizer}: the tokenizer has {size} ids, but the embedding table "
                 f"{config.llm.vocab} rows."
             )
-    directory = workdir / checkpoint.FOLDER / "0"
-    if directory.exists():
-        raise ValueError(f"{directory}: exists; choose another --output, or remove it.")
-    directory.mkdir(parents=True)
-    files = _write_weights(directory, config, archive, dtype, shard_bytes)
+    files = _write_weights(_new_checkpoint(workdir), config, archive, dtype, shard_bytes)
     configuration.save(workdir, workdir_config(config))
     lines = [f"{functional.count(functional.abstract(config)):,} parameters", *files]
     if autoencoder is not None and autoencoder.exists():
@@ -174,6 +172,15 @@ def _copy(source: Path, target: Path, names: Sequence[str]) -> list[str]:
     return present
 
 
+def _new_checkpoint(workdir: Path) -> Path:
+    """The folder of checkpoint 0, made; a ValueError if it is there already."""
+    directory = workdir / checkpoint.FOLDER / "0"
+    if directory.exists():
+        raise ValueError(f"{directory}: exists; choose another --output, or remove it.")
+    directory.mkdir(parents=True)
+    return directory
+
+
 def _write_weights(
     directory: Path,
     config: BagelConfig,
@@ -192,10 +199,20 @@ def _write_weights(
             yield from _blocks(table[path], archive.read(name), DTYPES[kinds[path]])
 
     announced = {path: (shapes[path], kinds[path]) for path in table}
-    files = write_archive(directory, "params", announced, produce, shard_bytes=shard_bytes)
-    leaves = {p: [list(shapes[p]), str(DTYPES[kinds[p]])] for p in table}
+    return _write_leaves(directory, announced, produce, shard_bytes)
+
+
+def _write_leaves(
+    directory: Path,
+    leaves: Mapping[str, tuple[tuple[int, ...], str]],
+    produce: Callable[[str], Iterable[np.ndarray]],
+    shard_bytes: int,
+) -> list[str]:
+    """Writes leaves (shape and type by path) as a checkpoint; returns the names of its files."""
+    files = write_archive(directory, "params", leaves, produce, shard_bytes=shard_bytes)
+    known = {path: [list(shape), str(DTYPES[kind])] for path, (shape, kind) in leaves.items()}
     facts = checkpoint.file_facts(directory, hashes=False)
-    checkpoint.write_manifest(directory, step=0, data=None, leaves={"params": leaves}, files=facts)
+    checkpoint.write_manifest(directory, step=0, data=None, leaves={"params": known}, files=facts)
     return [f"{checkpoint.FOLDER}/0/{name}" for name in files]
 
 
@@ -253,6 +270,29 @@ def to_bagel(
     return files + _copy(workdir / TOKENIZER, target, TOKENIZER_FILES)
 
 
+def to_weights(
+    workdir: Path, target: Path, *, which: str, step: int | None, dtype: str, shard_bytes: int
+) -> list[str]:
+    """Writes what sampling from a run needs, and nothing else: a workdir to be shipped.
+
+    Arguments, result and errors are those of `to_bagel`; no model is too small or too unlike BAGEL.
+    """
+    made = configuration.load_workdir(workdir)
+    expected = functional.abstract(configuration.model_config(made))
+    names, load = checkpoint.leaf_loader(workdir, which=which, step=step, expected=expected)
+    shapes, kind = flatten(expected), type_name(dtype)
+
+    def produce(name: str) -> Iterator[np.ndarray]:
+        yield np.asarray(load([name])[name]).astype(DTYPES[kind])
+
+    leaves = {name: (tuple(shapes[name].shape), kind) for name in names}
+    files = _write_leaves(_new_checkpoint(target), leaves, produce, shard_bytes)
+    configuration.save(target, made)
+    files += _copy(workdir, target, (CODEC, AUTOENCODER, vae.CONFIG))
+    words = sorted(path.name for path in (workdir / TOKENIZER).glob("*"))
+    return [*files, *_copy(workdir / TOKENIZER, target / TOKENIZER, words)]
+
+
 def leaf_source(
     workdir: Path, config: BagelConfig, *, which: str, step: int | None
 ) -> huggingface.Read:
@@ -283,6 +323,9 @@ def leaf_source(
     return read
 
 
+TARGETS = {"bagel": to_bagel, "weights": to_weights}
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     root = argparse.ArgumentParser(
@@ -292,7 +335,7 @@ def parser() -> argparse.ArgumentParser:
     )
     way = root.add_mutually_exclusive_group(required=True)
     way.add_argument("--from", dest="source", choices=SOURCES, help="format of --input")
-    way.add_argument("--to", dest="target", choices=("bagel",), help="format of --output")
+    way.add_argument("--to", dest="target", choices=tuple(TARGETS), help="format of --output")
     root.add_argument("--input", required=True, type=Path)
     root.add_argument("--output", required=True, type=Path)
     root.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights written")
@@ -314,7 +357,7 @@ def convert(given: argparse.Namespace) -> list[str]:
     options = {"dtype": given.dtype, "shard_bytes": int(given.shard_gib * 2**30)}
     if given.source is None:
         options |= {"which": given.which, "step": given.step, "dtype": given.dtype or "bfloat16"}
-        return to_bagel(given.input, given.output, **options)
+        return TARGETS[given.target](given.input, given.output, **options)
     if given.source == "bagel":
         return from_bagel(given.input, given.output, **options)
     options |= {"autoencoder": given.ae, "latent_side": given.latent_side, "seed": given.seed}
