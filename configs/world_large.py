@@ -5,7 +5,7 @@ Command:  unireason train --config configs/world_large.py:alignment --workdir ru
           --config.init_from=runs/large/alignment
           unireason evaluate --checkpoint runs/large --out runs/large/report
 Hardware: one GPU, and the CPU cores that render its records: a worker each, which feed 80,000
-          tokens a second; an H200 could take more than twelve do.
+          tokens a second; an H200 takes more than twelve give.
 Time:     six minutes for three seeds at once on an H200 with 16 cores.
 Result:   README.md, "On a GPU"; `notebooks/demo` is seed 0.
 """
