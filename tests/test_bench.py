@@ -2,14 +2,13 @@
 
 import json
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unireason_jax import bench, visibility
-from unireason_jax.benchmarks import attention, mixtures, sampling, train
+from unireason_jax import bench, configuration, visibility
+from unireason_jax.benchmarks import attention, mixtures, sampling, step, train
+from unireason_jax.compilation.reference import reference_row
 from unireason_jax.models import functional
-from unireason_jax.models.chunked import Ids
 from unireason_jax.visibility import NOISE
 
 
@@ -152,23 +151,25 @@ def test_the_step_of_a_recipe_on_full_rows(quick_compile, capsys):
 
 
 def test_the_attention_of_a_layer_by_backend(capsys):
-    leaves = ["data.budgets.text=128", "data.budgets.latent=64", "model.vit_tower=false"]
+    settings = {"data.budgets.text": 128, "data.budgets.latent": 64, "model.vit_tower": False}
+    leaves = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     command = ["attention", "--config", "configs/tiny.py", "--tokens-per-row", "384"]
     backends = ["--backend", "dense", "chunked", "--repeats", "2"]
     found = bench.main([*command, *backends, "--set", *leaves])
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == found
     assert [result["attention"] for result in found] == ["dense", "chunked"]
+    config = configuration.load("configs/tiny.py", settings)
+    llm = configuration.model_config(config).llm
+    row = reference_row(configuration.model_config(config), step.budgets_of(config, 384))
+    pairs = visibility.dense([row[f"vis_{name}"] for name in ("key", "lo", "hi", "own")]).sum()
     for result in found:
         work = [result[f"{name}_s"] * result[f"{name}_flops_per_s"] for name in ("forward", "both")]
+        assert work[0] == pytest.approx(4 * pairs * llm.heads * llm.head_dim)
         assert work[1] == pytest.approx(3.5 * work[0]) and result["row_tokens"] == 384
-    row = visibility.build([3, 2, 4], ["causal", "full", "noise"])
-    ids = Ids(*(jnp.asarray(x[None]) for x in (*row[1:], row.key)))
-    assert attention.visible_pairs(ids) == visibility.dense(row).sum()
+    with pytest.raises(SystemExit, match="--backend chuncked: choose from"):
+        bench.main([*command, "--backend", "chuncked", "--set", *leaves])
     # Kernels for a GPU do not compile here; the benchmark says so and goes on.
-    (told,) = attention.run(
-        "configs/tiny.py",
-        {"data.budgets.text": 128, "data.budgets.latent": 64},
-        **{"tokens": 384, "backends": [], "sweep": True, "repeats": 1, "seed": 0},
-    )[:1]
+    sweep = {"tokens": 384, "backends": [], "sweep": True, "repeats": 1, "seed": 0}
+    told = attention.run("configs/tiny.py", settings, **sweep)[0]
     assert told["attention"] == "output 64x64, 4 warps, 2 stages" and "forward_s" not in told
     assert told["error"]

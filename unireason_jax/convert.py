@@ -275,7 +275,7 @@ def to_weights(
 ) -> list[str]:
     """Writes what sampling from a run needs, and nothing else: a workdir to be shipped.
 
-    Arguments, result and errors are those of `to_bagel`; no model is too small or too unlike BAGEL.
+    Arguments, result and errors are those of `to_bagel`; every model can be written.
     """
     made = configuration.load_workdir(workdir)
     expected = functional.abstract(configuration.model_config(made))

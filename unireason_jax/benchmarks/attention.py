@@ -12,15 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unireason_jax import configuration
+from unireason_jax import configuration, metrics
 from unireason_jax.benchmarks.step import budgets_of
 from unireason_jax.compilation.reference import reference_row
 from unireason_jax.models.attention import Keys, Queries, attend
 from unireason_jax.models.chunked import Ids
+from unireason_jax.models.config import ATTENTION
 from unireason_jax.models.flash_gpu import Plan, default_plan, gpu_attention
 from unireason_jax.models.flash_gpu_kernels import Kernel
 from unireason_jax.models.flash_kernels import Tiles
-from unireason_jax.visibility import visible
 
 # What `--sweep` tries on a GPU, each with the other two kernels as they are.
 TRIED = [
@@ -54,8 +54,14 @@ def run(
 
     Returns:
       A dict of plain numbers each: "forward_s", and with the backward pass "both_s" (a plan has
-      only that of the pass it changes); a plan that does not compile has "error" instead.
+      only that of the pass it changes); what does not compile here has "error" instead.
+
+    Raises:
+      ConfigError, ValueError: config and tokens do not fit together, or an unknown backend.
     """
+    unknown = set(backends) - set(ATTENTION)
+    if unknown:
+        raise ValueError(f"--backend {' '.join(sorted(unknown))}: choose from {ATTENTION}.")
     config = configuration.load(path, overrides)
     model = configuration.model_config(config)
     row = reference_row(model, budgets_of(config, tokens))
@@ -64,7 +70,7 @@ def run(
     heads = (llm.heads, llm.kv_heads, llm.kv_heads, llm.heads)
     shapes = [(1, ids.lo.shape[1], n, llm.head_dim) for n in heads]
     q, k, v, ct = (jax.random.normal(x, s, jnp.bfloat16) for x, s in zip(keys, shapes))
-    flops = 4 * visible_pairs(ids) * llm.heads * llm.head_dim
+    flops = 4 * metrics.batch_counts(row)["pairs"] * llm.heads * llm.head_dim
     found = []
     for name, passes, attention in _candidates(backends, sweep):
         result = {"bench": "attention", "device": jax.devices()[0].device_kind, "attention": name}
@@ -72,23 +78,13 @@ def run(
         for which in passes:
             try:
                 seconds = _seconds(_pass(attention, which), ((q, k, v), ids, ct), repeats)
-            except Exception as error:  # XLA has no class of its own for a kernel that does not fit
+            except (ValueError, jax.errors.JaxRuntimeError) as error:  # not here, or does not fit
                 result["error"] = str(error).splitlines()[0]
                 break
             work = flops * (1 if which == "forward" else 3.5)
             result |= {f"{which}_s": seconds, f"{which}_flops_per_s": work / seconds}
         found.append(result)
     return found
-
-
-def visible_pairs(ids: Ids) -> int:
-    """Pairs of a query and a key that it sees, over all rows."""
-
-    def of(query: Any) -> jax.Array:
-        return jnp.sum(visible(*(x[:, None] for x in query), ids.key), dtype=jnp.int32)
-
-    by_query = tuple(x.T for x in ids[:3])
-    return int(jnp.sum(jax.lax.map(of, by_query).astype(jnp.float32)))
 
 
 def _candidates(

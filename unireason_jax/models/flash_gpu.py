@@ -71,7 +71,7 @@ def _forward(
     """The output, and what the backward pass needs."""
     call = Call(q, k, ids, plan.output, interpret)
     x = call.inputs(q, k, v, _walk(*_pairs(call)))
-    lse = jax.ShapeDtypeStruct((*q.shape[:1], q.shape[2], call.queries), jnp.float32)
+    lse = jax.ShapeDtypeStruct((q.shape[0], q.shape[2], call.queries), jnp.float32)
     out, lse = call(output_kernel, x, {"q": x.q, "lse": lse})
     result = checkpoint_name(out[:, : q.shape[1], :, : q.shape[3]], "attention")
     lse = checkpoint_name(lse[:, :, : q.shape[1]], "attention")

@@ -17,8 +17,7 @@ from jax.experimental.pallas import triton
 
 from unireason_jax.models.chunked import MASKED, UNSEEN, Ids
 from unireason_jax.models.flash import padded
-from unireason_jax.models.flash_kernels import Tiles
-from unireason_jax.models.layers import precision
+from unireason_jax.models.flash_kernels import Tiles, dot
 from unireason_jax.visibility import visible
 
 LOG2E = 1.4426950408889634
@@ -139,17 +138,17 @@ class Call:
         given = [name for name, array in x._asdict().items() if array is not None]
 
         def body(*refs: Any) -> None:
-            named = Inputs(**dict.fromkeys(Inputs._fields) | dict(zip(given, refs)))
-            kernel(named, *refs[len(given) :], tiles=self.kernel.tiles, scale=self.size**-0.5)
+            kernel(
+                Inputs(**dict(zip(given, refs))),
+                *refs[len(given) :],
+                tiles=self.kernel.tiles,
+                scale=self.size**-0.5,
+            )
 
         return pl.pallas_call(
             body,
             out_shape=[jax.ShapeDtypeStruct(a.shape, a.dtype) for a in results.values()],
-            grid=(
-                x.order.shape[1],
-                self.kv_heads if self.by_key else self.heads,
-                self.rows,
-            ),
+            grid=(x.order.shape[1], self.kv_heads if self.by_key else self.heads, self.rows),
             in_specs=[getattr(specs, name) for name in given],
             out_specs=[getattr(specs, name) for name in results],
             compiler_params=triton.CompilerParams(
@@ -245,14 +244,14 @@ def _parts(ref: Any, *at: Any) -> tuple[jax.Array, ...]:
 
 def _scores(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:
     """Products of all rows of a with all rows of b."""
-    return functools.reduce(jnp.add, (_dot(x, y, 1, 1) for x, y in zip(a, b)))
+    return functools.reduce(jnp.add, (dot(x, y, 1, 1) for x, y in zip(a, b)))
 
 
 def _add(
     total: Sequence[jax.Array], weights: jax.Array, rows: Sequence[jax.Array]
 ) -> tuple[jax.Array, ...]:
     """total + weights times rows, by parts."""
-    return tuple(t + _dot(weights.astype(x.dtype), x, 1, 0) for t, x in zip(total, rows))
+    return tuple(t + dot(weights.astype(x.dtype), x, 1, 0) for t, x in zip(total, rows))
 
 
 def _zeros(rows: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
@@ -287,14 +286,3 @@ def _padded(x: jax.Array | None, sizes: Sequence[int]) -> jax.Array | None:
     if x is None:
         return None
     return jnp.pad(x, [(0, max(0, size - have)) for have, size in zip(x.shape, sizes)])
-
-
-def _dot(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
-    """Product contracting one axis of each, summed in float32."""
-    return jax.lax.dot_general(
-        a,
-        b,
-        (((a_axis,), (b_axis,)), ((), ())),
-        precision=precision(a.dtype),
-        preferred_element_type=jnp.float32,
-    )

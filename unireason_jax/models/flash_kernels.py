@@ -193,7 +193,7 @@ def _output_kernel(x: dict, refs: Any, first: Any, last: Any, scale: float) -> N
     shrink = jnp.exp(peak[...] - top)
     peak[...] = top
     total[...] = total[...] * shrink + jnp.sum(weights, axis=0, keepdims=True)
-    mixed[...] = mixed[...] * shrink + _dot(v, weights.astype(v.dtype), 0, 0)
+    mixed[...] = mixed[...] * shrink + dot(v, weights.astype(v.dtype), 0, 0)
 
     @pl.when(last)
     def _() -> None:
@@ -212,7 +212,7 @@ def _query_kernel(x: dict, refs: Any, first: Any, last: Any, scale: float) -> No
 
     k = x["k"][0, 0]
     d_scores = _backward(x, scale)[1]
-    d_q[...] += _dot(k, d_scores, 0, 0)
+    d_q[...] += dot(k, d_scores, 0, 0)
 
     @pl.when(last)
     def _() -> None:
@@ -229,8 +229,8 @@ def _key_kernel(x: dict, refs: Any, first: Any, last: Any, scale: float) -> None
         d_v[...] = jnp.zeros_like(d_v)
 
     weights, d_scores = _backward(x, scale)
-    d_k[...] += _dot(d_scores, x["q"][0, 0, 0], 1, 0)
-    d_v[...] += _dot(weights, x["d_out"][0, 0, 0], 1, 0)
+    d_k[...] += dot(d_scores, x["q"][0, 0, 0], 1, 0)
+    d_v[...] += dot(weights, x["d_out"][0, 0, 0], 1, 0)
 
     @pl.when(last)
     def _() -> None:
@@ -244,18 +244,18 @@ def _scores(x: dict, scale: float) -> jax.Array:
     lo, hi, own = (x["seen"][0, 0, i : i + 1, :] for i in range(3))
     allowed = visible(lo, hi, own, x["key"][0].T)
     bias = jnp.where(allowed, 0.0, MASKED)
-    return _dot(k, q, 1, 1) * scale + jnp.tile(bias, (1, q.shape[0] // lo.shape[1]))
+    return dot(k, q, 1, 1) * scale + jnp.tile(bias, (1, q.shape[0] // lo.shape[1]))
 
 
 def _backward(x: dict, scale: float) -> tuple[jax.Array, jax.Array]:
     """Weights of a tile and gradients of its scores, [keys, W] in the inputs' dtype."""
     v, d_out = x["v"][0, 0], x["d_out"][0, 0, 0]
     weights = jnp.exp(_scores(x, scale) - x["lse"][0, 0, 0])
-    d_scores = weights * (_dot(v, d_out, 1, 1) - x["delta"][0, 0, 0])
+    d_scores = weights * (dot(v, d_out, 1, 1) - x["delta"][0, 0, 0])
     return weights.astype(v.dtype), d_scores.astype(v.dtype)
 
 
-def _dot(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
+def dot(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
     """Product contracting one axis of each, summed in float32."""
     return jax.lax.dot_general(
         a,
