@@ -46,6 +46,18 @@ def test_drafts_become_records_with_a_picture_of_some(tmp_path, monkeypatch, cap
         synthesize.run(arguments(tmp_path, "--seed", "1"))
 
 
+def test_a_model_that_plans_is_criticised_with_its_plan_in_view(tmp_path, monkeypatch):
+    def run(self, records):
+        plan = Step("text", "plan", text="<think> square red large a1 </think>")
+        return [Trace(r.id, r.source, (plan, self.draft(r))) for r in records]
+
+    monkeypatch.setattr(Drafter, "run", run)
+    monkeypatch.setattr(synthesize, "from_flags", lambda _: Drafter())
+    folder = synthesize.run(arguments(tmp_path, "--plan"))
+    for line in (folder / "records.jsonl").read_text().splitlines():
+        assert json.loads(line)["explanation"] == "square red large a1"
+
+
 def test_a_model_of_nothing_but_mush_is_told_so(tmp_path, monkeypatch):
     mush = Step("image", "image", image=np.full((32, 32, 3), 90, np.uint8))
     monkeypatch.setattr(Drafter, "draft", lambda *_: mush)

@@ -150,7 +150,7 @@ def test_a_perfect_model_scores_one_everywhere(tmp_path):
     report = world.evaluate(Oracle(), SIZES, advance=spent.append)
     assert sum(spent) == pytest.approx(SIZES.cost())
     for name, rate in report.headline.items():
-        if name not in ("given drafts, before", "given drafts, fix rate"):
+        if name not in ("given drafts, before", "given drafts, fix rate of a round"):
             assert rate.value == 1.0, name
     assert 0 < report.headline["given drafts, before"].value < 1
     assert all(row["rate"].value == 1.0 for row in report_dict(report, "plans").values())
@@ -196,6 +196,7 @@ def test_a_model_that_repairs_empty_drafts():
         assert used[f"draft needs {needed}"][f"uses {needed}"].value == 1.0
     own = report_dict(report, "own_drafts")
     assert own["stop accuracy: stops at right, goes on at wrong"]["rate"].value == 1.0
+    assert own[refinement.FIX]["rate"].value < own[refinement.FIXED]["rate"].value > 0.9
     assert own[refinement.PRECISION]["rate"].value == own[refinement.RECALL]["rate"].value == 1.0
     assert own["reflection follows the grammar"]["rate"].value == 1.0
     equal = report_dict(report, "equal_compute")
@@ -231,6 +232,7 @@ def test_a_model_that_never_repairs_and_never_stops():
     assert own[refinement.FIX]["rate"].value == 0.0
     given = report_dict(report, "given_drafts")
     assert given["break rate: wrong after a round, right before"]["rate"].value == 0.0
+    assert given[refinement.FIXED]["rate"].value == 0.0
     assert given["stops at a right image"]["rate"].value == 0.0
     assert given["goes on at a wrong image"]["rate"].value == 1.0
     before = report.headline["given drafts, before"].value

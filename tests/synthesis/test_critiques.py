@@ -9,7 +9,7 @@ from PIL import Image
 from unireason_jax.data.sources import JsonSource
 from unireason_jax.synthesis import critiques, world
 from unireason_jax.synthesis.journal import Journal
-from unireason_jax.synthesis.roles import Request, Roles
+from unireason_jax.synthesis.roles import Draft, Request, Roles
 from unireason_jax.world import tasks
 from unireason_jax.world.edits import NO_CHANGE
 from unireason_jax.world.language import parse_plan, parse_reflection
@@ -31,7 +31,7 @@ def drafts(requests):
         raw = tasks.example(3, index, "refine_t2i", side=SIDE)
         noise = np.random.default_rng(index).integers(0, 6, raw["draft"].shape)
         image = (raw["draft"].astype(int) + noise).clip(0, 255).astype(np.uint8)
-        out.append(np.full_like(image, 100) if index % 9 == 8 else image)
+        out.append(Draft(np.full_like(image, 100) if index % 9 == 8 else image))
     return out
 
 
@@ -90,6 +90,15 @@ def test_what_a_request_leaves_open_is_not_always_the_same():
     assert len(plans) > 6
 
 
+def test_a_plan_that_was_drawn_from_is_kept_wrong_or_not(tmp_path):
+    def planned(requests):
+        return [Draft(draft.image, f"plan {r.id}") for draft, r in zip(drafts(requests), requests)]
+
+    make(tmp_path, planned)
+    for record in records(tmp_path):
+        assert record["explanation"] == "plan " + record["id"].removeprefix("own-")
+
+
 def test_the_records_can_be_trained_on(tmp_path):
     make(tmp_path)
     source = JsonSource(tmp_path / "records.jsonl")
@@ -133,8 +142,9 @@ def test_a_draft_beyond_repair_is_counted_with_its_reason(tmp_path):
     scene = make_scene(tasks.example(3, 0, "refine_t2i", side=SIDE)["scene"].objects, SIDE)
     crowded = tasks.example(1, 4, "t2i", tag="many", side=SIDE)["scene"]
     request = Request("x", "one", tasks.example(3, 0, "t2i", tag="single_object")["requirement"])
+    crowd = roles(lambda requests: [Draft(render(crowded))])
     with pytest.raises(ValueError, match="edits away"):
-        critiques.criticise([request], roles(lambda r: [render(crowded)]), tmp_path, settings={})
+        critiques.criticise([request], crowd, tmp_path, settings={})
     assert len(scene.objects) < len(crowded.objects)
     row = json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[1])
     assert row["fate"] == "unusable" and "3 edits" in row["reason"]

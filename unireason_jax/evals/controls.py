@@ -36,7 +36,8 @@ def given_drafts(run: Run, count: int, rounds: int) -> Part:
     headline = {
         "given drafts, before": before,
         f"given drafts, after {rounds} rounds": after,
-        "given drafts, fix rate": dict(section.rows)[refinement.FIX][0],
+        "given drafts, fix rate of a round": dict(section.rows)[refinement.FIX][0],
+        f"given drafts, fixed after {rounds} rounds": dict(section.rows)[refinement.FIXED][0],
     }
     return Part([section, _shuffled(run, examples, judged)], headline, {}, judged)
 

@@ -20,6 +20,7 @@ from unireason_jax.world.verifier import check_image
 PRECISION = "precision: an edit that is asked for is right"
 RECALL = "recall: on a wrong image a right edit is asked for"
 FIX = "fix rate: right after a round, wrong before"
+FIXED = "fixed in the end: the last image is right, the draft was not"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,7 @@ def after_round(trace: Trace, number: int) -> bool:
 def section(name: str, title: str, traces: Sequence[Sequence[Turn]]) -> Section:
     """The table of fix rate, break rate, stop accuracy and reflections."""
     looks = [turn for trace in traces for turn in trace]
+    looked = [trace for trace in traces if trace]
     moved = [turn for turn in looks if turn.after is not None]
     wrong = [turn for turn in looks if not turn.passed]
     right = [turn for turn in looks if turn.passed]
@@ -92,6 +94,11 @@ def section(name: str, title: str, traces: Sequence[Sequence[Turn]]) -> Section:
         (
             "break rate: wrong after a round, right before",
             _rate(moved, lambda t: not t.after, True),
+        ),
+        (FIXED, wilson(_ends_right(t) for t in looked if not t[0].passed)),
+        (
+            "broken in the end: the last image is wrong, the draft was not",
+            wilson(not _ends_right(t) for t in looked if t[0].passed),
         ),
         ("stop accuracy: stops at right, goes on at wrong", _all(looks, _stop_is_right)),
         ("stops at a right image", _all(right, lambda t: t.stopped)),
@@ -102,8 +109,9 @@ def section(name: str, title: str, traces: Sequence[Sequence[Turn]]) -> Section:
         (RECALL, _all(wrong, lambda t: t.helpful)),
     )
     note = (
-        "Every look of the model at an image counts once; the verdict is the exact judge's. An "
-        "edit is right when fewer edits are left after it, whatever layout it leads to."
+        "Every look of the model at an image counts once (in the end: every trace); the verdict is "
+        "the exact judge's. An edit is right when fewer edits are left after it, whatever layout "
+        "it leads to."
     )
     return Section(name, title, ("rate",), tuple((n, (r,)) for n, r in rows), note)
 
@@ -158,6 +166,12 @@ def _read(text: str, side: int) -> tuple[tuple[Object, ...], Edit | None]:
         return parse_reflection(text, side)
     except ValueError:
         return (), None
+
+
+def _ends_right(trace: Sequence[Turn]) -> bool:
+    """Whether the last image of a trace is right."""
+    last = trace[-1]
+    return last.passed if last.after is None else last.after
 
 
 def _stop_is_right(turn: Turn) -> bool:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from unireason_jax.synthesis.journal import Journal
-from unireason_jax.synthesis.roles import Request, Roles, Unusable
+from unireason_jax.synthesis.roles import Draft, Request, Roles, Unusable
 
 RECORDS, JOURNAL, IMAGES = "records.jsonl", "journal.jsonl", "images"
 KEPT, RIGHT, UNUSABLE, WORSE = "kept", "right", "unusable", "worse"
@@ -68,25 +67,29 @@ def criticise(
     return counts
 
 
-def _fate(request: Request, draft: np.ndarray, roles: Roles, folder: Path) -> dict[str, Any]:
-    """The journal's row of a draft; its images are saved where there is a record."""
-    row = {"key": request.id}
+def _fate(request: Request, draft: Draft, roles: Roles, folder: Path) -> dict[str, Any]:
+    """The journal's row of a draft; its images are saved where there is a record.
+
+    A draft is criticised with the plan it was drawn from in view, as it will be when sampling: what
+    is wrong may be the plan. Without one the record has the plan that should have been.
+    """
+    row, image = {"key": request.id}, draft.image
     try:
-        finding = roles.verifier(request, draft)
-        lesson = roles.teacher(request, draft, finding)
+        finding = roles.verifier(request, image)
+        lesson = roles.teacher(request, image, finding)
     except Unusable as error:
         return row | {"fate": UNUSABLE, "reason": str(error)}
     refined = [step.image for step in lesson.rounds]
-    if refined and not roles.judge(request, draft, refined[-1]):
+    if refined and not roles.judge(request, image, refined[-1]):
         return row | {"fate": WORSE, "reason": "the judge does not prefer the repaired picture"}
     names = [f"{IMAGES}/{request.id}_{number}.png" for number in range(1 + len(refined))]
-    for name, image in zip(names, [draft, *refined]):
-        Image.fromarray(image).save(folder / name)
+    for name, picture in zip(names, [image, *refined]):
+        Image.fromarray(picture).save(folder / name)
     record = {
         "task": "refine_t2i",
         "id": f"own-{request.id}",
         "prompt": request.prompt,
-        "explanation": lesson.plan,
+        "explanation": lesson.plan if draft.plan is None else draft.plan,
         "draft": names[0],
         "rounds": [
             {"reflection": step.reflection, "image": name}

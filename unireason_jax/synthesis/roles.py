@@ -32,6 +32,19 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True)
+class Draft:
+    """What a generator made of a request.
+
+    Attributes:
+      image: the picture, uint8 [H, W, 3].
+      plan: the plan it was drawn from, None where there was none.
+    """
+
+    image: np.ndarray
+    plan: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Finding:
     """What a verifier says about a picture.
 
@@ -68,10 +81,10 @@ class Lesson:
 
 
 class Generator(Protocol):
-    """Draws a picture for every request, uint8 [H, W, 3]."""
+    """Drafts a picture for every request."""
 
-    def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """Pictures in the order of the requests; the same for the same request."""
+    def __call__(self, requests: Sequence[Request]) -> list[Draft]:
+        """Drafts in the order of the requests; the same for the same request."""
 
 
 class Verifier(Protocol):

@@ -7,11 +7,12 @@ import numpy as np
 
 from unireason_jax.data.templates import TEMPLATES
 from unireason_jax.inference.reasoner import Reasoner
-from unireason_jax.synthesis.roles import Finding, Lesson, Request, Roles, Round, Unusable
+from unireason_jax.inference.trace import Trace
+from unireason_jax.synthesis.roles import Draft, Finding, Lesson, Request, Roles, Round, Unusable
 from unireason_jax.world import renderer, tasks
 from unireason_jax.world.dice import Dice
 from unireason_jax.world.edits import NO_CHANGE, Edit, apply_edit, diff
-from unireason_jax.world.language import plan_text, reflection_text
+from unireason_jax.world.language import plan_text, reflection_text, untagged
 from unireason_jax.world.parser import parse, to_objects
 from unireason_jax.world.repair import closest_scene
 from unireason_jax.world.requirements import Requirement
@@ -44,7 +45,7 @@ def roles(reasoner: Reasoner, template: str = "t2i") -> Roles:
 
 
 class ModelGenerator:
-    """Draws with a model.
+    """Drafts with a model.
 
     Args:
       reasoner: the model.
@@ -54,11 +55,17 @@ class ModelGenerator:
     def __init__(self, reasoner: Reasoner, template: str = "t2i"):
         self.reasoner, self.template = reasoner, template
 
-    def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """One picture a request, the same whatever else is in the call."""
+    def __call__(self, requests: Sequence[Request]) -> list[Draft]:
+        """One draft a request, the same whatever else is in the call."""
         make, style = TEMPLATES[self.template], self.reasoner.style
         records = [make({"id": r.id, "prompt": r.prompt}, style) for r in requests]
-        return [trace.image for trace in self.reasoner.run(records)]
+        return [Draft(trace.image, _plan(trace)) for trace in self.reasoner.run(records)]
+
+
+def _plan(trace: Trace) -> str | None:
+    """The plan of a conversation, without its tags."""
+    plan = trace.text_of("plan")
+    return None if plan is None else untagged(plan)
 
 
 def verify(request: Request, image: np.ndarray) -> Finding:

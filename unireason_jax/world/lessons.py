@@ -89,7 +89,7 @@ def conflict(
 
 
 def alignment(dice: Dice, draw: Draw, side: int, *, tag: str | None, **split) -> dict:
-    """A finished picture held against its prompt: right (a quarter of them), or repaired."""
+    """A finished picture held against its prompt: right (half of them), or repaired."""
     prompt, scene = _prompted(dice, side, tag, split)
     trace = sample_trace(dice, prompt.requirement, scene)
     first = trace.rounds[0] if trace.rounds else None
