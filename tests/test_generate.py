@@ -87,6 +87,29 @@ def test_generate_goes_on_where_it_was(workdir, tmp_path, capsys):
     assert "other settings" in fails(generate.main, [*base, "--temperature", "1"], capsys)
 
 
+def test_another_request_under_the_same_id_is_generated(workdir, tmp_path, capsys):
+    prompts, picture = tmp_path / "prompts.jsonl", tmp_path / "picture.png"
+    base = ["--checkpoint", workdir, "--out", tmp_path / "out", "--preset", "edit", *FAST]
+    base += ["--prompts", prompts]
+
+    def ask(text, level):
+        Image.new("RGB", (32, 32), (level, 0, 0)).save(picture)
+        line = {"id": "one", "prompt": text, "image": "picture.png"}
+        prompts.write_text(json.dumps(line) + "\n")
+        generate.main([str(x) for x in base])
+        found = only(tmp_path / "out")
+        source = next(step.image for step in found.steps if step.role == "source")
+        return found.request, int(source[0, 0, 0]), capsys.readouterr().out
+
+    asked, again = "remove the red circle", "1 of 1 asked something else"
+    assert ask(asked, 50)[:2] == (asked, 50)
+    assert "there already" in ask(asked, 50)[2]
+    text, level, said = ask("remove the blue circle", 50)
+    assert (text, level) == ("remove the blue circle", 50) and again in said
+    text, level, said = ask("remove the blue circle", 90)
+    assert level == 90 and again in said
+
+
 def test_bad_requests_are_listed_and_the_others_drawn(workdir, tmp_path, capsys):
     wide, broken, good = (tmp_path / f"{name}.png" for name in ("wide", "broken", "good"))
     Image.new("RGB", (5000, 1)).save(wide)

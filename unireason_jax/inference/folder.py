@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from unireason_jax.data import images
 from unireason_jax.inference import trace as traces
 from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.reasoner import Reasoner
@@ -18,6 +19,8 @@ from unireason_jax.inference.settings import Settings
 from unireason_jax.inference.trace import Trace
 
 IDENTITY = "settings.json"
+ASKED = "asked"
+"""Key of a saved trace's details: the fingerprint of its request."""
 
 
 class Folder:
@@ -60,6 +63,8 @@ class Folder:
     ) -> list[Trace]:
         """Generates and saves what is not there yet, with a progress line on stderr.
 
+        What asked something else under the same id is generated again.
+
         Args:
           reasoner: the model.
           jobs: requests that `Reasoner.check` accepts, with the number of the sample.
@@ -69,21 +74,49 @@ class Folder:
           All traces in the order of the jobs, found or new.
         """
         places = [self.of(request.record.id, sample) for request, sample in jobs]
-        missing = [n for n, place in enumerate(places) if not (place / traces.FILE).exists()]
+        asked = [fingerprint(request) for request, _ in jobs]
+        found = {
+            n: trace.details.get(ASKED) == asked[n]
+            for n, place in enumerate(places)
+            if (place / traces.FILE).exists() and (trace := traces.load(place))
+        }
+        missing = [n for n in range(len(jobs)) if not found.get(n)]
         if len(missing) < len(jobs):
             print(f"{len(jobs) - len(missing)} of {len(jobs)} conversations are there already")
+        if changed := sum(not same for same in found.values()):
+            print(f"{changed} of {len(jobs)} asked something else before: generated again")
         out: dict[int, Trace] = {}
         pause = 0.1 if sys.stderr.isatty() else 10.0
         with tqdm(total=len(missing), unit="conversation", mininterval=pause) as bar:
-            images = tokens = 0
+            drawn = tokens = 0
             for number, trace in reasoner.stream([jobs[n] for n in missing], settings):
                 place = missing[number]
+                details = trace.details | {ASKED: asked[place]}
+                trace = dataclasses.replace(trace, details=details)
                 trace.save(places[place])
                 out[place] = trace
-                images += len(trace.images)
+                drawn += len(trace.images)
                 tokens += trace.tokens
                 taken = max(bar.format_dict["elapsed"], 1e-9)
-                speed = f"{images / taken:.2f} images/s, {tokens / taken:.0f} tokens/s"
+                speed = f"{drawn / taken:.2f} images/s, {tokens / taken:.0f} tokens/s"
                 bar.set_postfix_str(speed, refresh=False)
                 bar.update()
         return [out.get(n) or traces.load(place) for n, place in enumerate(places)]
+
+
+def fingerprint(request: Request) -> str:
+    """A digest of all that a request gives, words and pixels.
+
+    A conversation is saved under its id, which says nothing about what was asked.
+    """
+    found = hashlib.blake2b(digest_size=16)
+    for segment in request.record.segments:
+        if segment.is_hole:
+            continue
+        if segment.kind == "text":
+            content = segment.content.encode()
+        else:
+            pixels = images.load(segment.image)
+            content = str(pixels.shape).encode() + pixels.tobytes()
+        found.update(f"{segment.role} {len(content)} ".encode() + content)
+    return found.hexdigest()
