@@ -9,11 +9,12 @@ Result:   loss/flow, and loss/ce where text is supervised, fall from the first l
           this size shows that a recipe runs as it should, not how good it is.
 
 A twin keeps what a recipe says about losses, shift, dropout, average, freezing and switches. It
-takes model and rows of configs/quickstart.py, tasks of the world in the place of the data groups, a
-twentieth of the steps, and fifty times the learning rates, as that small a model bears. The styles
-of the recipes are left out, because the world has no words for them. Where a recipe starts from
-BAGEL its twin starts from random weights, so that what stage 1 freezes stays random; any run of the
-same model can take BAGEL's place: --config.init_from=runs/twins/bagel_finetune.
+takes the model of configs/quickstart.py and two of its rows, tasks of the world in the place of the
+data groups, a twentieth of the steps, and fifty times the learning rates, as that small a model
+bears. The styles of the recipes are left out, because the world has no words for them. Where a
+recipe starts from BAGEL its twin starts from random weights, so that what stage 1 freezes stays
+random; any run of the same model can take BAGEL's place:
+--config.init_from=runs/twins/bagel_finetune.
 """
 
 import importlib
@@ -57,8 +58,9 @@ def get_config(recipe: str = "unireason_stage2") -> ConfigDict:
     config = importlib.import_module(f"configs.{recipe}").get_config()
     world = quickstart.get_config()
     config.model = world.model
-    for key in ("source", "examples", "tokens", "rows", "window", "side", "interpolate", "style"):
+    for key in ("source", "examples", "tokens", "window", "side", "interpolate", "style"):
         config.data[key] = world.data[key]
+    config.data.rows = 2
     config.data.groups, config.data.quotas = ConfigDict(), ConfigDict()
     config.data.budgets = world.data.budgets
     config.data.mixture.update(TWINS[recipe])
