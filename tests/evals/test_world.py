@@ -194,6 +194,12 @@ def test_a_model_that_repairs_empty_drafts():
     used = report_dict(report, "rounds")
     for needed in (1, 2):
         assert used[f"draft needs {needed}"][f"uses {needed}"].value == 1.0
+    given = report_dict(report, "given_rounds")
+    assert given["draft needs 0"]["uses 0"].value == given["draft needs 1"]["uses 1"].value == 1.0
+    faults = report_dict(report, "faults")
+    assert [rate.value for rate in faults.pop("no fault").values()] == [0.0, 0.0, 1.0]
+    assert len(faults) == 2 and all(row["goes on"].value == 1.0 for row in faults.values())
+    assert all(row["asks for a right edit"].value == 1.0 for row in faults.values())
     own = report_dict(report, "own_drafts")
     assert own["stop accuracy: stops at right, goes on at wrong"]["rate"].value == 1.0
     assert own[refinement.FIX]["rate"].value < own[refinement.FIXED]["rate"].value > 0.9

@@ -31,6 +31,9 @@ def given_drafts(run: Run, count: int, rounds: int) -> Part:
     judged = [refinement.judge(t, e["requirement"]) for e, t in zip(examples, traces)]
     turns = [refinement.turns(t, e["requirement"]) for e, t in zip(examples, judged)]
     section = refinement.section("given_drafts", "Refinement of given drafts", turns)
+    title = "Given drafts: rounds used against rounds needed"
+    used = refinement.rounds_section("given_rounds", title, turns, rounds)
+    faults = refinement.faults_section([(e["faults"], looks) for e, looks in zip(examples, turns)])
     after = wilson(refinement.after_round(t, rounds) for t in judged)
     before = wilson(refinement.after_round(t, 0) for t in judged)
     headline = {
@@ -39,7 +42,8 @@ def given_drafts(run: Run, count: int, rounds: int) -> Part:
         "given drafts, fix rate of a round": dict(section.rows)[refinement.FIX][0],
         f"given drafts, fixed after {rounds} rounds": dict(section.rows)[refinement.FIXED][0],
     }
-    return Part([section, _shuffled(run, examples, judged)], headline, {}, judged)
+    sections = [section, used, faults, _shuffled(run, examples, judged)]
+    return Part(sections, headline, {}, judged)
 
 
 def _shuffled(run: Run, examples: Sequence[Example], own: Sequence[Trace]) -> Section:

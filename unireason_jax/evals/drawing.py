@@ -45,7 +45,7 @@ def held_out_prompts(run: Run, count: int, rounds: int) -> tuple[Part, Judged]:
         _gain("by_round", "Rounds of refinement", "tag", judged, rounds),
         plans.section(traces, [e["requirement"] for e in examples]),
         refinement.section("own_drafts", "Refinement of own drafts", turns),
-        refinement.rounds_section(turns, rounds),
+        refinement.rounds_section("rounds", "Rounds used against rounds needed", turns, rounds),
     ]
     headline = {f"held-out prompts, {mode}": rate for mode, rate in means.items()}
     named = columns | {f"round {n}": _after("tag", judged, n) for n in range(rounds + 1)}

@@ -116,7 +116,7 @@ def section(name: str, title: str, traces: Sequence[Sequence[Turn]]) -> Section:
     return Section(name, title, ("rate",), tuple((n, (r,)) for n, r in rows), note)
 
 
-def rounds_section(traces: Sequence[Sequence[Turn]], most: int) -> Section:
+def rounds_section(name: str, title: str, traces: Sequence[Sequence[Turn]], most: int) -> Section:
     """How many rounds were used against how many the draft needed."""
     rows = []
     for needed in range(most + 1):
@@ -127,7 +127,34 @@ def rounds_section(traces: Sequence[Sequence[Turn]], most: int) -> Section:
         rows.append((f"draft needs {label}", rates))
     columns = tuple(f"uses {rounds}" for rounds in range(most + 1))
     note = "Share of traces by rounds used; needed are the fewest edits that repair the draft."
-    return Section("rounds", "Rounds used against rounds needed", columns, tuple(rows), note)
+    return Section(name, title, columns, tuple(rows), note)
+
+
+def faults_section(traces: Sequence[tuple[Sequence[str], Sequence[Turn]]]) -> Section:
+    """What the first look at a draft led to, by the fault that was injected into it.
+
+    Args:
+      traces: kinds of the injected faults, and the looks of the judged trace.
+    """
+    groups: dict[str, list[Turn]] = {}
+    for faults, looks in traces:
+        if looks:
+            group = "two faults" if len(faults) > 1 else faults[0] if faults else "no fault"
+            groups.setdefault(group, []).append(looks[0])
+    rows = tuple(
+        (
+            group,
+            (
+                _all(found, lambda t: not t.stopped),
+                _all(found, lambda t: t.helpful),
+                _all(found, lambda t: t.passed if t.after is None else t.after),
+            ),
+        )
+        for group, found in sorted(groups.items(), key=lambda item: -len(item[1]))
+    )
+    columns = ("goes on", "asks for a right edit", "right after a round")
+    note = "The first look only; a draft with two faults needs two rounds."
+    return Section("faults", "Given drafts by fault", columns, rows, note)
 
 
 def helps(text: str, seen: tuple[Object, ...], requirement: Requirement, side: int) -> bool:
