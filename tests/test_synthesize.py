@@ -13,7 +13,7 @@ from unireason_jax.world import tasks
 
 
 class Drafter:
-    """Draws the world's own drafts, three in four with a fault."""
+    """Draws the world's own drafts, half of them with a fault."""
 
     settings, style = toy.settings(size=(32, 32)), PLAIN
 

@@ -18,7 +18,7 @@ from unireason_jax.world.verifier import MAX_RESIDUAL, check_image
 
 
 def given_drafts(run: Run, count: int, rounds: int) -> Part:
-    """Given plans and drafts of held-out prompts, most of them with injected faults.
+    """Given plans and drafts of held-out prompts, half of them with injected faults.
 
     Control: the draft of another request in the place of the own one. A reflection that does not
     look at the picture stays as good as it was.

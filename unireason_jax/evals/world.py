@@ -30,7 +30,7 @@ class Sizes:
       knowledge: knowledge prompts per domain (5 domains), with their controls.
       edits: instructions per operation (9 operations).
       questions: questions per kind (9 kinds).
-      drafts: given drafts, three in four with a fault, to be refined.
+      drafts: given drafts, half of them with a fault or two, to be refined.
       process: prompts per tag (4 tags) to be drawn step by step.
       hidden: edits per kind (4 kinds) that hide a question.
       rounds: most refinement rounds.
