@@ -173,6 +173,8 @@ def mirror(scene: Scene) -> Scene:
     )
 
 
+# Two sentences a rule: what a held-out one asks for could not be known, so no edit by rule is drawn
+# with one; what is new to a model are the pictures.
 RULES = {
     "fall": (("let all objects fall", "let everything fall down"), "every object falls down", fall),
     "mirror": (("mirror the picture", "swap left and right"), "left and right swap", mirror),
@@ -227,12 +229,14 @@ def sample_edit(
     """Draw an edit task whose instruction string is held out, or not.
 
     Raises:
-        ValueError: for an op outside `OPS`, or one that has no such instruction.
+        ValueError: for an op outside `OPS`, or one that has no such instruction (held out: `RULES`).
     """
     if op is not None and op not in OPS:
         raise ValueError(f"unknown edit op {op!r}; use one of {OPS}")
-    for _ in range(_ATTEMPTS):
+    for _ in range(0 if held_out and op in RULES else _ATTEMPTS):
         task = _draw(dice, op or dice.pick(MIX), side)
-        if task is not None and is_held_out_prompt(task.instruction) == held_out:
+        if task is None or (held_out and task.op in RULES):
+            continue
+        if is_held_out_prompt(task.instruction) == held_out:
             return task
     raise ValueError(f"edit op {op!r} has no {'held-out' if held_out else 'training'} instruction")

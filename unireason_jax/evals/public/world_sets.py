@@ -23,7 +23,7 @@ from unireason_jax.world.requirements import Want, geneval_record
 from unireason_jax.world.scenes import SIDE
 from unireason_jax.world.tasks import PROCESS_TAGS
 
-VERSION = 2
+VERSION = 3
 COUNTS = {
     "geneval": 60,
     "wise": 40,
