@@ -7,6 +7,7 @@ import pytest
 
 from unireason_jax.world import lessons, tasks
 from unireason_jax.world.dice import Dice
+from unireason_jax.world.editing import RULES
 from unireason_jax.world.edits import NO_CHANGE, apply_edit
 from unireason_jax.world.language import parse_edit, parse_plan, parse_reflection
 from unireason_jax.world.process import COMPLETE, CONFLICT, CONTINUE
@@ -209,6 +210,15 @@ def test_splits_never_meet(task):
         assert is_held_out_prompt(request_of(held))
         for raw in (train, held):
             assert not any(has_held_out_pair(scene.objects) for scene in scenes_of(raw))
+
+
+def test_edits_by_rule_are_asked_for_in_the_words_of_the_training():
+    for op in RULES:
+        with pytest.raises(ValueError, match=f"'{op}' has no held-out instruction"):
+            tasks.example(1, 0, "edit", tag=op, held_out=True)
+    assert not {tasks.example(1, i, "edit", held_out=True)["op"] for i in range(200)} & set(RULES)
+    asked = [tasks.example(1, i, "edit", tag="mirror")["instruction"] for i in range(20)]
+    assert set(asked) == {"swap left and right"}
 
 
 @pytest.mark.parametrize("task", ["t2i", "think_t2i", "refine_t2i"])

@@ -229,7 +229,8 @@ def sample_edit(
     """Draw an edit task whose instruction string is held out, or not.
 
     Raises:
-        ValueError: for an op outside `OPS`, or one without such an instruction (`RULES` have none held out).
+        ValueError: for an op outside `OPS`, or one without such an instruction; none of `RULES`
+            has one that is held out.
     """
     if op is not None and op not in OPS:
         raise ValueError(f"unknown edit op {op!r}; use one of {OPS}")
