@@ -3,7 +3,7 @@
 Command:  make quickstart    (train configs/quickstart.py:alignment, then this file with
           --config.init_from=runs/quickstart/alignment, then evaluate; see the Makefile)
 Hardware: two CPU cores, 4 GiB of memory.
-Time:     15 minutes with the report at most, 24 of CPU time (README.md, "What you will see").
+Time:     15 to 16 minutes with the report, 24 to 27 of CPU time (README.md, "What you will see").
 Result:   loss/ce near 0.21 and loss/flow near 0.27; the report with its pictures is in
           runs/quickstart/report.
 

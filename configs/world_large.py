@@ -38,12 +38,12 @@ def get_config(stage: str = "joint") -> ConfigDict:
     config.data.rows, config.data.tokens, config.data.workers = 32, 960, 12
     config.data.examples = 100_000
     config.optim.lr, config.optim.warmup_steps = 1e-3, 200
-    if stage == "joint":
-        config.data.mixture.update(MIXTURE)
-        config.optim.ema = 0.998
     config.train.steps = config.train.save_every = 3100
     config.train.log_every, config.eval.every = 200, 0
     if stage == "alignment":
         config.data.examples = 20_000
         config.train.steps = config.train.save_every = 250
+    else:
+        config.data.mixture.update(MIXTURE)
+        config.optim.ema = 0.998
     return config

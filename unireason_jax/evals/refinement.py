@@ -47,6 +47,11 @@ class Turn:
     asks: bool
     helpful: bool
 
+    @property
+    def leaves_right(self) -> bool:
+        """Whether the image that is shown after the look, a new one or the same, is right."""
+        return self.passed if self.after is None else self.after
+
 
 def turns(trace: Trace, requirement: Requirement) -> list[Turn]:
     """The looks of a judged trace, in order."""
@@ -95,10 +100,10 @@ def section(name: str, title: str, traces: Sequence[Sequence[Turn]]) -> Section:
             "break rate: wrong after a round, right before",
             _rate(moved, lambda t: not t.after, True),
         ),
-        (FIXED, wilson(_ends_right(t) for t in looked if not t[0].passed)),
+        (FIXED, wilson(t[-1].leaves_right for t in looked if not t[0].passed)),
         (
             "broken in the end: the last image is wrong, the draft was not",
-            wilson(not _ends_right(t) for t in looked if t[0].passed),
+            wilson(not t[-1].leaves_right for t in looked if t[0].passed),
         ),
         ("stop accuracy: stops at right, goes on at wrong", _all(looks, _stop_is_right)),
         ("stops at a right image", _all(right, lambda t: t.stopped)),
@@ -147,7 +152,7 @@ def faults_section(traces: Sequence[tuple[Sequence[str], Sequence[Turn]]]) -> Se
             (
                 _all(found, lambda t: not t.stopped),
                 _all(found, lambda t: t.helpful),
-                _all(found, lambda t: t.passed if t.after is None else t.after),
+                _all(found, lambda t: t.leaves_right),
             ),
         )
         for group, found in sorted(groups.items(), key=lambda item: -len(item[1]))
@@ -193,12 +198,6 @@ def _read(text: str, side: int) -> tuple[tuple[Object, ...], Edit | None]:
         return parse_reflection(text, side)
     except ValueError:
         return (), None
-
-
-def _ends_right(trace: Sequence[Turn]) -> bool:
-    """Whether the last image of a trace is right."""
-    last = trace[-1]
-    return last.passed if last.after is None else last.after
 
 
 def _stop_is_right(turn: Turn) -> bool:

@@ -75,17 +75,19 @@ class Folder:
         """
         places = [self.of(request.record.id, sample) for request, sample in jobs]
         asked = [fingerprint(request) for request, _ in jobs]
-        found = {
-            n: trace.details.get(ASKED) == asked[n]
+        out = {
+            n: traces.load(place)
             for n, place in enumerate(places)
-            if (place / traces.FILE).exists() and (trace := traces.load(place))
+            if (place / traces.FILE).exists()
         }
-        missing = [n for n in range(len(jobs)) if not found.get(n)]
-        if len(missing) < len(jobs):
-            print(f"{len(jobs) - len(missing)} of {len(jobs)} conversations are there already")
-        if changed := sum(not same for same in found.values()):
-            print(f"{changed} of {len(jobs)} asked something else before: generated again")
-        out: dict[int, Trace] = {}
+        changed = [n for n, trace in out.items() if trace.details.get(ASKED) != asked[n]]
+        for n in changed:
+            del out[n]
+        missing = [n for n in range(len(jobs)) if n not in out]
+        if out:
+            print(f"{len(out)} of {len(jobs)} conversations are there already")
+        if changed:
+            print(f"{len(changed)} of {len(jobs)} asked something else before: generated again")
         pause = 0.1 if sys.stderr.isatty() else 10.0
         with tqdm(total=len(missing), unit="conversation", mininterval=pause) as bar:
             drawn = tokens = 0
@@ -101,7 +103,7 @@ class Folder:
                 speed = f"{drawn / taken:.2f} images/s, {tokens / taken:.0f} tokens/s"
                 bar.set_postfix_str(speed, refresh=False)
                 bar.update()
-        return [out.get(n) or traces.load(place) for n, place in enumerate(places)]
+        return [out[n] for n in range(len(jobs))]
 
 
 def fingerprint(request: Request) -> str:
