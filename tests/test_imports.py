@@ -42,13 +42,14 @@ LEVELS = {
         "report",
     },
     2: {"models", "data", "world"},
-    1: {"sharding", "pod", "flow", "visibility"},
+    1: {"sharding", "pod", "flow", "visibility", "storage"},
 }
 LEVEL_OF = {room: level for level, rooms in LEVELS.items() for room in rooms}
 ISLANDS_WITHOUT = {
     "data": {"jax", "flax", "optax", "orbax"},
     "world": {"jax", "flax", "optax", "orbax", "grain"},
     "visibility": {"jax", "flax"},
+    "storage": {"jax", "flax", "optax", "orbax", "grain"},
 }
 ONLY_IN = {
     "flax": {"models"},

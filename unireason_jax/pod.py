@@ -16,11 +16,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+from etils import epath
 from jax._src import distributed  # the coordinator's client has no public name
+
+from unireason_jax.storage import lock
 
 _FIRST, _HEARD = "unireason/first_failure", "unireason/heard/"
 _POLL = 1.0  # seconds between two looks for a failure elsewhere
 _GRACE = 20.0  # seconds that a failed process waits until the others have heard of it
+_SLOWEST = 30 * 24 * 3600.0  # seconds that the first process holds a folder for the others
 _ending = threading.Lock()  # whoever holds it ends this process
 _calls: collections.Counter[str] = collections.Counter()
 
@@ -47,6 +51,28 @@ def gather(name: str, value: Any, *, timeout: float = 1800.0) -> list[Any]:
         texts = [client.blocking_key_value_get(f"{folder}/{n}", wait) for n in range(count)]
         client.key_value_set(f"{folder}/all", f"[{','.join(texts)}]")
     return json.loads(client.blocking_key_value_get(f"{folder}/all", wait))
+
+
+@contextlib.contextmanager
+def holding(folder: epath.PathLike, command: str) -> Iterator[None]:
+    """`lock.hold` for a whole job: its first process holds the folder until all have left.
+
+    All processes must call it; where the folder is held by another job, all are refused.
+
+    Raises:
+      FolderBusy: another command holds the folder, or it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        refused = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(lock.hold(folder, command))
+            except (lock.FolderBusy, OSError) as error:
+                refused = str(error)
+        if refused := gather(f"hold {folder}", refused)[0]:
+            raise lock.FolderBusy(refused)
+        yield
+        gather(f"leave {folder}", None, timeout=_SLOWEST)
 
 
 @contextlib.contextmanager
