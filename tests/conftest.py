@@ -14,6 +14,9 @@ os.environ["JAX_PLATFORMS"] = os.environ.get("UNIREASON_TEST_PLATFORM", "cpu")
 _DEVICES = "--xla_force_host_platform_device_count=8"
 if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+# Programs that tests and their child processes compile: never in the user's own folder.
+_CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "compiled"
+os.environ.setdefault("UNIREASON_CACHE", str(_CACHE))
 
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402

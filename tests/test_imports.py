@@ -40,6 +40,7 @@ LEVELS = {
         "experiment",
         "program",
         "report",
+        "run",
     },
     2: {"models", "data", "world"},
     1: {"sharding", "pod", "flow", "visibility", "storage"},

@@ -17,6 +17,8 @@ from typing import Any
 def load(checkpoint: Any, **options: Any) -> Any:
     """A `Reasoner` from a training run's directory or a converted official folder.
 
+    Compiled programs are kept where the verbs keep theirs (`unireason_jax.run.compile_cache`).
+
     Args:
       checkpoint: the directory.
       **options: as `unireason_jax.inference.load.load`.
@@ -25,5 +27,7 @@ def load(checkpoint: Any, **options: Any) -> Any:
       FileNotFoundError, ValueError: no such run, or it does not fit its config.
     """
     from unireason_jax.inference import load as loading
+    from unireason_jax.run import compile_cache
 
+    compile_cache.share()
     return loading.load(checkpoint, **options)

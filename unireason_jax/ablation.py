@@ -14,7 +14,6 @@ every evaluation, so it can be read while the rest is running.
 import argparse
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import time
@@ -272,7 +271,6 @@ def run(arguments: argparse.Namespace, execute: Execute = execute) -> Path | Non
         total = sum(job.seconds for job in jobs)
         print(f"{len(jobs)} jobs, about {total / 60:.0f} minutes on two CPU cores")
         return None
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(arguments.workdir / "compiled"))
 
     def after(job: Job) -> None:
         if job.kind == "evaluate":

@@ -7,6 +7,8 @@ from typing import Any
 
 from absl import flags
 
+from unireason_jax.run import compile_cache
+
 
 def run(
     parser: argparse.ArgumentParser,
@@ -19,7 +21,9 @@ def run(
     message as one line and status 1.
     """
     try:
-        return command(parser.parse_args(argv))
+        given = parser.parse_args(argv)
+        compile_cache.share()
+        return command(given)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
 

@@ -42,6 +42,7 @@ from unireason_jax.data.sizes import SIZES
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.data.tokenizer import load_tokenizer
 from unireason_jax.models import vae
+from unireason_jax.run import compile_cache
 from unireason_jax.world.basis import PatchBasis
 
 _PATIENCE = 30 * 24 * 3600.0  # seconds that a process waits for the slowest one
@@ -56,7 +57,8 @@ def main(argv: Sequence[str]) -> None:
         jobs, file = _request(options)
     except (flags.Error, ValueError, OSError) as error:
         sys.exit(f"encode: {error}")
-    sharding.initialize_distributed()
+    if sharding.initialize_distributed() == 1:
+        compile_cache.share()
     with pod.ending_together():
         try:
             codec = vae.Autoencoder(*vae.load(file)) if file else PatchBasis.create()

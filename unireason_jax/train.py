@@ -41,6 +41,7 @@ from unireason_jax.goodput import Ledger
 from unireason_jax.models import functional
 from unireason_jax.optim import merge
 from unireason_jax.preemption import StopSignal
+from unireason_jax.run import compile_cache
 from unireason_jax.state import TrainState
 from unireason_jax.watchdog import Watchdog
 from unireason_jax.writers import Writers
@@ -63,9 +64,11 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--config=<file> and --workdir=<directory> are needed.")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # libraries only when something is wrong
-    sharding.initialize_distributed()
+    workdir = epath.Path(WORKDIR.value)
+    joined = sharding.initialize_distributed() > 1
+    compile_cache.share(workdir / "compiled" if joined else None)
     with pod.ending_together():
-        attempt(CONFIG.value, epath.Path(WORKDIR.value))
+        attempt(CONFIG.value, workdir)
 
 
 def attempt(config: ConfigDict, workdir: epath.Path) -> None:
@@ -134,8 +137,6 @@ def train(plan: Plan, workdir: epath.Path) -> TrainState:
     """The whole run, in the order the machine lives it; returns the last state."""
     config, lead = plan.config, jax.process_index() == 0
     workdir.mkdir(parents=True, exist_ok=True)
-    if jax.default_backend() != "cpu" and not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
     with (
         jax.set_mesh(plan.mesh),
         StopSignal() as stop,

@@ -35,6 +35,7 @@ from unireason_jax.parity.training import (
     compare_optimiser,
     compare_vit,
 )
+from unireason_jax.run import compile_cache
 
 FILES = {
     "vae.safetensors": (compare_autoencoder,),
@@ -119,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return compare_recorded_data(given.goldens, given.json)
     # Dozens of programs that each run once on a few tokens: compiling is all the time there is.
     jax.config.update("jax_disable_most_optimizations", True)
+    compile_cache.share()
     try:
         report = compare(given.goldens, given.dtype)
     except (FileNotFoundError, ValueError) as error:
