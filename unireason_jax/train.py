@@ -39,6 +39,7 @@ from unireason_jax.evals.loss import LossEvaluator
 from unireason_jax.experiment import Plan
 from unireason_jax.goodput import Ledger
 from unireason_jax.models import functional
+from unireason_jax.models.archive import ArchiveError
 from unireason_jax.optim import merge
 from unireason_jax.preemption import StopSignal
 from unireason_jax.run import compile_cache
@@ -88,7 +89,12 @@ def attempt(config: ConfigDict, workdir: epath.Path) -> None:
         return
     try:
         train(plan, workdir)
-    except (ConfigError, checkpoint.CheckpointMismatch, checkpoint.CheckpointMissing) as error:
+    except (
+        ConfigError,
+        ArchiveError,
+        checkpoint.CheckpointMismatch,
+        checkpoint.CheckpointMissing,
+    ) as error:
         raise SystemExit(f"error: {error}") from error
 
 

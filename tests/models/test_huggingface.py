@@ -178,6 +178,16 @@ def test_contradicting_configs_are_named(folder):
         ("llm_config.json", {"use_sliding_window": True}, "'use_sliding_window' is True"),
         ("vit_config.json", {"num_channels": 4}, "'num_channels' is 4"),
         ("config.json", {"connector_act": "relu"}, "'connector_act' is 'relu'"),
+        ("llm_config.json", {"hidden_size": "64"}, "'hidden_size' is '64'; it must be a whole"),
+        ("llm_config.json", {"num_attention_heads": 0}, "'num_attention_heads' is 0; it must"),
+        ("llm_config.json", {"num_hidden_layers": 10**9}, "'num_hidden_layers' is 1000000000"),
+        ("llm_config.json", {"intermediate_size": True}, "'intermediate_size' is True"),
+        ("llm_config.json", {"rope_theta": [1]}, r"'rope_theta' is \[1\]; it must be a number"),
+        ("llm_config.json", {"rms_norm_eps": float("nan")}, "'rms_norm_eps' is nan"),
+        ("llm_config.json", {"rope_scaling": "linear"}, "'rope_parameters' or 'rope_scaling'"),
+        ("vit_config.json", {"patch_size": -14}, "'patch_size' is -14"),
+        ("config.json", {"latent_patch_size": 2.0}, "'latent_patch_size' is 2.0"),
+        ("config.json", {"vit_max_num_patch_per_side": 2**60}, "'vit_max_num_patch_per_side' is"),
     ],
 )
 def test_what_is_not_implemented_is_refused_by_field(folder, file, change, message):

@@ -12,20 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import ml_dtypes
 import numpy as np
 from etils import epath
 
-DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
-    "U8": np.dtype(np.uint8),
-    "BOOL": np.dtype(np.bool_),
-}
+from unireason_jax.models import archive_header
+from unireason_jax.models.archive_header import DTYPES, shown
+
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PIECE = 1 << 24
 
@@ -39,6 +31,10 @@ class Entry(NamedTuple):
     offset: int
 
 
+class ArchiveError(ValueError):
+    """A file of weights that is damaged, or not what it is taken for."""
+
+
 class Archive:
     """Tensors of a .safetensors file, or of the shards that a .safetensors.index.json lists."""
 
@@ -47,57 +43,51 @@ class Archive:
 
         Raises:
           FileNotFoundError: the file or a listed shard is missing.
-          ValueError: a file is truncated or not safetensors, or the index lists a tensor that
-            its shard lacks; the message names the file.
+          ArchiveError: a file is truncated or not safetensors, its header contradicts itself, or
+            the index lists a tensor that its shard lacks; the message names the file.
         """
         self.path = epath.Path(path)
         self._entries: dict[str, Entry] = {}
         self.metadata: dict[str, str] = {}
-        mapped: Mapping[str, str] = {}
-        files = [self.path]
-        if self.path.name.endswith(".index.json"):
-            mapped = read_json(self.path).get("weight_map", {})
-            files = [self.path.parent / name for name in sorted(set(mapped.values()))]
-        for file in files:
-            self._entries |= self._header(file)
-        if lost := sorted(set(mapped) - set(self._entries)):
-            raise ValueError(
-                f"{self.path}: tensor {lost[0]!r} is listed, but {mapped[lost[0]]} lacks it."
-            )
+        if not self.path.name.endswith(".index.json"):
+            self._entries = self._header(self.path)
+            return
+        mapped = _weight_map(self.path)
+        for name in sorted(set(mapped.values())):
+            found = self._header(self.path.parent / name)
+            if twice := sorted(set(found) & set(self._entries)):
+                raise ArchiveError(f"{self.path}: tensor {shown(twice[0])} is in two of its files.")
+            self._entries |= found
+        for name, file in mapped.items():
+            if name not in self._entries or self._entries[name].file.name != file:
+                raise ArchiveError(
+                    f"{self.path}: tensor {shown(name)} is listed, but {file} lacks it."
+                )
 
     def _header(self, file: epath.Path) -> dict[str, Entry]:
         """The entries of one file, checked against its size."""
         if not file.exists():
             raise FileNotFoundError(f"{file}: missing (wanted by {self.path.name}).")
+        if file.is_dir():
+            raise ArchiveError(f"{file}: a folder, not a safetensors file.")
         size = file.stat().length
+        if size < 8:
+            raise ArchiveError(f"{file}: not a safetensors file, or cut off in its header.")
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > size - 8:
-                raise ValueError(f"{file}: not a safetensors file, or cut off in its header.")
-            try:
-                header = json.loads(stream.read(length))
-            except ValueError as error:
-                raise ValueError(f"{file}: the safetensors header is damaged ({error}).") from error
-        self.metadata |= header.pop("__metadata__", {})
-        found = {}
-        for name, value in header.items():
-            try:
-                kind, shape = value["dtype"], tuple(value["shape"])
-                begin, end = value["data_offsets"]
-            except (KeyError, TypeError, ValueError):
-                raise ValueError(f"{file}: the header's entry of {name!r} is damaged.") from None
-            if kind not in DTYPES:
-                raise ValueError(
-                    f"{file}: tensor {name!r} has type {kind}; known are {', '.join(DTYPES)}."
-                )
-            if 8 + length + end > size:
-                raise ValueError(
-                    f"{file}: truncated; tensor {name!r} ends at byte {8 + length + end} of {size}."
-                )
-            if math.prod(shape) * DTYPES[kind].itemsize != end - begin:
-                raise ValueError(f"{file}: tensor {name!r} has {end - begin} bytes for {shape}.")
-            found[name] = Entry(file, kind, shape, 8 + length + begin)
-        return found
+            if length > min(size - 8, archive_header.LIMIT):
+                raise ArchiveError(f"{file}: not a safetensors file, or cut off in its header.")
+            text = stream.read(length)
+        start = 8 + length
+        try:
+            found, metadata = archive_header.parse(text, size - start)
+        except ValueError as error:
+            raise ArchiveError(f"{file}: {error}.") from None
+        self.metadata |= metadata
+        return {
+            name: Entry(file, span.dtype, span.shape, start + span.begin)
+            for name, span in found.items()
+        }
 
     def __iter__(self) -> Iterator[str]:
         """Tensor names."""
@@ -107,20 +97,35 @@ class Archive:
         """Whether the archive holds a tensor."""
         return name in self._entries
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor; nothing is read."""
-        return self._entries[name].shape
+    def shape(self, name: str, axes: int | None = None) -> tuple[int, ...]:
+        """Shape of a tensor; nothing is read.
+
+        Raises:
+          ArchiveError: there is no such tensor, or it has not the number of `axes` asked for.
+        """
+        shape = self._entry(name).shape
+        if axes is not None and len(shape) != axes:
+            raise ArchiveError(
+                f"{self.path}: tensor {name!r} has shape {list(shape)}, not {axes}-D."
+            )
+        return shape
 
     def dtype(self, name: str) -> str:
         """Element type of a tensor as the format spells it, such as BF16."""
-        return self._entries[name].dtype
+        return self._entry(name).dtype
+
+    def _entry(self, name: str) -> Entry:
+        """Where a tensor lies. Raises ArchiveError where there is none."""
+        if name not in self._entries:
+            raise ArchiveError(f"{self.path}: tensor {name!r} is missing.")
+        return self._entries[name]
 
     def read(self, name: str, window: tuple[slice, ...] = ()) -> np.ndarray:
         """A tensor, or the part that a tuple of slices selects.
 
         Beside the result, at most `_PIECE` bytes are held.
         """
-        entry = self._entries[name]
+        entry = self._entry(name)
         if not entry.shape:
             return self._run(entry, 0, 1, name).reshape(())
         window = (*window, *(slice(None),) * (len(entry.shape) - len(window)))
@@ -163,7 +168,7 @@ class Archive:
             while filled < len(view):
                 piece = stream.read(min(_PIECE, len(view) - filled))
                 if not piece:
-                    raise ValueError(f"{entry.file}: truncated while reading {name!r}.")
+                    raise ArchiveError(f"{entry.file}: truncated while reading {name!r}.")
                 view[filled : filled + len(piece)] = piece
                 filled += len(piece)
         return out
@@ -173,13 +178,13 @@ def place(archive: Archive, targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict
     """Tensors as arrays of a given shape, dtype and sharding; each device's part is read alone.
 
     Raises:
-      ValueError: a tensor is missing or has another shape.
+      ArchiveError: a tensor is missing or has another shape.
     """
     placed = {}
     for name, target in targets.items():
         if name not in archive or archive.shape(name) != target.shape:
             there = list(archive.shape(name)) if name in archive else "missing"
-            raise ValueError(f"{archive.path}: {name!r} is {there}, not {list(target.shape)}.")
+            raise ArchiveError(f"{archive.path}: {name!r} is {there}, not {list(target.shape)}.")
         read = functools.partial(_cast, archive, name, target.dtype)
         placed[name] = jax.make_array_from_callback(target.shape, target.sharding, read)
     return placed
@@ -276,12 +281,36 @@ def type_name(dtype: Any) -> str:
     return _NAMES[np.dtype(dtype)]
 
 
+def _weight_map(path: epath.Path) -> dict[str, str]:
+    """File by tensor of an index; files are beside it.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ArchiveError: it is no index, or names a file outside of its folder.
+    """
+    mapped = read_json(path).get("weight_map")
+    if not isinstance(mapped, dict) or not all(isinstance(f, str) for f in mapped.values()):
+        raise ArchiveError(f"{path}: field 'weight_map' is no table of file names.")
+    for file in mapped.values():
+        if not file or file in (".", "..") or "/" in file or "\\" in file or "\0" in file:
+            raise ArchiveError(f"{path}: {shown(file)} is no file name; shards lie beside it.")
+    return mapped
+
+
 def read_json(path: epath.PathLike) -> dict[str, Any]:
-    """A JSON object from a file. FileNotFoundError and ValueError name the file."""
+    """A JSON object from a file.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ArchiveError: it is not UTF-8, not JSON, or no object; the message names the file.
+    """
     path = epath.Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: missing.")
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}).") from error
+        values = json.loads(path.read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError, IsADirectoryError) as error:
+        raise ArchiveError(f"{path}: not valid JSON ({error}).") from None
+    if not isinstance(values, dict):
+        raise ArchiveError(f"{path}: no JSON object.")
+    return values

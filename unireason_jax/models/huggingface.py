@@ -55,23 +55,24 @@ def read_config(folder: epath.PathLike, **policies: Any) -> BagelConfig:
     folder = epath.Path(folder)
     archive = Archive(find_weights(folder))
     main = read_json(folder / "config.json")
-    released.expect(main, folder / "config.json", connector_act="gelu_pytorch_tanh")
+    at = folder / "config.json"
+    released.expect(main, at, connector_act="gelu_pytorch_tanh")
     file = folder / "llm_config.json"
     llm = read_json(file)
     if ROOT["embed"] in archive:  # a resized vocabulary leaves the field behind
-        llm["vocab_size"] = archive.shape(ROOT["embed"])[0]
+        llm["vocab_size"] = archive.shape(ROOT["embed"], 2)[0]
     normed = any(name.endswith("self_attn.q_norm.weight") for name in archive)
-    patch, weight = main.get("latent_patch_size", 2), ROOT["latent_in"] + ".weight"
-    if weight not in archive:
-        raise ValueError(f"{archive.path}: tensor {weight!r} is missing.")
+    weight = ROOT["latent_in"] + ".weight"
+    patch = released.size(main, "latent_patch_size", at, 2)
     latent = LatentConfig(
-        channels=archive.shape(weight)[1] // patch**2,
+        channels=archive.shape(weight, 2)[1] // patch**2,
         patch=patch,
-        side=_side(archive, LATENT_TABLE) or main.get("max_latent_size", 32),
+        side=_side(archive, LATENT_TABLE) or released.size(main, "max_latent_size", at, 32),
     )
     vit = None
     if any(name.startswith(VIT) for name in archive):
-        side = main.get("vit_max_num_patch_per_side") or _side(archive, VIT_TABLE) or 70
+        side = _side(archive, VIT_TABLE) or 70
+        side = released.size(main, "vit_max_num_patch_per_side", at, side)
         file = folder / "vit_config.json"
         vit = released.vit_config(read_json(file), file, side=side)
     language = released.llm_config(llm, folder / "llm_config.json", qk_norm=normed)
@@ -249,4 +250,4 @@ def reader_of(params: functional.Params) -> Read:
 
 def _side(archive: Archive, name: str) -> int | None:
     """Side of a square table, if it is stored."""
-    return math.isqrt(archive.shape(name)[0]) if name in archive else None
+    return math.isqrt(archive.shape(name, 2)[0]) if name in archive else None

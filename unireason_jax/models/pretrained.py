@@ -137,4 +137,7 @@ def _vit_config(folder: epath.Path) -> ViTConfig:
     """Sizes of a SigLIP release; its last layer is not used (as in BAGEL)."""
     file = folder / "config.json"
     values: dict[str, Any] = read_json(file)
-    return released.vit_config(values.get("vision_config", values), file)
+    vision = values.get("vision_config", values)
+    if not isinstance(vision, dict):
+        raise ValueError(f"{file}: field 'vision_config' is no table.")
+    return released.vit_config(vision, file)

@@ -11,6 +11,9 @@ from etils import epath
 
 from unireason_jax.models.config import BagelConfig, LLMConfig, ViTConfig
 
+MOST_LAYERS = 10_000
+"""No model has more; a damaged file that says so must not be obeyed."""
+
 
 def llm_config(values: Mapping[str, Any], file: epath.PathLike, *, qk_norm: bool) -> LLMConfig:
     """Sizes from the fields of a Qwen2 config.
@@ -24,20 +27,23 @@ def llm_config(values: Mapping[str, Any], file: epath.PathLike, *, qk_norm: bool
       ValueError: a size is missing, or a field asks for what is not implemented.
     """
     expect(values, file, hidden_act="silu", use_sliding_window=False)
-    rope = {**values, **(values.get("rope_parameters") or values.get("rope_scaling") or {})}
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise ValueError(f"{file}: field 'rope_parameters' or 'rope_scaling' is no table.")
+    rope = {**values, **rope}
     kind = rope.get("rope_type", rope.get("type", "default"))
     expect({"rope_type": kind}, file, rope_type="default")
-    width, heads = (_field(values, n, file) for n in ("hidden_size", "num_attention_heads"))
+    width, heads = (size(values, n, file) for n in ("hidden_size", "num_attention_heads"))
     return LLMConfig(
         width=width,
-        layers=_field(values, "num_hidden_layers", file),
+        layers=size(values, "num_hidden_layers", file, most=MOST_LAYERS),
         heads=heads,
-        kv_heads=values.get("num_key_value_heads", 32),
-        head_dim=values.get("head_dim") or width // heads,
-        mlp=_field(values, "intermediate_size", file),
-        vocab=_field(values, "vocab_size", file),
-        rope_theta=float(rope.get("rope_theta", 1e4)),
-        norm_eps=float(values.get("rms_norm_eps", 1e-6)),
+        kv_heads=size(values, "num_key_value_heads", file, 32),
+        head_dim=size(values, "head_dim", file, max(width // heads, 1)),
+        mlp=size(values, "intermediate_size", file),
+        vocab=size(values, "vocab_size", file),
+        rope_theta=number(rope, "rope_theta", file, 1e4),
+        norm_eps=number(values, "rms_norm_eps", file, 1e-6),
         qk_norm=qk_norm,
     )
 
@@ -56,17 +62,17 @@ def vit_config(
       ValueError: a field asks for what is not implemented.
     """
     expect(values, file, hidden_act="gelu_pytorch_tanh", num_channels=3)
-    patch = values.get("patch_size", 16)
-    own = values.get("image_size", 224) // patch
+    patch = size(values, "patch_size", file, 16)
+    own = max(size(values, "image_size", file, 224) // patch, 1)
     side = side or own
     return ViTConfig(
-        width=values.get("hidden_size", 768),
-        layers=values.get("num_hidden_layers", 12) - 1,
-        heads=values.get("num_attention_heads", 12),
-        mlp=values.get("intermediate_size", 3072),
+        width=size(values, "hidden_size", file, 768),
+        layers=size(values, "num_hidden_layers", file, 12, most=MOST_LAYERS) - 1,
+        heads=size(values, "num_attention_heads", file, 12),
+        mlp=size(values, "intermediate_size", file, 3072),
         patch=patch,
         side=side,
-        norm_eps=float(values.get("layer_norm_eps", 1e-6)),
+        norm_eps=number(values, "layer_norm_eps", file, 1e-6),
         learned=None if own == side else own**2,
     )
 
@@ -129,12 +135,46 @@ def expect(values: Mapping[str, Any], file: epath.PathLike, **only: Any) -> None
     for name, supported in only.items():
         if values.get(name, supported) not in (supported, None):
             raise ValueError(
-                f"{file}: field {name!r} is {values[name]!r}; only {supported!r} is implemented."
+                f"{file}: field {name!r} is {_shown(values[name])}; only {supported!r} is implemented."
             )
 
 
-def _field(values: Mapping[str, Any], name: str, file: epath.PathLike) -> Any:
-    """A field of a JSON object. Raises ValueError naming file and field."""
-    if name not in values:
+def size(
+    values: Mapping[str, Any],
+    name: str,
+    file: epath.PathLike,
+    default: int | None = None,
+    *,
+    most: int = 1 << 24,
+) -> int:
+    """A size from a JSON object: a whole number from 1 to `most`.
+
+    Raises:
+      ValueError: naming file and field; also where it is missing (or null) without a default.
+    """
+    value = values.get(name)
+    if value is None:
+        value = default
+    if value is None:
         raise ValueError(f"{file}: field {name!r} is missing.")
-    return values[name]
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(
+            f"{file}: field {name!r} is {_shown(value)}; it must be a whole number from 1 to {most}."
+        )
+    return value
+
+
+def number(values: Mapping[str, Any], name: str, file: epath.PathLike, default: float) -> float:
+    """A finite number from a JSON object. Raises ValueError naming file and field."""
+    value = values.get(name)
+    if value is None:
+        return default
+    if type(value) not in (int, float) or not abs(value) < 1e30:
+        raise ValueError(f"{file}: field {name!r} is {_shown(value)}; it must be a number.")
+    return float(value)
+
+
+def _shown(value: Any) -> str:
+    """A value of a file in a message, cut where it is long."""
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from unireason_jax.models import released
 from unireason_jax.models.archive import Archive, read_json
 from unireason_jax.models.attention import Keys, Queries, attend
 from unireason_jax.models.config import VAEConfig
@@ -259,7 +260,7 @@ def read_config(archive: Archive) -> VAEConfig:
     needed = ["encoder.conv_in.weight", "decoder.conv_in.weight"]
     needed += [f"encoder.down.{i}.block.0.conv1.weight" for i in range(max(levels, 1))]
     for name in needed:
-        if name not in archive or len(archive.shape(name)) != 4:
+        if name not in archive or len(archive.shape(name)) != 4 or 0 in archive.shape(name):
             raise ValueError(
                 f"{archive.path}: tensor {name!r} is missing or not a convolution; this is not "
                 "FLUX's autoencoder."
@@ -294,10 +295,9 @@ def _scaled(config: VAEConfig, file: epath.Path) -> VAEConfig:
             raise ValueError(
                 f"{file}: field {name!r} is {values[name]}, but the tensors say {value}."
             )
-    scale = float(values.get("scale_factor", config.scale))
-    return dataclasses.replace(
-        config, scale=scale, shift=float(values.get("shift_factor", config.shift))
-    )
+    scale = released.number(values, "scale_factor", file, config.scale)
+    shift = released.number(values, "shift_factor", file, config.shift)
+    return dataclasses.replace(config, scale=scale, shift=shift)
 
 
 def check(archive: Archive, config: VAEConfig) -> None:
@@ -332,6 +332,6 @@ def _official(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _count(archive: Archive, pattern: str) -> int:
-    """One more than the largest number that a pattern finds in a name; 0 if it finds none."""
+    """How many numbers a pattern finds in the names."""
     found = (re.match(pattern, name) for name in archive)
-    return max((int(match.group(1)) + 1 for match in found if match), default=0)
+    return len({match.group(1) for match in found if match})
