@@ -134,8 +134,9 @@ def expect(values: Mapping[str, Any], file: epath.PathLike, **only: Any) -> None
     """Raises ValueError naming the first field that is set to something else than `only`."""
     for name, supported in only.items():
         if values.get(name, supported) not in (supported, None):
+            value = _shown(values[name])
             raise ValueError(
-                f"{file}: field {name!r} is {_shown(values[name])}; only {supported!r} is implemented."
+                f"{file}: field {name!r} is {value}; only {supported!r} is implemented."
             )
 
 
@@ -159,7 +160,7 @@ def size(
         raise ValueError(f"{file}: field {name!r} is missing.")
     if type(value) is not int or not 1 <= value <= most:
         raise ValueError(
-            f"{file}: field {name!r} is {_shown(value)}; it must be a whole number from 1 to {most}."
+            f"{file}: field {name!r} is {_shown(value)}; it must be a whole number, 1 to {most}."
         )
     return value
 
