@@ -19,7 +19,7 @@ from tests import released_files
 from unireason_jax import configuration, encode, experiment, prepare, train
 from unireason_jax.configuration import ConfigError
 from unireason_jax.data import storage
-from unireason_jax.data.images import Resize
+from unireason_jax.data.resizing import Resize
 from unireason_jax.data.sizes import SIZES
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.experiment import Plan

@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from unireason_jax import configuration, corpus, metrics
 from unireason_jax.configuration import ConfigError
 from unireason_jax.data import assemble
-from unireason_jax.data.images import Resize
 from unireason_jax.data.packing import Budgets
 from unireason_jax.data.pipeline import Pipeline
+from unireason_jax.data.resizing import Resize
 from unireason_jax.data.sequence import LatentCodec, SequenceSpec
 from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer
 from unireason_jax.models import vae

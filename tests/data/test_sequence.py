@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unireason_jax.data import images
+from unireason_jax.data import images, resizing
 from unireason_jax.data.records import Record, RecordError, Segment
 from unireason_jax.data.sequence import SequenceSpec, lengths, render
 from unireason_jax.parity.recorded import IdsTokenizer, MeanCodec
@@ -145,8 +145,8 @@ def test_lengths_agree_with_rendering_without_dropout(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(picture(3, (33, 47))).save(path)
     spec = small_spec(
-        latent_resize=images.Resize(32, 16, 8),
-        vit_resize=images.Resize(24, 8, 8),
+        latent_resize=resizing.Resize(32, 16, 8),
+        vit_resize=resizing.Resize(24, 8, 8),
         image_root=tmp_path,
     )
     by_file = Record("f", (Segment("image", "x", image="a.png", gen=True, und=True, loss="flow"),))

@@ -1,122 +1,53 @@
-"""Images: decode to RGB, resize by BAGEL's rules, cut into patches, number the patches.
+"""Images: decode to RGB, cut into patches, number the patches.
 
 Decisions where the reference is loose:
 
+* Only the formats of FORMATS are opened, told by a file's content whatever its name: photographs
+  and drawings that a library decodes in this process. PostScript and the like start programs.
 * EXIF orientation is ignored, as in the reference: both images of an edit pair must be read alike,
   and the released weights were trained so. `upright=True` turns a user's photograph first.
 * Transparency is composited on white for every mode that has it. (The reference forgets the alpha
   of grey-with-alpha images.) 16-bit grey keeps its upper byte. (There it saturates to white.)
-* A truncated or undecodable file is an error, never an image with grey rows.
-* The pixel count is checked from the header, before anything is decoded.
+* 32-bit pictures are scaled by their range: floats in [0, 1] and integers in [0, 255] are what they
+  seem, all others reach from black to white. (There most become black or white.)
+* A truncated or undecodable file is an error, never an image with grey rows. Of an animation, the
+  first picture counts.
+* Bytes and pixels are counted before anything is decoded, so that no file takes all memory.
 """
 
-import dataclasses
+import base64
+import binascii
+import contextlib
 import functools
 import io
 import math
 import os
+import stat
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "PCX")
+FORMATS += ("PSD", "SGI")
+MAX_BYTES = 256 << 20  # of a file
 MAX_PIXELS = 100_000_000  # of a file, before resizing
-_DECODE_ERRORS = (OSError, SyntaxError, EOFError, ValueError)  # Pillow raises all of these
+_MEMORY = {"WEBP": 16, "AVIF": 12, "JPEG2000": 25}  # bytes that decoding takes for a pixel [8]
+_STRIP = 1 << 22  # pixels made RGB at a time
+_DATA_URI = "data:"
+_SHOWN = 200  # characters of a path in a message
+_LONGEST_NAME = 255  # bytes of a file's name; longer texts without a dot are data
+
+# Pillow warns of what it reads all the same; of a million files that drowns every message
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # uint8 -> [-1, 1], bit-equal to the reference's float32 arithmetic
 PIXEL_VALUES = (np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(0.5)) * np.float32(
     2
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Resize:
-    """BAGEL's resize rule ("BAGEL image transforms"), all lengths in pixels.
-
-    Attributes:
-      max_size: the long edge is not longer, unless the short edge had to grow.
-      min_size: the short edge is not shorter, as far as `max_size` allows.
-      stride: both edges are multiples of it.
-      max_pixels: pixels per record; an image of k together gets max_pixels / k. The reference
-        scales both edges by the ratio of areas, not by its root, and so does this (12 images of
-        1024 x 1024 shrink to 168 x 168), because released weights have seen it.
-    """
-
-    max_size: int
-    min_size: int
-    stride: int
-    max_pixels: int = 14 * 14 * 9 * 1024
-
-    def __call__(self, width: int, height: int, images: int = 1) -> tuple[int, int]:
-        """(width, height) after resizing one of `images` images of a record."""
-        scale = min(self.max_size / max(width, height), 1.0)
-        scale = max(scale, self.min_size / min(width, height))
-        width, height = self._scaled(width, height, scale)
-        if width * height > self.max_pixels / images:
-            scale = self.max_pixels / images / (width * height)
-            width, height = self._scaled(width, height, scale)
-        if max(width, height) > self.max_size:
-            width, height = self._scaled(width, height, self.max_size / max(width, height))
-        return width, height
-
-    def apply(self, image: np.ndarray, images: int = 1) -> np.ndarray:
-        """`image` uint8 [H, W, 3] resized (bicubic, antialiased) -> uint8 [H', W', 3]."""
-        height, width = image.shape[:2]
-        size = self(width, height, images)
-        if size == (width, height):
-            return image
-        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-
-    def _scaled(self, width: int, height: int, scale: float) -> tuple[int, int]:
-        return self._multiple(round(width * scale)), self._multiple(round(height * scale))
-
-    def _multiple(self, length: int) -> int:
-        return max(self.stride, round(length / self.stride) * self.stride)
-
-
-@dataclasses.dataclass(frozen=True)
-class Buckets:
-    """A few fixed sizes instead of `Resize`'s hundreds, so that an encoder compiles a few times.
-
-    The long edge is always `long`; the short one is `short`, `short` + `step`, ... up to `long`,
-    lying or standing: (1024, 512, 128) gives nine sizes. An image goes to the nearest aspect ratio
-    and is cut to it evenly on both sides, never stretched. Of two images of one size, as in an edit
-    pair, the same part is kept.
-
-    Attributes:
-      long, short, step: in pixels; `step` divides long - short.
-    """
-
-    long: int
-    short: int
-    step: int
-
-    def __post_init__(self):
-        if not 0 < self.short <= self.long or (self.long - self.short) % self.step:
-            raise ValueError(
-                f"{self}: short must be <= long, and step must divide their difference"
-            )
-
-    def __call__(self, width: int, height: int, images: int = 1) -> tuple[int, int]:
-        """(width, height) of the bucket; the number of `images` plays no part."""
-        ratio = max(width, height) / min(width, height)
-        shorts = range(self.short, self.long + 1, self.step)
-        short = min(shorts, key=lambda edge: abs(math.log(self.long / edge / ratio)))
-        return (self.long, short) if width >= height else (short, self.long)
-
-    def apply(self, image: np.ndarray, images: int = 1) -> np.ndarray:
-        """`image` uint8 [H, W, 3] cut and resized (bicubic, antialiased) -> uint8 [H', W', 3]."""
-        height, width = image.shape[:2]
-        to_width, to_height = self(width, height)
-        if (to_width, to_height) == (width, height):
-            return image
-        scale = min(width / to_width, height / to_height)
-        left, top = (width - to_width * scale) / 2, (height - to_height * scale) / 2
-        box = (left, top, left + to_width * scale, top + to_height * scale)
-        picture = Image.fromarray(image)
-        return np.asarray(picture.resize((to_width, to_height), Image.Resampling.BICUBIC, box))
 
 
 def load(source: Any, root: Path | None = None, *, upright: bool = False) -> np.ndarray:
@@ -129,7 +60,8 @@ def load(source: Any, root: Path | None = None, *, upright: bool = False) -> np.
 
     Raises:
       FileNotFoundError: no file there.
-      ValueError: not an image, truncated, larger than MAX_PIXELS, or an array of another shape.
+      ValueError: not an image of FORMATS, damaged, larger than MAX_BYTES or MAX_PIXELS, not a
+        regular file, or an array of another shape.
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[-1] != 3:
@@ -137,21 +69,62 @@ def load(source: Any, root: Path | None = None, *, upright: bool = False) -> np.
         return source
     with _opened(source, root) as image:
         try:
-            if upright:
-                image = ImageOps.exif_transpose(image)
-            return np.asarray(_rgb(image))
-        except _DECODE_ERRORS as error:
+            declared = image.size
+            image.load()
+            if image.size != declared:
+                raise ValueError(f"it has {image.size} pixels instead of {declared}")
+            return _rgb(_turned(image) if upright else image)
+        except Exception as error:  # decoders raise whatever they like
             raise ValueError(
-                f"image {_name(source)} cannot be decoded ({error}); replace the file or remove it"
+                f"image {_name(source)} cannot be decoded ({_said(error)}); replace the file or "
+                "remove it"
             ) from None
 
 
-def size(source: Any, root: Path | None = None) -> tuple[int, int]:
-    """(width, height) of an image, from the header alone where it is a file; errors as `load`."""
+def size(source: Any, root: Path | None = None, *, upright: bool = False) -> tuple[int, int]:
+    """(width, height) of what `load` returns, from the header of a file; errors as `load`."""
     if isinstance(source, np.ndarray):
         return source.shape[1], source.shape[0]
     with _opened(source, root) as image:
-        return image.size
+        width, height = image.size
+        return (height, width) if upright and _orientation(image) >= 5 else (width, height)
+
+
+def read(source: Any, root: Path | None = None) -> bytes:
+    """The bytes of an image file as they are, or those given; errors as `load`, nothing decoded."""
+    with _file(source, root) as file:
+        return file.read()
+
+
+def is_turned(source: Any, root: Path | None = None) -> bool:
+    """Whether `upright` makes a difference for an image; errors as `load`."""
+    if isinstance(source, np.ndarray):
+        return False
+    with _opened(source, root) as image:
+        return _orientation(image) > 1
+
+
+def embedded(text: str) -> bytes | None:
+    """The bytes of an image written as text, as a data URI or in base64; None for a path.
+
+    Raises:
+      ValueError: a data URI that is not base64.
+    """
+    is_uri = text[: len(_DATA_URI)].lower() == _DATA_URI
+    if not is_uri and (len(text) <= _LONGEST_NAME or "." in text):
+        return None
+    about, _, data = text.partition(",") if is_uri else ("base64", "", text)
+    try:
+        if not about.rstrip().endswith("base64"):
+            raise binascii.Error
+        return base64.b64decode("".join(data.split()), validate=True)
+    except (binascii.Error, ValueError):
+        if is_uri:
+            raise ValueError(
+                f"an image is a data URI of {len(text):,} characters that is not base64; write "
+                "data:image/png;base64,..."
+            ) from None
+        return None
 
 
 def patchify(image: np.ndarray, patch: int) -> np.ndarray:
@@ -212,43 +185,138 @@ def _stretched(count: int, side: int) -> np.ndarray:
     return np.searchsorted(edges, places, side="right").astype(np.int32)
 
 
-def _opened(source: Any, root: Path | None) -> Image.Image:
-    if not isinstance(source, bytes | str | os.PathLike):
+@contextlib.contextmanager
+def _opened(source: Any, root: Path | None) -> Iterator[Image.Image]:
+    """An image whose header is read and is sound."""
+    with _file(source, root) as file:
+        try:
+            image = Image.open(file, formats=FORMATS)
+            pixels = image.width * image.height
+        except Image.UnidentifiedImageError:
+            raise ValueError(
+                f"image {_name(source)} is not readable: it is none of {', '.join(FORMATS)}, or "
+                "its header is damaged; convert the file or remove it"
+            ) from None
+        except Exception as error:  # decoders raise whatever they like
+            raise ValueError(
+                f"image {_name(source)} is not readable ({_said(error)}); replace the file or "
+                "remove it"
+            ) from None
+        most = MAX_PIXELS * 8 // _MEMORY.get(image.format, 8)
+        if not 0 < pixels <= most:
+            raise ValueError(
+                f"image {_name(source)} has {pixels:,} pixels, more than {most:,}; shrink it"
+                if pixels
+                else f"image {_name(source)} has no pixels; remove it"
+            )
+        yield image
+
+
+@contextlib.contextmanager
+def _file(source: Any, root: Path | None) -> Iterator[BinaryIO]:
+    """The bytes of an image: of a regular file that is not too large, or given."""
+    if isinstance(source, bytes):
+        _check_bytes(source, len(source))
+        yield io.BytesIO(source)
+        return
+    if not isinstance(source, str | os.PathLike):
         raise ValueError(f"an image is an array, bytes or a path, not {type(source).__name__}")
-    file = io.BytesIO(source) if isinstance(source, bytes) else Path(root or "") / source
+    path = Path(root or "") / source
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file)
+        about = path.stat()
+        file = path.open("rb") if stat.S_ISREG(about.st_mode) else None
     except FileNotFoundError:
-        raise FileNotFoundError(f"image {file} does not exist; check the image folder") from None
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"image {_name(source)} is too large: {error}") from None
-    except _DECODE_ERRORS as error:
+        name = _name(path).strip("'")
+        raise FileNotFoundError(f"image {name} does not exist; check the image folder") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"image {_name(path)} is not readable ({reason}); check it") from None
+    if not file:
         raise ValueError(
-            f"image {_name(source)} is not readable ({error}); replace the file or remove it"
-        ) from None
-    pixels = image.width * image.height
-    if pixels > MAX_PIXELS:
-        image.close()
-        raise ValueError(
-            f"image {_name(source)} has {pixels:,} pixels, more than {MAX_PIXELS:,}; shrink it"
+            f"image {_name(path)} is not readable: it is a folder, a pipe or a device, not a file"
         )
-    return image
+    with file:
+        _check_bytes(path, about.st_size)
+        yield file
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    image.load()
-    if image.mode.startswith("I;16"):
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGB", image.size, (255, 255, 255))
-        white.paste(image, mask=image.getchannel("A"))
-        return white
-    return image.convert("RGB")
+def _check_bytes(source: Any, count: int) -> None:
+    if not count:
+        raise ValueError(f"image {_name(source)} is empty; replace the file or remove it")
+    if count > MAX_BYTES:
+        raise ValueError(
+            f"image {_name(source)} has {count:,} bytes, more than {MAX_BYTES:,}; shrink it"
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1 to 8; 1 where there is none, or one that cannot be read."""
+    if image.format == "TIFF":
+        return 1  # Pillow turns these itself, as does the reference
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except Exception:  # a damaged comment is no reason to lose the picture
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Decoded pixels as uint8 [H, W, 3], strip by strip, so that no second whole copy is made."""
+    width, height = image.size
+    rows = max(1, _STRIP // width)
+    boxes = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    if image.mode in ("F", "I"):
+        scale = _scale(image, boxes)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for box in boxes:
+        strip = image.crop(box) if len(boxes) > 1 else image
+        if image.mode in ("F", "I"):
+            strip = scale(np.asarray(strip))[..., None]
+        elif image.mode.startswith("I;16"):
+            strip = (np.asarray(strip) >> 8)[..., None]
+        elif strip.has_transparency_data:
+            strip = strip.convert("RGBA")
+            white = Image.new("RGB", strip.size, (255, 255, 255))
+            white.paste(strip, mask=strip.getchannel("A"))
+            strip = white
+        else:
+            strip = strip.convert("RGB")
+        pixels[box[1] : box[3]] = strip
+    return pixels
+
+
+def _scale(image: Image.Image, boxes: list[tuple[int, int, int, int]]):
+    """What makes 32-bit values bytes (see the module's decisions).
+
+    Raises:
+      ValueError: not all are finite, or all are one that has no range.
+    """
+    strips = (np.asarray(image.crop(box)) for box in boxes)
+    ends = np.array([(strip.min(), strip.max()) for strip in strips])
+    low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
+    if not math.isfinite(high - low):
+        raise ValueError("some of its numbers are not finite")
+    if image.mode == "I" and image.format == "PPM":
+        low, high = 0.0, 65_535.0  # so Pillow reads 16 bits there
+    elif 0 <= low and high <= (1 if image.mode == "F" else 255):
+        low, high = 0.0, 1.0 if image.mode == "F" else 255.0
+    elif low == high:
+        raise ValueError(f"all its numbers are {low:g}, which is neither black nor white")
+    return lambda strip: np.rint((strip.astype(np.float64) - low) * (255 / (high - low)))
+
+
+def _said(error: Exception) -> str:
+    """What an error says in one line, or its kind where it says nothing."""
+    return " ".join(str(error).split())[:_SHOWN] or type(error).__name__
 
 
 def _name(source: Any) -> str:
-    return f"of {len(source)} bytes" if isinstance(source, bytes) else f"'{source}'"
+    """An image in a message: never its bytes."""
+    if isinstance(source, bytes):
+        return f"of {len(source):,} bytes"
+    name = str(source)
+    return f"'{name if len(name) <= _SHOWN else name[:_SHOWN] + '...'}'"

@@ -24,7 +24,7 @@ from typing import Protocol
 import numpy as np
 
 from unireason_jax import visibility
-from unireason_jax.data import images
+from unireason_jax.data import images, resizing
 from unireason_jax.data.layout import LATENT, STREAMS, TEXT, VIT, Builder, Sequence
 from unireason_jax.data.records import Record, RecordError, Segment
 from unireason_jax.data.tokenizer import Tokenizer
@@ -71,8 +71,8 @@ class SequenceSpec:
     latent_side: int = 64
     vit_patch: int = 0
     vit_side: int = 70
-    latent_resize: images.Resize | None = None
-    vit_resize: images.Resize | None = None
+    latent_resize: resizing.Resize | None = None
+    vit_resize: resizing.Resize | None = None
     dropout: tuple[float, float, float] = (0.0, 0.0, 0.0)
     max_text: int | None = None
     max_vit: int | None = None

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from unireason_jax.data import images
+from unireason_jax.data import images, resizing
 
 
 class SizeCodec:
@@ -34,12 +34,12 @@ _LARGE = {
     "latent_side": 64,
     "vit_patch": 14,
     "vit_side": 70,
-    "latent_resize": images.Resize(1024, 512, 16),
+    "latent_resize": resizing.Resize(1024, 512, 16),
 }
-_BUCKETS = {"latent_resize": images.Buckets(1024, 512, 128)}
-_BAGEL = _LARGE | {"vit_resize": images.Resize(518, 224, 14)}
-_UNIREASON = _LARGE | {"vit_resize": images.Resize(532, 224, 14)}
-_IRG = _LARGE | {"vit_resize": images.Resize(980, 378, 14)}
+_BUCKETS = {"latent_resize": resizing.Buckets(1024, 512, 128)}
+_BAGEL = _LARGE | {"vit_resize": resizing.Resize(518, 224, 14)}
+_UNIREASON = _LARGE | {"vit_resize": resizing.Resize(532, 224, 14)}
+_IRG = _LARGE | {"vit_resize": resizing.Resize(980, 378, 14)}
 SIZES = {
     "world": {"codec": SizeCodec(8, 24), "latent_patch": 1, "vit_patch": 8},
     "bagel": _BAGEL,
@@ -50,7 +50,7 @@ SIZES = {
     "irg_buckets": _IRG | _BUCKETS,
 }
 """Image sizes and patches by name: the embedded world, the training of BAGEL (and Uni-Edit),
-UniReason and IRG, and theirs with the nine latent shapes of `images.Buckets`."""
+UniReason and IRG, and theirs with the nine latent shapes of `resizing.Buckets`."""
 
 
 def row_tokens(sizes: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.data.images import Resize
+from unireason_jax.data.resizing import Resize
 from unireason_jax.data.sequence import SequenceSpec
 from unireason_jax.data.tokenizer import Qwen2Tokenizer
 
