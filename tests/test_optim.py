@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from unireason_jax import optim
+from unireason_jax.models import functional
+from unireason_jax.models.config import variant
 from unireason_jax.optim import OptimConfig
 
 LOGICAL = {
@@ -42,7 +44,7 @@ def run(optimizer, params, gradients, losses=None):
             grads=optimizer.split(grads)[0],
             loss=jnp.float32(losses[n] if losses else 1.0),
         )
-        metrics.append(jax.device_get(m))
+        metrics.append(m)
     return optim.merge(trainable, frozen), opt_state, ema, metrics
 
 
@@ -110,7 +112,7 @@ def reference_adamw(params, gradients, *, lr, b1, b2, eps, decay, clip, ema):
             m[k] = b1 * m[k] + (1 - b1) * g
             v[k] = b2 * v[k] + (1 - b2) * g**2
             step = (m[k] / (1 - b1**t)) / (np.sqrt(v[k] / (1 - b2**t)) + eps)
-            p[k] = p[k] - lr * (step + decay * p[k] * (p[k].ndim - (k != "gen/bias") >= 2))
+            p[k] = p[k] - lr * (step + decay * p[k] * k.endswith("kernel"))
             average[k] = ema * average[k] + (1 - ema) * p[k]
     return p, average
 
@@ -132,6 +134,25 @@ def test_adamw_clip_decay_and_average_follow_the_formula():
         )
     norm = math.sqrt(sum((g**2).sum() for g in flat[0].values()))
     np.testing.assert_allclose(metrics[0]["grad_norm"], norm, rtol=1e-5)
+
+
+def test_decay_shrinks_matrices_and_embeddings_of_the_real_tree_and_nothing_else():
+    model = variant("nano")
+    config = OptimConfig(lr=0.1, weight_decay=0.5, ema=0.0, clip_norm=0.0)
+    optimizer = optim.make_optimizer(config, functional.logical_axes(model))
+    ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), functional.abstract(model))
+    still = jax.tree.map(jnp.zeros_like, ones)
+    moved = jax.jit(lambda p: run(optimizer, p, [still])[0])(ones)
+    shrunk = {path for path, leaf in optim.flatten(moved).items() if float(leaf.max()) < 1}
+    kept = {path for path, leaf in optim.flatten(moved).items() if float(leaf.min()) == 1}
+    assert shrunk | kept == set(optim.flatten(ones))
+    attention = {f"stack/blocks/und/{name}" for name in ("query", "key", "value", "out")}
+    assert {"embed", "head/kernel", "vit/patch/kernel"} <= shrunk
+    assert {f"{name}/kernel" for name in attention} <= shrunk
+    assert {f"{name}/bias" for name in attention if not name.endswith("out")} <= kept
+    assert {"vit/position", "stack/und_norm/scale", "stack/blocks/gen/key_norm/scale"} <= kept
+    for path in kept:
+        assert any(word in path for word in ("bias", "scale", "position")), path
 
 
 def test_frozen_leaves_have_no_moments_and_do_not_move():

@@ -176,7 +176,7 @@ def make_pipeline(
     seed, workers = data.seed, data.workers
     if held_out:
         spec = dataclasses.replace(spec, dropout=(0.0, 0.0, 0.0))
-        seed, workers = data.seed + 1, 0
+        seed, workers = (data.seed + 1) % 2**32, 0
     budgets = Budgets(**data.budgets) if sum(data.budgets.values()) else data.tokens
     if not budgets:
         raise ConfigError(

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 Params = dict[str, Any]
+DECAYED = ("kernel", "embed")  # last name of a leaf that weight decay acts on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,8 @@ class OptimConfig:
       warmup_steps: the first update (step 0) runs at lr 0 when this is > 0.
       total_steps: where the cosine ends.
       min_lr: end of the cosine.
-      b1, b2, eps, weight_decay: AdamW; decay acts on matrices and embeddings only.
+      b1, b2, eps, weight_decay: AdamW; decay acts on matrices and embeddings only
+        (BAGEL and UniReason train without).
       mu_dtype: dtype of the first moment, "float32" or "bfloat16".
       clip_norm: global L2 norm the gradient is clipped to; 0 switches clipping off.
       ema: decay of the moving average of the trainable weights; 0 keeps none.
@@ -271,17 +273,20 @@ class Optimizer:
 def make_optimizer(config: OptimConfig, logical: Params) -> Optimizer:
     """The optimizer of a model, given its tree of logical axes.
 
-    Weight decay acts on leaves with at least two axes besides "layers": matrices and embedding
-    tables, not norms and biases.
+    Weight decay goes by name (see `DECAYED`): it acts on matrices and embeddings of tokens, not on
+    norms, biases (those of query, key and value have as many axes as a matrix) and position tables.
     """
-    flat = {
-        path: len([a for a in axes if a != "layers"]) for path, axes in flatten(logical).items()
-    }
+    flat = flatten(logical)
     frozen_paths(flat, config.freeze)  # fail early on a pattern that matches nothing
     trained = set(flat) - frozen_paths(flat, config.freeze)
     for pattern, _ in config.freeze_from:
         frozen_paths(trained, (pattern,))
-    return Optimizer(config, unflatten({path: rank >= 2 for path, rank in flat.items()}))
+    return Optimizer(config, unflatten({path: decays(path) for path in flat}))
+
+
+def decays(path: str) -> bool:
+    """Whether weight decay acts on the leaf of this path."""
+    return path.rpartition("/")[2] in DECAYED
 
 
 def _choose(ok: jax.Array, new: Any, old: Any) -> Any:

@@ -95,9 +95,10 @@ def test_state_can_be_set_back_during_iteration():
         pipeline.set_state({"step": 3})
 
 
-def test_every_record_comes_once_an_epoch_with_new_randomness():
+@pytest.mark.parametrize("seed", [7, 2**31, 2**32 - 1])
+def test_every_record_comes_once_an_epoch_with_new_randomness(seed):
     """Without dropout a row of an epoch is the same pack with other times and noise."""
-    pipeline = make(spec=toy_spec(dropout=(0, 0, 0)), rows=1)
+    pipeline = make(spec=toy_spec(dropout=(0, 0, 0)), rows=1, seed=seed)
     packs = len(pipeline.plan)
     first, second = np.split(np.array(take(pipeline, 2 * packs), object), 2)
     assert [b["text_ids"].tobytes() for b in first] != [b["text_ids"].tobytes() for b in second]

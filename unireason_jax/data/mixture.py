@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from unireason_jax.data.quarantine import Quarantine
+from unireason_jax.data.randomness import generator
 from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.sequence import SequenceSpec
 from unireason_jax.data.sequence import lengths as record_lengths
@@ -95,7 +96,7 @@ def mix(
     counts = _apportion(shares / shares.sum(), int(examples or sizes.sum()))
     parts = []
     for number, (size, count) in enumerate(zip(sizes.tolist(), counts.tolist())):
-        rng = np.random.Generator(np.random.Philox(key=[seed, number]))
+        rng = generator(seed, number)
         rounds, rest = divmod(count, size)
         extra = np.sort(rng.permutation(size)[:rest])
         records = np.concatenate([np.tile(np.arange(size), rounds), extra])

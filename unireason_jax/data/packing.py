@@ -22,6 +22,7 @@ import numpy as np
 
 from unireason_jax.data.layout import STREAMS
 from unireason_jax.data.quotas import Quotas
+from unireason_jax.data.randomness import generator
 
 VERSION = 1  # part of a cached plan's key: raise it when the planner's choices change
 
@@ -281,7 +282,7 @@ def plan_packs(
     fits = (lengths <= limit).all(1)
     planned = np.flatnonzero(fits)
     oversized = np.flatnonzero(~fits)
-    rng = np.random.Generator(np.random.Philox(key=[seed, VERSION]))
+    rng = generator(seed, VERSION)
     order = planned[stratified_order(lengths[planned], rng)]
     bundles, order = quotas.bundles(order, lengths, limit) if quotas else ([], order)
     sums = np.array([lengths[bundle].sum(0) for bundle in bundles], np.int64).reshape(-1, 3)

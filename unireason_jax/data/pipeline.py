@@ -26,6 +26,7 @@ from unireason_jax.data.packing import Budgets, PackPlan, plan_packs
 from unireason_jax.data.planning import advise_budgets, cached_plan
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.quotas import Quotas
+from unireason_jax.data.randomness import generator
 from unireason_jax.data.records import RecordError
 from unireason_jax.data.sequence import SequenceSpec, render
 
@@ -67,8 +68,7 @@ class RenderPack:
         Raises:
           RecordError or OSError: the record cannot be rendered, or is longer than planned.
         """
-        key = [(self.seed << 32 | epoch) % 2**64, example]
-        rng = np.random.Generator(np.random.Philox(key=key))
+        rng = generator(self.seed << 32 | int(epoch), example)
         record = self.mixture[example]
         sequence = render(record, self.spec, rng)
         for stream, found, planned in zip(STREAMS, sequence.lengths, self.lengths[example]):

@@ -18,6 +18,7 @@ import numpy as np
 from unireason_jax.data import packing
 from unireason_jax.data.packing import STREAMS, Budgets, PackPlan, plan_packs
 from unireason_jax.data.quotas import Quotas
+from unireason_jax.data.randomness import generator
 
 _SAMPLE = 2048  # records packed to compare candidates
 _FINALISTS = 6  # candidates packed
@@ -82,7 +83,7 @@ def advise_budgets(
     if coverage < 1:
         cut = np.quantile(lengths, coverage, axis=0, method="higher")
         lengths = lengths[(lengths <= cut).all(1)]
-    rng = np.random.Generator(np.random.Philox(key=[seed, packing.VERSION]))
+    rng = generator(seed, packing.VERSION)
     sample = lengths[packing.stratified_order(lengths, rng)[:_SAMPLE]]
     best, best_score = None, -np.inf
     for budgets in _candidates(lengths, tokens_per_row, text_slack):
