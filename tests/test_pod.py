@@ -1,5 +1,7 @@
 """Processes that talk, fail and hang together: small programs that train nothing."""
 
+import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -105,3 +107,27 @@ def test_a_watchdog_leaves_a_moving_loop_alone_and_names_what_hangs(tmp_path):
     assert text.count("process 0 of 1: evaluation at step 8 has been running") == watchdog.REPORTS
     assert "test_a_watchdog_leaves_a_moving_loop_alone" in text
     assert len(reasons) == 1 and reasons[0].startswith("evaluation at step 8 has been running")
+
+
+def test_a_process_that_was_paused_is_not_taken_for_hung():
+    program = """
+        import time
+        from unireason_jax.watchdog import Watchdog
+        with Watchdog(1.0, give_up=print) as dog:
+            dog.note("step 3")
+            print("runs", flush=True)
+            time.sleep(0.5)
+            dog.note("step 4")
+            time.sleep(0.5)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout.readline() == "runs\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(3.5)  # longer than the three reports after which a hung job is given up
+    process.send_signal(signal.SIGCONT)
+    assert process.communicate(timeout=60)[0] == ""

@@ -18,7 +18,8 @@ class Watchdog:
     A step that hangs (a lost host, a storage that does not answer, a deadlock in a loader) shows
     nothing by itself. After `limit` seconds in one phase every thread's stack goes to stderr, again
     after each further `limit`, and the third time the job ends with an error, so that whatever
-    started it can start it again from the newest checkpoint.
+    started it can start it again from the newest checkpoint. Time in which the whole process stood
+    still (suspended, SIGSTOP) does not count.
 
     Args:
       limit: seconds that one phase may take; 0 watches nothing.
@@ -29,7 +30,7 @@ class Watchdog:
     def __init__(self, limit: float, *, give_up: Callable[[str], None], file: TextIO | None = None):
         self._limit, self._give_up, self._file = limit, give_up, file or sys.stderr
         self._done = threading.Event()
-        self._now: tuple[str, float] | None = None  # what runs, since when
+        self._now: tuple[str] | None = None  # what runs; another object for every `note`
 
     def __enter__(self) -> "Watchdog":
         if self._limit > 0:
@@ -41,19 +42,21 @@ class Watchdog:
 
     def note(self, phase: str) -> None:
         """Says what begins now: "step 12", "checkpoint of step 12"."""
-        self._now = phase, time.monotonic()
+        self._now = (phase,)
 
     def pause(self) -> None:
         """Watches nothing until the next `note`."""
         self._now = None
 
     def _watch(self) -> None:
-        reports, seen = 0, None
+        reports, seen, spent, before = 0, None, 0.0, time.monotonic()
         while not self._done.wait(min(self._limit / 10, 5.0)):
+            gap, before = time.monotonic() - before, time.monotonic()
             if self._now is not seen:
-                reports, seen = 0, self._now
-            spent = time.monotonic() - seen[1] if seen else 0.0
-            if spent < self._limit * (reports + 1):
+                reports, seen, spent = 0, self._now, 0.0
+                continue
+            spent += min(gap, self._limit / 4)  # longer: this thread stood still too
+            if not seen or spent < self._limit * (reports + 1):
                 continue
             reports += 1
             self._report(seen[0], spent)
