@@ -85,6 +85,19 @@ def test_goes_on_from_its_checkpoint_on_another_mesh(finished, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.parametrize("context", [1, 4])
+def test_streams_of_a_row_divide_over_the_context_axis(context):
+    budgets = {"data.budgets.text": 250, "data.budgets.vit": 33, "data.budgets.latent": 35}
+    changes = {"mesh.data": 1, "mesh.context": context, "data.tokens": 0, **budgets}
+    plan = Plan(configuration.load(TINY, SMALL | changes))
+    for array in ("text_ids", "vit_images", "latent_weights", "positions"):
+        assert plan.batch_spec()[array][0][1] % context == 0, array
+    outlined = Plan(configuration.load(TINY, SMALL | changes), is_outline=True)
+    for name, (shape, _) in plan.batch_spec().items():
+        assert name in ("vit_patches", "latents") or outlined.batch_spec()[name][0] == shape
+    plan.pipeline.close()
+
+
 def start(plan, workdir):
     with Checkpoints(workdir) as checkpoints:
         return train.starting_state(plan, checkpoints)

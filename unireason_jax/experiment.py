@@ -157,6 +157,7 @@ def make_pipeline(
     experiment: Experiment,
     *,
     held_out: bool = False,
+    multiple: int = 1,
     process: int = 0,
     processes: int = 1,
     workdir: epath.PathLike | None = None,
@@ -166,6 +167,7 @@ def make_pipeline(
     Args:
       experiment: what to iterate over.
       held_out: prompts that training never sees, without condition dropout.
+      multiple: of which the tokens of every stream are to be, see `Pipeline`.
       process, processes: which part of the global batch is local.
       workdir: where plans are cached and bad records are listed; None for nowhere.
 
@@ -194,6 +196,7 @@ def make_pipeline(
         budgets=budgets,
         rows=data.rows,
         window=data.window,
+        multiple=multiple,
         process=process,
         processes=processes,
         prefetch=data.prefetch,
@@ -227,6 +230,7 @@ class Plan(TrainProgram):
         return make_pipeline(
             self.experiment,
             held_out=held_out,
+            multiple=self.mesh.shape["context"],
             process=jax.process_index(),
             processes=jax.process_count(),
             workdir=workdir,
@@ -243,7 +247,8 @@ class Plan(TrainProgram):
         data = self.config.data
         if not sum(data.budgets.values()):
             raise ConfigError("config.data.budgets: without records, set text, vit and latent.")
-        spec = assemble.row_spec(Budgets(**data.budgets), self.experiment.spec.patch_sizes)
+        room = Budgets(**data.budgets).rounded(self.mesh.shape["context"])
+        spec = assemble.row_spec(room, self.experiment.spec.patch_sizes)
         return {name: ((data.rows, *shape), dtype) for name, (shape, dtype) in spec.items()}
 
     def compile_step(self) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:

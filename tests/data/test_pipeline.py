@@ -46,6 +46,19 @@ def test_batches_have_the_announced_shapes():
         assert batch[name].shape == (2, *shape[1:]) and batch[name].dtype == dtype, name
 
 
+def test_rows_padded_for_devices_that_share_them_hold_the_same_tokens():
+    plain, padded = make(), make(multiple=8)
+    shapes = padded.batch_spec()
+    blocks = {"text_ids": 160, "vit_images": 16, "latent_weights": 24, "positions": 200}
+    assert {name: shapes[name][0][1] for name in blocks} == blocks
+    for mine, theirs in zip(take(plain, 3), take(padded, 3), strict=True):
+        for name in ("text_ids", "vit_images", "latent_weights", "noise_seeds"):
+            length = mine[name].shape[1]
+            np.testing.assert_array_equal(mine[name], theirs[name][:, :length])
+        assert (theirs["vit_images"][:, 12:] == -1).all()
+        assert (mine["vis_lo"] >= 0).sum() == (theirs["vis_lo"] >= 0).sum()
+
+
 def test_hosts_share_the_global_batches_of_one_host():
     whole = take(make(), 5)
     for processes in (2, 4):

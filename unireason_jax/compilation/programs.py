@@ -48,7 +48,8 @@ def lower(
     program = TrainProgram(config, configuration.model_config(config), devices)
     with jax.set_mesh(program.mesh):
         if name == "train":
-            spec = row_spec(budgets, patch_sizes(program.model))
+            room = budgets.rounded(program.mesh.shape["context"])
+            spec = row_spec(room, patch_sizes(program.model))
             rows = config.data.rows
             return program.lower_step({k: ((rows, *s), t) for k, (s, t) in spec.items()}), program
         return _lower_sampler(name, program, budgets), program

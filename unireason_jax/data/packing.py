@@ -62,6 +62,10 @@ class Budgets:
         """Tokens of the row."""
         return self.text + self.vit + self.latent
 
+    def rounded(self, multiple: int) -> "Budgets":
+        """The same with every stream rounded up to a multiple: rows that devices can share."""
+        return Budgets(*(-(-tokens // multiple) * multiple for tokens in self.array().tolist()))
+
     def array(self) -> np.ndarray:
         """The three budgets as int64 [3], in the order of `STREAMS`."""
         return np.array([self.text, self.vit, self.latent], np.int64)

@@ -44,6 +44,7 @@ class RenderPack:
     spec: SequenceSpec
     seed: int
     slots: int  # most records in a pack
+    room: Budgets  # tokens of a row: the plan's budgets or a little more
 
     def __call__(self, index: int, pack: int) -> dict[str, np.ndarray]:
         """The row's arrays, plus notes for `Pipeline`: `_epoch`, `_records` and `_tokens` [3], and
@@ -55,7 +56,7 @@ class RenderPack:
                 sequences.append(self.sequence(example, epoch))
             except (RecordError, OSError):
                 failed[slot] = example
-        row = assemble.assemble(sequences, self.plan.budgets, self.spec.patch_sizes)
+        row = assemble.assemble(sequences, self.room, self.spec.patch_sizes)
         tokens = np.zeros(3, np.int64)
         for sequence in sequences:
             tokens += sequence.lengths
@@ -102,6 +103,7 @@ class Pipeline:
         examples: int | None = None,
         quotas: Mapping[str, int] | None = None,
         window: int = 512,
+        multiple: int = 1,
         process: int = 0,
         processes: int = 1,
         workers: int = 0,
@@ -120,6 +122,8 @@ class Pipeline:
           weights, examples: see `mixture.mix`.
           quotas: records of a source, by name, that every row holds at least.
           window: see `packing.plan_packs`.
+          multiple: every stream of a row is padded to a multiple of this, so that as many devices
+            can share it; who is in a row does not depend on it.
           process, processes: which part of the global batch is local.
           workers: processes that render; 0 renders in threads of this process.
           prefetch: batches made ahead (per worker where there are workers).
@@ -146,7 +150,8 @@ class Pipeline:
         settings = {"window": window, "seed": seed, "quotas": _quotas(mixture, usable, quotas)}
         self.plan = self._plan(mixture, lengths, usable, settings, cache)
         slots = int(np.diff(self.plan.offsets).max())
-        self._render = RenderPack(mixture, lengths, self.plan, spec, seed, slots)
+        self._room = budgets.rounded(multiple)
+        self._render = RenderPack(mixture, lengths, self.plan, spec, seed, slots, self._room)
         packs = grain.MapDataset.range(len(self.plan)).seed(seed).shuffle().repeat()
         self._iterator = ElasticIterator(
             packs.map_with_index(self._render),
@@ -267,7 +272,7 @@ class Pipeline:
 
     def batch_spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and dtype of every array of the global batch, by name."""
-        spec = assemble.row_spec(self.budgets, self.spec.patch_sizes)
+        spec = assemble.row_spec(self._room, self.spec.patch_sizes)
         return {name: ((self.rows, *shape), dtype) for name, (shape, dtype) in spec.items()}
 
 
