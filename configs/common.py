@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict(
         {
             "variant": "world",
+            # Of matmuls: "float32", "bfloat16", or "auto": what the devices multiply in hardware.
             "dtype": placeholder(str),
             "remat": placeholder(str),
             "attention": placeholder(str),

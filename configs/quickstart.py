@@ -26,7 +26,7 @@ def get_config(stage: str = "joint") -> ConfigDict:
     model.llm.width, model.llm.layers, model.llm.mlp = 128, 4, 384
     model.llm.heads, model.llm.kv_heads, model.llm.head_dim = 4, 2, 32
     model.llm.vocab = 256
-    model.dtype, model.chunk, model.unroll = "bfloat16", 32, 4
+    model.dtype, model.chunk, model.unroll = "auto", 32, 4
     model.vit.width, model.vit.layers, model.vit.heads, model.vit.mlp = 64, 1, 2, 192
     # Neighbours of a 4 x 4 grid are four places apart in the tables: far enough to tell apart.
     model.vit.side, model.latent.side = 16, 16

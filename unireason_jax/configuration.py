@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 from unireason_jax.models.config import VARIANTS, BagelConfig, variant
 from unireason_jax.objective import LossConfig
 from unireason_jax.optim import OptimConfig
+from unireason_jax.run import hardware
 
 FILE = "config.json"
 _ROOT = Path(__file__).resolve().parent.parent
@@ -237,8 +238,13 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         raise ConfigError(f"config.{where}: {error}") from None
 
 
-def model_config(config: ConfigDict) -> BagelConfig:
-    """The model's shape: the variant of `config.model`, with the leaves that are not None."""
+def model_config(config: ConfigDict, platform: str | None = None) -> BagelConfig:
+    """The model's shape: the variant of `config.model`, with the leaves that are not None.
+
+    Args:
+      config: the whole config; `model.dtype` "auto" is what `platform` multiplies in hardware.
+      platform: "cpu", "gpu" or "tpu"; that of the default devices if None.
+    """
     values = config.model.to_dict()
     name, with_vit = values.pop("variant"), values.pop("vit_tower", True)
     if name not in VARIANTS:
@@ -252,6 +258,8 @@ def model_config(config: ConfigDict) -> BagelConfig:
             changes[key] = value
     if not with_vit:
         changes["vit"] = None
+    if changes.get("dtype") == "auto":
+        changes["dtype"] = hardware.native_dtype(platform)
     return variant(name, **changes)
 
 

@@ -12,6 +12,7 @@ from unireason_jax import configuration
 from unireason_jax.models.config import BagelConfig
 from unireason_jax.objective import LossConfig
 from unireason_jax.optim import Optimizer, Params, flatten, frozen_paths
+from unireason_jax.run import hardware
 from unireason_jax.state import TrainState, bytes_per_device
 
 _GIB = 1 << 30
@@ -102,11 +103,12 @@ def config_text(config: ConfigDict) -> str:
     return json.dumps(configuration.plain(config), indent=2)
 
 
-def run_lines(mesh: jax.sharding.Mesh, rows: int, microbatches: int) -> str:
-    """Devices, mesh and how rows are divided."""
+def run_lines(mesh: jax.sharding.Mesh, rows: int, microbatches: int, dtype: str) -> str:
+    """Devices, mesh, how rows are divided, and the dtype of the matmuls."""
     device = mesh.devices.flat[0]
     sizes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     return (
         f"{mesh.size} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es)"
-        f" | mesh {sizes} | {rows} rows in {microbatches} microbatch(es) | jax {jax.__version__}"
+        f" | mesh {sizes} | {rows} rows in {microbatches} microbatch(es) | jax {jax.__version__}\n"
+        f"{hardware.dtype_sentence(dtype)}"
     )

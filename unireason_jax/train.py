@@ -160,7 +160,7 @@ def train(plan: Plan, workdir: epath.Path) -> TrainState:
         if lead:
             plan.experiment.save(workdir)
             count = functional.count(plan.abstract.params)
-            print(report.run_lines(plan.mesh, config.data.rows, plan.microbatches))
+            print(report.run_lines(plan.mesh, config.data.rows, plan.microbatches, plan.model.dtype))
             print(f"{count:,} parameters from {origin}; step {start} to {steps}", flush=True)
         peak = metrics.peak_flops()
         meter = metrics.Meter(peak and peak * jax.device_count())
@@ -273,7 +273,7 @@ def dry_run(plan: Plan, workdir: epath.Path) -> None:
     print(report.config_text(config))
     print(report.parameter_table(plan.abstract.params, plan.optimizer))
     print(report.path_list(plan.abstract.params, plan.optimizer))
-    print(report.run_lines(mesh, config.data.rows, plan.microbatches))
+    print(report.run_lines(mesh, config.data.rows, plan.microbatches, plan.model.dtype))
     print(report.batch_table(batch))
     rows = config.data.rows // (sharding.row_parts(mesh) * plan.microbatches)
     text, vit, gen = (batch[name][0][1] for name in ("text_ids", "vit_images", "latent_weights"))

@@ -45,7 +45,8 @@ def lower(
     Raises:
       ConfigError, ValueError: config and devices do not fit together.
     """
-    program = TrainProgram(config, configuration.model_config(config), devices)
+    model = configuration.model_config(config, devices[0].platform)
+    program = TrainProgram(config, model, devices)
     with jax.set_mesh(program.mesh):
         if name == "train":
             room = budgets.rounded(program.mesh.shape["context"])
