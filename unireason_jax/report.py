@@ -103,7 +103,7 @@ def config_text(config: ConfigDict) -> str:
     return json.dumps(configuration.plain(config), indent=2)
 
 
-def run_lines(mesh: jax.sharding.Mesh, rows: int, microbatches: int, dtype: str) -> str:
+def run_lines(mesh: jax.sharding.Mesh, *, rows: int, microbatches: int, dtype: str) -> str:
     """Devices, mesh, how rows are divided, and the dtype of the matmuls."""
     device = mesh.devices.flat[0]
     sizes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())

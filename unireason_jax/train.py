@@ -160,7 +160,7 @@ def train(plan: Plan, workdir: epath.Path) -> TrainState:
         if lead:
             plan.experiment.save(workdir)
             count = functional.count(plan.abstract.params)
-            print(report.run_lines(plan.mesh, config.data.rows, plan.microbatches, plan.model.dtype))
+            print(run_lines(plan))
             print(f"{count:,} parameters from {origin}; step {start} to {steps}", flush=True)
         peak = metrics.peak_flops()
         meter = metrics.Meter(peak and peak * jax.device_count())
@@ -267,13 +267,19 @@ def refuse_divergence(numbers: dict[str, float], step: int, limit: int) -> None:
         )
 
 
+def run_lines(plan: Plan) -> str:
+    """Devices, mesh, how rows are divided, and the dtype of the matmuls."""
+    rows, parts = plan.config.data.rows, plan.microbatches
+    return report.run_lines(plan.mesh, rows=rows, microbatches=parts, dtype=plan.model.dtype)
+
+
 def dry_run(plan: Plan, workdir: epath.Path) -> None:
     """Prints config, parameters, batch and memory, and draws the first pack; trains nothing."""
     config, mesh, batch = plan.config, plan.mesh, plan.batch_spec()
     print(report.config_text(config))
     print(report.parameter_table(plan.abstract.params, plan.optimizer))
     print(report.path_list(plan.abstract.params, plan.optimizer))
-    print(report.run_lines(mesh, config.data.rows, plan.microbatches, plan.model.dtype))
+    print(run_lines(plan))
     print(report.batch_table(batch))
     rows = config.data.rows // (sharding.row_parts(mesh) * plan.microbatches)
     text, vit, gen = (batch[name][0][1] for name in ("text_ids", "vit_images", "latent_weights"))
