@@ -47,6 +47,12 @@ def data_goldens() -> Path:
     return _goldens("data_open")
 
 
+@pytest.fixture(scope="session")
+def rl_goldens() -> Path:
+    """Folder `rl_open`: values of the formulas of reinforcement."""
+    return _goldens("rl_open")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _release_programs():
     """Drops compiled programs after each module.

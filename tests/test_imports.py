@@ -43,7 +43,7 @@ LEVELS = {
         "run",
     },
     2: {"models", "data", "world"},
-    1: {"sharding", "pod", "flow", "visibility", "storage"},
+    1: {"sharding", "pod", "flow", "visibility", "storage", "policy"},
 }
 LEVEL_OF = {room: level for level, rooms in LEVELS.items() for room in rooms}
 ISLANDS_WITHOUT = {

@@ -140,3 +140,18 @@ def test_what_the_envelope_has_and_no_check_meets_fails(tmp_path):
         ("out.kept", True),
         ("out.lost: not met", False),
     ]
+
+
+def test_formulas_of_reinforcement(rl_goldens, tmp_path, capsys):
+    """Every recorded value passes, and a wrong one is found."""
+    assert parity.main(["--goldens", str(rl_goldens)]) == 0
+    assert "PASS: all" in capsys.readouterr().out
+    recorded = json.loads((rl_goldens / "rl_values.json").read_text())
+    recorded["sde"][3]["mean"][0] += 1e-6
+    (tmp_path / "rl_values.json").write_text(json.dumps(recorded))
+    assert parity.main(["--goldens", str(tmp_path)]) == 1
+    assert "FAIL: 1 of" in capsys.readouterr().out
+    recorded["sde"][3].pop("t_next")
+    (tmp_path / "rl_values.json").write_text(json.dumps(recorded))
+    assert parity.main(["--goldens", str(tmp_path)]) == 2
+    assert "sde[3]" in capsys.readouterr().err

@@ -13,6 +13,8 @@ bfloat16 it is the deviation of the official bfloat16 run.
 
 A folder of recorded data (it has packs.json) is compared exactly: one row a kind of check, then
 what is different on purpose, with its reason and how often it was met.
+
+A folder with rl_values.json is compared with the formulas of reinforcement, in float64.
 """
 
 import argparse
@@ -27,6 +29,8 @@ from unireason_jax.models.archive import Archive
 from unireason_jax.parity.data import MARK, compare_data
 from unireason_jax.parity.generation import compare_images, compare_text
 from unireason_jax.parity.golden import Golden, read
+from unireason_jax.parity.policies import MARK as POLICY_MARK
+from unireason_jax.parity.policies import compare_policies
 from unireason_jax.parity.report import Report
 from unireason_jax.parity.training import (
     compare_autoencoder,
@@ -122,7 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jax.config.update("jax_disable_most_optimizations", True)
     compile_cache.share()
     try:
-        report = compare(given.goldens, given.dtype)
+        if (given.goldens / POLICY_MARK).exists():
+            report = compare_policies(given.goldens)
+        else:
+            report = compare(given.goldens, given.dtype)
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
