@@ -9,8 +9,8 @@ RUN ?= runs/quickstart
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 # What the second leg repeats: the model against its goldens, the step, the pipeline, a short run.
-SMOKE = tests/test_imports.py tests/test_visibility.py tests/test_flow.py tests/test_objective.py \
-  tests/test_train.py tests/data/test_pipeline.py tests/models tests/inference/test_identity.py
+SMOKE = tests/test_imports.py tests/rules tests/training/test_objective.py tests/test_train.py \
+  tests/data/test_pipeline.py tests/models tests/inference/test_identity.py
 # Transparent huge pages for the allocator: a quarter fewer CPU-seconds a step on Linux.
 QUICK = GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python
 # Two devices, half of the rows on each: more steps a second on two cores (a sixth, with two rows).

@@ -31,7 +31,7 @@ import numpy as np  # noqa: E402
 
 from launch import member  # noqa: E402
 from launch.local import LocalJob  # noqa: E402
-from unireason_jax import checkpoint, manifest  # noqa: E402
+from unireason_jax.training import checkpoint, manifest  # noqa: E402
 
 # Seconds within which the processes that were left have to end: 60 for a lost one to join, from
 # when the other has started (a minute or two on a busy machine), or 100 for its heartbeat.

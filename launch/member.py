@@ -22,8 +22,9 @@ import numpy as np
 from absl import app
 from jax._src import compiler, distributed
 
-from unireason_jax import configuration, experiment, train
+from unireason_jax import train
 from unireason_jax.data.pipeline import Pipeline
+from unireason_jax.run import configuration, experiment
 
 
 class Recorder:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from unireason_jax import visibility
 from unireason_jax.models.config import BagelConfig
+from unireason_jax.rules import visibility
 
 
 def packed_batch(

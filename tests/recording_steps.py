@@ -6,8 +6,8 @@ import math
 import numpy as np
 
 from tests.recording import MARKERS, Folder, patchify
+from tests.rules.test_flow import slow_guide
 from tests.slow import Item, SlowAutoencoder
-from tests.test_flow import slow_guide
 
 GUIDANCE = {"num_timesteps": 4, "timestep_shift": 3.0, "cfg_text_scale": 4.0}
 GUIDANCE |= {"cfg_img_scale": 2.0, "cfg_interval": [0.4, 1.0], "cfg_renorm_min": 0.0}

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from unireason_jax import ablation, configuration
-from unireason_jax.configuration import ConfigError
-from unireason_jax.evals import study as study_of
+from unireason_jax import ablation
+from unireason_jax.evals.world import study as study_of
+from unireason_jax.run import configuration
+from unireason_jax.run.configuration import ConfigError
 
 STUDY = str(Path(__file__).parent / "tiny_ablation.py")
 REAL = "configs/world_ablation.py"

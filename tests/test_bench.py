@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from unireason_jax import bench, configuration, visibility
-from unireason_jax.benchmarks import attention, mixtures, sampling, step, train
+from unireason_jax import bench
 from unireason_jax.compilation.reference import reference_row
 from unireason_jax.models import functional
-from unireason_jax.visibility import NOISE
+from unireason_jax.rules import visibility
+from unireason_jax.rules.visibility import NOISE
+from unireason_jax.run import configuration
+from unireason_jax.speed import attention, mixtures, sampling, step, train
 
 
 def test_packing_reports_fill_and_speed_as_json(tmp_path, capsys):

@@ -11,10 +11,13 @@ import pytest
 import unireason_jax
 from tests import untrained
 from tests.released_files import write_all, write_autoencoder
-from unireason_jax import checkpoint, configuration, convert, optim, sharding
+from unireason_jax import convert
 from unireason_jax.models import functional, huggingface, released
 from unireason_jax.models.archive import Archive
 from unireason_jax.models.config import VAEConfig, variant
+from unireason_jax.pods import sharding
+from unireason_jax.run import configuration
+from unireason_jax.training import checkpoint, optim
 
 NANO = variant("nano", llm={"qk_norm": False, "norm_eps": 1e-5})
 TINY = VAEConfig(channels=32, multipliers=(1, 1), blocks=1, latents=4)
@@ -105,7 +108,7 @@ def test_a_converted_folder_draws_edits_and_answers(release, tmp_path):
 
 def test_a_trained_run_is_written_out(release, tmp_path):
     """From an Orbax checkpoint with a moving average, leaf by leaf."""
-    from unireason_jax import state
+    from unireason_jax.training import state
 
     made = convert.workdir_config(NANO)
     configuration.save(tmp_path / "run", made)

@@ -7,18 +7,18 @@ import jax
 import numpy as np
 import pytest
 
-from unireason_jax import configuration, experiment
 from unireason_jax import encode as encode_verb
 from unireason_jax.data import latents
 from unireason_jax.data.reading import IndexedRecords
-from unireason_jax.data.sequence import SequenceSpec, render
 from unireason_jax.data.sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource
 from unireason_jax.data.tokenizer import load_tokenizer
+from unireason_jax.data.tokens import SequenceSpec, render
 from unireason_jax.encode import Encoder, encode
 from unireason_jax.models import vae
 from unireason_jax.models.config import VAEConfig
 from unireason_jax.prepare import prepare
+from unireason_jax.run import configuration, experiment
 from unireason_jax.world.basis import PatchBasis
 
 TINY = VAEConfig(channels=32, multipliers=(1, 1), blocks=1, latents=4)

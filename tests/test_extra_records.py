@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tests.test_synthesize import Drafter, arguments
-from unireason_jax import configuration, experiment, synthesize
-from unireason_jax.configuration import ConfigError
+from unireason_jax import synthesize
+from unireason_jax.run import configuration, experiment
+from unireason_jax.run.configuration import ConfigError
 
 
 def test_a_models_own_records_take_their_share_of_the_examples(tmp_path, monkeypatch):

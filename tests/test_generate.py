@@ -14,7 +14,7 @@ from PIL import Image
 import unireason_jax
 from tests import untrained
 from unireason_jax import evaluate, generate
-from unireason_jax.evals.run import Run
+from unireason_jax.evals.world.exam import Run
 from unireason_jax.inference import load, trace
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

@@ -16,13 +16,14 @@ from PIL import Image
 
 from launch.local import LocalJob
 from tests import released_files
-from unireason_jax import configuration, encode, experiment, prepare, train
-from unireason_jax.configuration import ConfigError
+from unireason_jax import encode, prepare, train
 from unireason_jax.data import storage
 from unireason_jax.data.resizing import Resize
 from unireason_jax.data.sizes import SIZES
 from unireason_jax.data.sources import ArrayRecordSource
-from unireason_jax.experiment import Plan
+from unireason_jax.run import configuration, experiment
+from unireason_jax.run.configuration import ConfigError
+from unireason_jax.run.experiment import Plan
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 KILLED = 5  # number of the shard at which one of two processes is killed

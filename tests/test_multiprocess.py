@@ -15,7 +15,7 @@ import pytest
 from launch import member
 from launch.kill_drill import Drill
 from launch.local import LocalJob
-from unireason_jax import checkpoint
+from unireason_jax.training import checkpoint
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parent.parent

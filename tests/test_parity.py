@@ -9,11 +9,10 @@ import pytest
 from tests import recording_steps
 from tests.recording import SHAPES, Folder
 from tests.slow import Item, Slow
-from unireason_jax import convert
+from unireason_jax import convert, parity
 from unireason_jax.models import huggingface
 from unireason_jax.models.archive import Archive, read_json
-from unireason_jax.parity import __main__ as parity
-from unireason_jax.parity.golden import read, relative
+from unireason_jax.proof.golden import read, relative
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 CONFIGS = ("llm_config.json", "vit_config.json", "config.json")

@@ -14,10 +14,12 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import tiny, world_twin
-from unireason_jax import checkpoint, configuration, corpus, prepare, train
-from unireason_jax.configuration import ConfigError
-from unireason_jax.experiment import Plan
-from unireason_jax.optim import flatten, learning_rate
+from unireason_jax import prepare, train
+from unireason_jax.run import configuration, corpus
+from unireason_jax.run.configuration import ConfigError
+from unireason_jax.run.experiment import Plan
+from unireason_jax.training import checkpoint
+from unireason_jax.training.optim import flatten, learning_rate
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(world_twin.TWINS)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unireason_jax import checkpoint
+from unireason_jax.training import checkpoint
 
 STEPS, SAVE, LOG = 40, 8, 3
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -7,11 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from unireason_jax import checkpoint, configuration, experiment, train
-from unireason_jax.checkpoint import Checkpoints
-from unireason_jax.configuration import ConfigError
+from unireason_jax import train
 from unireason_jax.data.tokenizer import load_tokenizer
-from unireason_jax.experiment import Plan
+from unireason_jax.run import configuration, experiment
+from unireason_jax.run.configuration import ConfigError
+from unireason_jax.run.experiment import Plan
+from unireason_jax.training import checkpoint
+from unireason_jax.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 TINY = "configs/tiny.py"

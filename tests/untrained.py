@@ -2,11 +2,11 @@
 
 import jax
 
-from unireason_jax import configuration, experiment
-from unireason_jax.checkpoint import Checkpoints
 from unireason_jax.models import functional
-from unireason_jax.optim import make_optimizer
-from unireason_jax.state import new_state
+from unireason_jax.run import configuration, experiment
+from unireason_jax.training.checkpoint import Checkpoints
+from unireason_jax.training.optim import make_optimizer
+from unireason_jax.training.state import new_state
 
 
 def write(folder, **model):

@@ -21,10 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unireason_jax import command_line, manifest
-from unireason_jax.configuration import ConfigError
-from unireason_jax.evals import ablation
-from unireason_jax.evals.study import (
+from unireason_jax.evals.world import comparison
+from unireason_jax.evals.world.study import (
     SECONDS_PER_CRITIQUE,
     Study,
     images_within,
@@ -32,6 +30,9 @@ from unireason_jax.evals.study import (
     measured_rates,
     plan_steps,
 )
+from unireason_jax.run import command_line
+from unireason_jax.run.configuration import ConfigError
+from unireason_jax.training import manifest
 
 PLAN, REPORT = "plan.json", "report"
 Execute = Callable[[Sequence[str]], None]
@@ -183,12 +184,12 @@ def run_jobs(
 
 def write_report(study: Study, workdir: Path, seeds: int, plan: Mapping[str, Any]) -> Path:
     """Writes the report on all evaluations that are done; returns its folder."""
-    found: dict[str, list[ablation.Outcomes]] = {}
+    found: dict[str, list[comparison.Outcomes]] = {}
     spent: dict[str, float] = {}
     for run in study.needed():
         folders = [workdir / f"seed{seed}" / run for seed in range(seeds)]
         done = [folder for folder in folders if (folder / "evaluate.done.json").exists()]
-        found[run] = [ablation.read_outcomes(folder / REPORT) for folder in done]
+        found[run] = [comparison.read_outcomes(folder / REPORT) for folder in done]
         markers = [marker for folder in folders for marker in folder.glob("*.done.json")]
         spent[run] = sum(json.loads(m.read_text("utf-8"))["seconds"] for m in markers)
     rows = {name: (found[run], mode) for name, run, mode in study.rows if found[run]}
@@ -200,11 +201,11 @@ def write_report(study: Study, workdir: Path, seeds: int, plan: Mapping[str, Any
         "not yet evaluated": ", ".join(n for n, r, _ in study.rows if not found[r]) or "nothing",
         "curves": "curves.png; strips and all tables of a run: seed*/RUN/report/report.md",
     }
-    made = ablation.report(rows, study.claims, found.get(study.controls, []), facts)
+    made = comparison.report(rows, study.claims, found.get(study.controls, []), facts)
     folder = made.write(workdir / REPORT)
     metrics = {run: workdir / "seed0" / run / "metrics.jsonl" for run in study.needed()}
     present = {run: path for run, path in metrics.items() if path.exists()}
-    ablation.draw_curves(present, folder / "curves.png")
+    comparison.draw_curves(present, folder / "curves.png")
     return folder
 
 

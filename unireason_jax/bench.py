@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
 
 def bench_packing(args: argparse.Namespace) -> list[dict]:
     """All mixtures, or the one asked for."""
-    from unireason_jax.benchmarks import packing
+    from unireason_jax.speed import packing
 
     names = MIXTURES if args.mixture == "all" else (args.mixture,)
     settings = {"row": args.tokens_per_row, "window": args.window, "seed": args.seed}
@@ -112,7 +112,7 @@ def bench_packing(args: argparse.Namespace) -> list[dict]:
 
 def bench_prepare(args: argparse.Namespace) -> list[dict]:
     """Made-up rows through `unireason prepare`, in a temporary folder."""
-    from unireason_jax.benchmarks import prepare
+    from unireason_jax.speed import prepare
 
     if args.records < 10:
         raise ValueError(f"--records {args.records}: give 10 or more")
@@ -123,8 +123,8 @@ def bench_prepare(args: argparse.Namespace) -> list[dict]:
 
 def bench_loader(args: argparse.Namespace) -> list[dict]:
     """A config's records through measuring, planning, rendering and assembling; and its step."""
-    from unireason_jax import configuration
-    from unireason_jax.benchmarks import loader
+    from unireason_jax.run import configuration
+    from unireason_jax.speed import loader
 
     given = {"data.examples": args.records, "data.rows": args.rows}
     given |= {"data.workers": args.workers, "data.seed": args.seed}
@@ -139,7 +139,7 @@ def bench_train(args: argparse.Namespace) -> list[dict]:
     if len(threads) > 1:
         return [_train_in_process(args, number) for number in threads]
     cores = limit_cores(threads[0])
-    from unireason_jax.benchmarks import train
+    from unireason_jax.speed import train
 
     settings = {"dtype": args.dtype, "full": args.full, "steps": args.steps}
     found = train.run(args.size, warmup=args.warmup, **settings)
@@ -148,7 +148,7 @@ def bench_train(args: argparse.Namespace) -> list[dict]:
 
 def bench_step(args: argparse.Namespace) -> list[dict]:
     """One recipe, with leaves overridden as `--config.KEY=VALUE` does in training."""
-    from unireason_jax.benchmarks import step
+    from unireason_jax.speed import step
 
     sizes = {"tokens": args.tokens_per_row, "steps": args.steps, "matmul": args.matmul}
     return [step.run(args.config, _leaves(args), profile=args.profile, **sizes)]
@@ -156,7 +156,7 @@ def bench_step(args: argparse.Namespace) -> list[dict]:
 
 def bench_attention(args: argparse.Namespace) -> list[dict]:
     """Backends, and plans of the GPU kernels, on one row."""
-    from unireason_jax.benchmarks import attention
+    from unireason_jax.speed import attention
 
     settings = {"backends": args.backend, "sweep": args.sweep, "repeats": args.repeats}
     settings |= {"tokens": args.tokens_per_row, "seed": args.seed}
@@ -179,14 +179,14 @@ def _value(text: str) -> Any:
 
 def bench_convert(args: argparse.Namespace) -> list[dict]:
     """One release, in and out."""
-    from unireason_jax.benchmarks import convert
+    from unireason_jax.speed import convert
 
     return [convert.run(args.variant, layers=args.layers or None, folder=args.folder)]
 
 
 def bench_decode(args: argparse.Namespace) -> list[dict]:
     """One run for each number of rows."""
-    from unireason_jax.benchmarks import sampling
+    from unireason_jax.speed import sampling
 
     settings = {"dtype": args.dtype, "repeats": args.repeats}
     return [sampling.decode(args.size, batch=batch, **settings) for batch in args.batch]
@@ -194,7 +194,7 @@ def bench_decode(args: argparse.Namespace) -> list[dict]:
 
 def bench_image(args: argparse.Namespace) -> list[dict]:
     """One run for each number of rows."""
-    from unireason_jax.benchmarks import sampling
+    from unireason_jax.speed import sampling
 
     settings = {"dtype": args.dtype, "guidance": args.guidance, "repeats": args.repeats}
     return [sampling.image(args.size, batch=batch, **settings) for batch in args.batch]
@@ -202,7 +202,7 @@ def bench_image(args: argparse.Namespace) -> list[dict]:
 
 def bench_stages(args: argparse.Namespace) -> list[dict]:
     """Costs of every run; of two runs also their ratio."""
-    from unireason_jax.benchmarks import stages
+    from unireason_jax.speed import stages
 
     found = [stages.run(workdir) for workdir in args.runs]
     return [*found, stages.ratios(*found)] if len(found) == 2 else found

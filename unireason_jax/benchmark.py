@@ -22,14 +22,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unireason_jax import command_line
+from unireason_jax.endpoints.chat import EndpointJudge
 from unireason_jax.evals.progress import Progress
-from unireason_jax.evals.public import SUITES, asking, drawing, geneval, scoring, world_sets
-from unireason_jax.evals.public.base import Item, Scored, Suite
-from unireason_jax.evals.public.endpoint import EndpointJudge
-from unireason_jax.evals.public.program import ProgramJudge
+from unireason_jax.evals.published import SUITES, asking, draw, geneval, scoring, world_sets
+from unireason_jax.evals.published.base import Item, Scored, Suite
+from unireason_jax.evals.published.world_judge import ProgramJudge
 from unireason_jax.inference.load import add_flags, from_flags, told
-from unireason_jax.synthesis.journal import Journal
+from unireason_jax.run import command_line
+from unireason_jax.storage.journal import Journal
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--prompts", type=Path, help="the benchmark's prompt file")
     found.add_argument("--out", type=Path, help="folder for images, answers and report")
     found.add_argument("--checkpoint", help="draw with this run; without it images must be there")
-    found.add_argument("--mode", choices=tuple(drawing.MODES), default="prompt")
+    found.add_argument("--mode", choices=tuple(draw.MODES), default="prompt")
     found.add_argument("--rounds", type=int, default=3, help="most rounds of --mode refine")
     found.add_argument("--limit", type=int, default=0, help="only the first items")
     found.add_argument("--write_world", type=Path, help="write the world's prompt sets, then end")
@@ -148,14 +148,14 @@ def run(arguments: argparse.Namespace) -> Path:
         drawn = {"checkpoint": told(arguments), "mode": arguments.mode, "rounds": arguments.rounds}
         Journal(out / "drawn.jsonl", {"suite": suite.name} | drawn)  # of no other model
         facts |= drawn
-        drawing.draw(
+        draw.draw(
             suite,
             items,
             from_flags(arguments),
             out / "images",
             mode=arguments.mode,
             rounds=arguments.rounds,
-            batch=arguments.batch or drawing.BATCH,
+            batch=arguments.batch or draw.BATCH,
             progress=Progress("draw", len(items), "items"),
         )
     judge = make_judge(arguments)

@@ -22,10 +22,10 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from unireason_jax import configuration
 from unireason_jax.compilation import programs, summary
 from unireason_jax.compilation.check import DoesNotFit, check, require_fit, save
-from unireason_jax.configuration import ConfigError
+from unireason_jax.run import configuration
+from unireason_jax.run.configuration import ConfigError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/tiny.py.")
 TOPOLOGY = flags.DEFINE_string("topology", None, "accelerator:chips[*slices], e.g. v5p:2x2x4.")

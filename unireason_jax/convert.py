@@ -27,9 +27,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from unireason_jax import checkpoint, configuration
 from unireason_jax.data.tokenizer import Qwen2Tokenizer
-from unireason_jax.experiment import AUTOENCODER, CODEC, TOKENIZER
 from unireason_jax.models import functional, huggingface, released, vae
 from unireason_jax.models.archive import DTYPES, Archive, read_json, type_name, write_archive
 from unireason_jax.models.config import (
@@ -39,9 +37,12 @@ from unireason_jax.models.config import (
     LLMConfig,
     to_dict,
 )
-from unireason_jax.models.layout import Tensor, layout
+from unireason_jax.models.official_names import Tensor, layout
 from unireason_jax.models.pretrained import FreshStart
-from unireason_jax.optim import flatten
+from unireason_jax.run import configuration
+from unireason_jax.run.experiment import AUTOENCODER, CODEC, TOKENIZER
+from unireason_jax.training import checkpoint
+from unireason_jax.training.optim import flatten
 
 TOKENIZER_FILES = (
     "tokenizer.json",

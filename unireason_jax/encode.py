@@ -33,16 +33,16 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
-from unireason_jax import command_line, configuration, corpus, pod, sharding
 from unireason_jax.data import latents, shards, storage
 from unireason_jax.data.records import Record
-from unireason_jax.data.sequence import LatentCodec, SequenceSpec, latent_pixels, lengths
 from unireason_jax.data.shards import Kept
 from unireason_jax.data.sizes import SIZES
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.data.tokenizer import load_tokenizer
+from unireason_jax.data.tokens import LatentCodec, SequenceSpec, latent_pixels, lengths
 from unireason_jax.models import vae
-from unireason_jax.run import compile_cache
+from unireason_jax.pods import pod, sharding
+from unireason_jax.run import command_line, compile_cache, configuration, corpus
 from unireason_jax.world.basis import PatchBasis
 
 _PATIENCE = 30 * 24 * 3600.0  # seconds that a process waits for the slowest one

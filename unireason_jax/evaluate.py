@@ -12,12 +12,12 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from unireason_jax import command_line, experiment
-from unireason_jax.evals import world
 from unireason_jax.evals.flow_loss import flow_by_time
 from unireason_jax.evals.progress import Progress
-from unireason_jax.evals.run import CONVERSATIONS
+from unireason_jax.evals.world import evaluation
+from unireason_jax.evals.world.exam import CONVERSATIONS
 from unireason_jax.inference.load import add_flags, from_flags
+from unireason_jax.run import command_line, experiment
 
 HELP = {
     "prompts": "held-out prompts per tag (6 tags), drawn in three modes",
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--checkpoint", required=True, help="--workdir of a training run")
     found.add_argument("--out", required=True, type=Path, help="folder for the report")
-    for field in dataclasses.fields(world.Sizes):
+    for field in dataclasses.fields(evaluation.Sizes):
         about = f"{HELP[field.name]} (default {field.default})"
         found.add_argument(f"--{field.name}", type=int, default=field.default, help=about)
     found.add_argument(
@@ -64,10 +64,10 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> Path:
     """Evaluates and writes the report; returns its folder."""
-    names = [field.name for field in dataclasses.fields(world.Sizes)]
-    sizes = world.Sizes(**{name: getattr(arguments, name) for name in names})
+    names = [field.name for field in dataclasses.fields(evaluation.Sizes)]
+    sizes = evaluation.Sizes(**{name: getattr(arguments, name) for name in names})
     reasoner = from_flags(arguments)
-    report = world.evaluate(
+    report = evaluation.evaluate(
         reasoner,
         sizes,
         advance=Progress("evaluate", sizes.cost(), "images at most"),

@@ -24,7 +24,6 @@ from pathlib import Path
 
 import jax
 
-from unireason_jax import command_line, sharding
 from unireason_jax.inference import presets
 from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.folder import Folder
@@ -32,7 +31,9 @@ from unireason_jax.inference.load import add_flags, from_flags, told, with_flags
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.requests import Asked, Refused, check_words, read_file
 from unireason_jax.inference.settings import Settings
-from unireason_jax.inference.strip import contact_sheet
+from unireason_jax.pictures.strips import contact_sheet
+from unireason_jax.pods import sharding
+from unireason_jax.run import command_line
 
 SHOWN = 24
 

@@ -35,14 +35,12 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from unireason_jax import command_line
-from unireason_jax.data import assemble, draw, images, shards, storage
-from unireason_jax.data.packing import Budgets
-from unireason_jax.data.planning import advise_budgets
+from unireason_jax.data import images, rows, shards, storage
+from unireason_jax.data.budgets import advise_budgets
+from unireason_jax.data.packs import Budgets
 from unireason_jax.data.readers import find_files
 from unireason_jax.data.reading import FileRecords, IndexedRecords, Piece, Reading, in_shards
 from unireason_jax.data.records import Record, RecordError
-from unireason_jax.data.sequence import SequenceSpec, lengths, render
 from unireason_jax.data.shards import Kept, Refused
 from unireason_jax.data.sizes import SIZES, row_tokens
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource
@@ -54,6 +52,9 @@ from unireason_jax.data.tokenizer import (
     load_tokenizer,
     world_tokenizer,
 )
+from unireason_jax.data.tokens import SequenceSpec, lengths, render
+from unireason_jax.pictures import packed_row
+from unireason_jax.run import command_line
 
 TOKENIZER = "tokenizer"
 _SHOWN_TOKENS, _SHOWN_FROM = 512, 256
@@ -223,10 +224,10 @@ def show(folder: Path, picture: Path, *, sizes: str) -> None:
     count = max(1, int(np.searchsorted(ends, _SHOWN_TOKENS, side="right")))
     sequences = [render(source[i], spec, np.random.default_rng(i)) for i in order[:count]]
     budgets = Budgets(*np.sum([s.lengths for s in sequences], 0).tolist())
-    row = assemble.assemble(sequences, budgets, spec.patch_sizes)
+    row = rows.assemble(sequences, budgets, spec.patch_sizes)
     picture.parent.mkdir(parents=True, exist_ok=True)
     title = f"the first records of {folder.name}"
-    draw.draw_row(row, spec.tokenizer, title=title).save(picture)
+    packed_row.draw_row(row, spec.tokenizer, title=title).save(picture)
 
 
 def _tokenizer(folder: Path, given: Tokenizer | None, tasks, records, *, keep: bool) -> Tokenizer:

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unireason_jax import command_line
 from unireason_jax.evals.progress import Progress
 from unireason_jax.inference.load import add_flags, from_flags
-from unireason_jax.inference.strip import Note, Panel, contact_sheet, strip
-from unireason_jax.synthesis import critiques, world
+from unireason_jax.pictures.strips import Note, Panel, contact_sheet, strip
+from unireason_jax.run import command_line
+from unireason_jax.synthesis import critiques, world_roles
 from unireason_jax.world.scenes import CELL
 
 _SHOWN = 8
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> Path:
         raise ValueError("--count must be >= 1 and --right_share in [0, 1).")
     reasoner = from_flags(arguments)
     side = reasoner.settings.size[0] // CELL
-    requests = world.requests(arguments.seed, arguments.count, side)
+    requests = world_roles.requests(arguments.seed, arguments.count, side)
     template = "think_t2i" if arguments.plan else "t2i"
     settings = {
         "checkpoint": arguments.checkpoint,
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> Path:
     }
     counts = critiques.criticise(
         requests,
-        world.roles(reasoner, template),
+        world_roles.roles(reasoner, template),
         arguments.out,
         settings=settings,
         right_share=arguments.right_share,

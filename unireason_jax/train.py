@@ -21,31 +21,23 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from unireason_jax import (
-    checkpoint,
-    configuration,
-    corpus,
-    metrics,
-    pod,
-    report,
-    sharding,
-    state,
-)
-from unireason_jax.checkpoint import Checkpoints
-from unireason_jax.configuration import ConfigError
-from unireason_jax.data import draw
 from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.evals.loss import LossEvaluator
-from unireason_jax.experiment import Plan
-from unireason_jax.goodput import Ledger
 from unireason_jax.models import functional
 from unireason_jax.models.archive import ArchiveError
-from unireason_jax.optim import merge
-from unireason_jax.preemption import StopSignal
-from unireason_jax.run import compile_cache
-from unireason_jax.state import TrainState
-from unireason_jax.watchdog import Watchdog
-from unireason_jax.writers import Writers
+from unireason_jax.pictures import packed_row
+from unireason_jax.pods import pod, sharding
+from unireason_jax.pods.preemption import StopSignal
+from unireason_jax.pods.watchdog import Watchdog
+from unireason_jax.run import compile_cache, configuration, corpus, forecast
+from unireason_jax.run.configuration import ConfigError
+from unireason_jax.run.experiment import Plan
+from unireason_jax.training import checkpoint, metrics, state
+from unireason_jax.training.checkpoint import Checkpoints
+from unireason_jax.training.goodput import Ledger
+from unireason_jax.training.optim import merge
+from unireason_jax.training.state import TrainState
+from unireason_jax.training.writers import Writers
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/tiny.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; an existing run goes on.")
@@ -270,23 +262,23 @@ def refuse_divergence(numbers: dict[str, float], step: int, limit: int) -> None:
 def run_lines(plan: Plan) -> str:
     """Devices, mesh, how rows are divided, and the dtype of the matmuls."""
     rows, parts = plan.config.data.rows, plan.microbatches
-    return report.run_lines(plan.mesh, rows=rows, microbatches=parts, dtype=plan.model.dtype)
+    return forecast.run_lines(plan.mesh, rows=rows, microbatches=parts, dtype=plan.model.dtype)
 
 
 def dry_run(plan: Plan, workdir: epath.Path) -> None:
     """Prints config, parameters, batch and memory, and draws the first pack; trains nothing."""
     config, mesh, batch = plan.config, plan.mesh, plan.batch_spec()
-    print(report.config_text(config))
-    print(report.parameter_table(plan.abstract.params, plan.optimizer))
-    print(report.path_list(plan.abstract.params, plan.optimizer))
+    print(forecast.config_text(config))
+    print(forecast.parameter_table(plan.abstract.params, plan.optimizer))
+    print(forecast.path_list(plan.abstract.params, plan.optimizer))
     print(run_lines(plan))
-    print(report.batch_table(batch))
+    print(forecast.batch_table(batch))
     rows = config.data.rows // (sharding.row_parts(mesh) * plan.microbatches)
     text, vit, gen = (batch[name][0][1] for name in ("text_ids", "vit_images", "latent_weights"))
     tokens = {"und": text + vit, "gen": gen, "text": text}
-    activations = report.activation_bytes(plan.model, plan.loss, rows=rows, **tokens)
+    activations = forecast.activation_bytes(plan.model, plan.loss, rows=rows, **tokens)
     print("memory of one device:")
-    print(report.memory_table(plan.abstract, plan.shardings, plan.optimizer, activations))
+    print(forecast.memory_table(plan.abstract, plan.shardings, plan.optimizer, activations))
     if plan.pipeline:
         show_packs(plan, workdir)
 
@@ -300,7 +292,9 @@ def show_packs(plan: Plan, workdir: epath.Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     picture = workdir / "pack.png"
     with picture.open("wb") as file:
-        drawing = draw.draw_row(first, plan.experiment.tokenizer, title="first row of the run")
+        drawing = packed_row.draw_row(
+            first, plan.experiment.tokenizer, title="first row of the run"
+        )
         drawing.save(file, format="PNG")
     print(f"the first row is drawn in {picture}")
 

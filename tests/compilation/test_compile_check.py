@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from unireason_jax import configuration, metrics
-from unireason_jax.compilation import check, facts, programs, reference, summary, topology
-from unireason_jax.data.packing import Budgets
+from unireason_jax.compilation import check, figures, programs, reference, summary, topology
+from unireason_jax.data.packs import Budgets
 from unireason_jax.models.config import variant
+from unireason_jax.run import configuration
+from unireason_jax.training import metrics
 
 TINY = "configs/tiny.py"
 SMALL = {
@@ -67,8 +68,8 @@ def test_a_program_that_does_not_fit_ends_with_status_1(found, tmp_path):
     sizes = {"argument": 4, "output": 4, "alias": 4, "temp": 9}
     analysis = SimpleNamespace(**{f"{k}_size_in_bytes": n << 30 for k, n in sizes.items()})
     analysis.peak_memory_in_bytes = 12 << 30
-    check.require_fit(found | {"memory": facts.memory(analysis, topology.Chip(None, 12.5))})
-    large = found | {"memory": facts.memory(analysis, topology.Chip(None, 11.5))}
+    check.require_fit(found | {"memory": figures.memory(analysis, topology.Chip(None, 12.5))})
+    large = found | {"memory": figures.memory(analysis, topology.Chip(None, 11.5))}
     with pytest.raises(check.DoesNotFit, match=r"12\.0 GiB of 11\.5 GiB on a device"):
         check.require_fit(large)
     # The command with this program in place of a compiled one.

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from unireason_jax import sharding
 from unireason_jax.compilation import hlo
+from unireason_jax.pods import sharding
 
 # What a TPU executable looks like: a matmul as a convolution, once over a window with padding, and
 # a loop whose counter grows by two.

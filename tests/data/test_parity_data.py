@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from unireason_jax.data.templates import STYLES
-from unireason_jax.parity import packs, pixels, rows
-from unireason_jax.parity.__main__ import main
-from unireason_jax.parity.data import compare_data
-from unireason_jax.parity.recorded import Recorded
-from unireason_jax.parity.rows import RELEASED
-from unireason_jax.parity.tally import Tally
+from unireason_jax.parity import main
+from unireason_jax.proof import packs, pixels, published_rows
+from unireason_jax.proof.data import compare_data
+from unireason_jax.proof.published_rows import RELEASED
+from unireason_jax.proof.recorded import Recorded
+from unireason_jax.proof.tally import Tally
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_another_wording_of_a_row_is_found(data_goldens, monkeypatch):
     recorded, found = Recorded(data_goldens), Tally()
     recorded.samples = [s for s in recorded.samples if s["type"] == "think_t2i"]
     monkeypatch.setitem(STYLES, "unireason_released", RELEASED)  # without its system prompts
-    rows.compare_rows(recorded, found)
+    published_rows.compare_rows(recorded, found)
     assert "rows of unireason: think_t2i" in found.failures
 
 
@@ -105,5 +105,5 @@ def test_a_tally_reports_shapes_and_levels():
 
 
 def test_orders_are_named_as_different_and_what_they_lose_is_counted(tally):
-    assert tally.deviations[rows.ORDER] == 77
-    assert tally.deviations[rows.REMAINDER] > 5
+    assert tally.deviations[published_rows.ORDER] == 77
+    assert tally.deviations[published_rows.REMAINDER] > 5

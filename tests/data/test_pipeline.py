@@ -7,10 +7,10 @@ import pytest
 
 from tests.data.toy_records import ToySource, toy_spec
 from unireason_jax.data.mixture import measure, mix
-from unireason_jax.data.packing import Budgets
+from unireason_jax.data.packs import Budgets
 from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.data.quarantine import Quarantine
-from unireason_jax.data.sequence import lengths as record_lengths
+from unireason_jax.data.tokens import lengths as record_lengths
 
 BUDGETS = Budgets(160, 12, 24)
 

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from unireason_jax import prepare
-from unireason_jax.data.sequence import SequenceSpec, lengths
 from unireason_jax.data.sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.data.tokenizer import load_tokenizer
+from unireason_jax.data.tokens import SequenceSpec, lengths
 
 
 def picture(path, value, size=(32, 32)):

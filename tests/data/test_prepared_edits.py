@@ -3,12 +3,12 @@
 import pytest
 
 from unireason_jax.data.reading import FileRecords, Reading
-from unireason_jax.data.sequence import render
 from unireason_jax.data.sources import ArrayRecordSource
-from unireason_jax.parity.packs import compare_sequences
-from unireason_jax.parity.recorded import Recorded, Tape
-from unireason_jax.parity.tally import Tally
+from unireason_jax.data.tokens import render
 from unireason_jax.prepare import prepare
+from unireason_jax.proof.packs import compare_sequences
+from unireason_jax.proof.recorded import Recorded, Tape
+from unireason_jax.proof.tally import Tally
 
 VISITS = 60  # records drawn from each of the five rows, so that every official choice is among them
 

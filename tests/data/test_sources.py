@@ -15,11 +15,11 @@ from unireason_jax.data import storage
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.reading import IndexedRecords, Reading
 from unireason_jax.data.records import Record, RecordError, Segment
-from unireason_jax.data.sequence import SequenceSpec, lengths, render
 from unireason_jax.data.sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource, JsonSource, WorldSource, open_source
 from unireason_jax.data.templates import Style
 from unireason_jax.data.tokenizer import Qwen2Tokenizer, SentencePieceTokenizer
+from unireason_jax.data.tokens import SequenceSpec, lengths, render
 from unireason_jax.prepare import prepare
 from unireason_jax.world import tasks
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from unireason_jax.data.records import Record, RecordError, Segment
-from unireason_jax.data.sequence import SequenceSpec
+from unireason_jax.data.tokens import SequenceSpec
 
 
 class ToyTokenizer:

@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from unireason_jax import configuration, experiment, flow
 from unireason_jax.evals.flow_loss import BUCKETS, at_time, flow_by_time
 from unireason_jax.models import functional
+from unireason_jax.rules import flow
+from unireason_jax.run import configuration, experiment
 
 
 @pytest.mark.parametrize("shift", [1.0, 4.0])

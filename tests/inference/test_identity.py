@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from tests.inference import toy
-from unireason_jax import flow
-from unireason_jax.data.assemble import assemble
-from unireason_jax.data.layout import LATENT, TEXT, VIT
-from unireason_jax.data.packing import Budgets
-from unireason_jax.data.sequence import copies, latent_tokens, render, text_tokens, vit_tokens
+from unireason_jax.data.packs import Budgets
+from unireason_jax.data.rows import assemble
+from unireason_jax.data.samples import LATENT, TEXT, VIT
 from unireason_jax.data.templates import TEMPLATES
+from unireason_jax.data.tokens import copies, latent_tokens, render, text_tokens, vit_tokens
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference import sampler
 from unireason_jax.inference.engine import Engine
 from unireason_jax.models import functional
-from unireason_jax.visibility import NOISED, Visibility
+from unireason_jax.rules import flow
+from unireason_jax.rules.visibility import NOISED, Visibility
 from unireason_jax.world.tasks import example
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

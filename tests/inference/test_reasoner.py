@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from tests.inference import toy
-from unireason_jax import sharding
 from unireason_jax.data.templates import TEMPLATES
 from unireason_jax.inference.context import Context
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import TextSettings
+from unireason_jax.pods import sharding
 from unireason_jax.world.tasks import example
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

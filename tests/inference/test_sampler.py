@@ -13,7 +13,7 @@ from unireason_jax.inference import sampler
 from unireason_jax.inference.engine import Engine
 from unireason_jax.inference.settings import FlowSettings, TextSettings
 from unireason_jax.models import functional
-from unireason_jax.visibility import Visibility
+from unireason_jax.rules.visibility import Visibility
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

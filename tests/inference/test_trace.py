@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from unireason_jax.inference import strip as pictures
 from unireason_jax.inference import trace as traces
 from unireason_jax.inference.trace import Step, Trace
+from unireason_jax.pictures import strips as pictures
 
 
 def image(value, size=32):

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from unireason_jax import sharding, visibility
 from unireason_jax.models.attention import Keys, Queries, attend
 from unireason_jax.models.chunked import Ids, active_blocks
 from unireason_jax.models.flash import flash_attention
 from unireason_jax.models.flash_gpu import Plan, default_plan, gpu_attention, whole_tiles
 from unireason_jax.models.flash_gpu_kernels import Kernel
 from unireason_jax.models.flash_kernels import Tiles
-from unireason_jax.visibility import Visibility
+from unireason_jax.pods import sharding
+from unireason_jax.rules import visibility
+from unireason_jax.rules.visibility import Visibility
 
 
 def random_row(rng, length):

@@ -9,7 +9,7 @@ import pytest
 
 from unireason_jax.models import functional
 from unireason_jax.models.config import variant
-from unireason_jax.visibility import PADDING, Visibility, build
+from unireason_jax.rules.visibility import PADDING, Visibility, build
 
 LENGTHS = [5, 6, 4, 6, 3]
 MODES = ["causal", "full", "causal", "noise", "causal"]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tests.slow import shapes
-from unireason_jax import sharding
-from unireason_jax.models import functional, huggingface, layout, released
+from unireason_jax.models import functional, huggingface, official_names, released
 from unireason_jax.models.config import VARIANTS, from_dict, to_dict, variant
-from unireason_jax.visibility import Visibility, build
+from unireason_jax.pods import sharding
+from unireason_jax.rules.visibility import Visibility, build
 
 NANO = variant("nano")
 
@@ -95,7 +95,7 @@ def test_the_released_model_has_the_recorded_tensors():
     config = VARIANTS["bagel_7b_mot"]
     files = released.json_configs(config)
     llm, vit, main = (files[f"{name}config.json"] for name in ("llm_", "vit_", ""))
-    found = {n: t.shape for t in layout.layout(config).values() for n in t.names}
+    found = {n: t.shape for t in official_names.layout(config).values() for n in t.names}
     sides = huggingface.tables(config).items()
     found |= {name: (side**2, config.llm.width) for name, side in sides}
     assert found == shapes(llm, vit, main, 64)

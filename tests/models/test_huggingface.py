@@ -8,10 +8,10 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from unireason_jax import sharding
-from unireason_jax.models import functional, huggingface, layout, released
+from unireason_jax.models import functional, huggingface, official_names, released
 from unireason_jax.models.archive import Archive, write_archive
 from unireason_jax.models.config import variant
+from unireason_jax.pods import sharding
 
 NANO = variant("nano", llm={"qk_norm": False})
 
@@ -86,8 +86,8 @@ def test_each_device_reads_its_own_slice(folder, params):
 
 def test_every_slice_of_every_leaf_is_what_indexing_gives(folder, params):
     archive, rng = Archive(folder / "ema.safetensors"), np.random.default_rng(0)
-    for path, tensor in layout.layout(NANO).items():
-        leaf = np.asarray(layout.at_path(params, path))
+    for path, tensor in official_names.layout(NANO).items():
+        leaf = np.asarray(official_names.at_path(params, path))
         read = huggingface.leaf_reader(archive, tensor, np.dtype(np.float32))
         for _ in range(3):
             bounds = [np.sort(rng.integers(0, n + 1, 2)) for n in leaf.shape]

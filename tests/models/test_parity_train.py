@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.models.golden import TrainStep, relative
-from unireason_jax.models import functional, huggingface, layout
+from unireason_jax.models import functional, huggingface, official_names
 
 # The bias of the ViT's keys has no effect on the softmax: its gradient is rounding noise.
 NOISE = "vit_model.vision_model.encoder.layers."
@@ -40,7 +40,7 @@ def test_gradients(setup, detach):
         model = functional.bind(config, params)
         return step.forward(model, shift, detach_und=detach)["loss"]
 
-    official = layout.official_tensors(config, grad(params))
+    official = official_names.official_tensors(config, grad(params))
     wanted = {n.removeprefix(prefix): x for n, x in step.tensors.items() if n.startswith(prefix)}
     for name, found in official.items():
         if name.startswith(NOISE) and name.endswith("k_proj.bias"):

@@ -7,7 +7,7 @@ import pytest
 
 from unireason_jax.models import functional
 from unireason_jax.models.config import variant
-from unireason_jax.visibility import Visibility, build
+from unireason_jax.rules.visibility import Visibility, build
 
 CONFIG = variant("nano", dtype="bfloat16", attention="dense")
 # Norms take rsqrt, attention exp, rotary and timestep features cos and sin.
@@ -89,9 +89,9 @@ def test_matmuls_take_bfloat16_and_sum_in_float32(program):
 
 
 def test_flow_and_autoencoder_are_float32():
-    from unireason_jax import flow
     from unireason_jax.models import vae
     from unireason_jax.models.config import VAEConfig
+    from unireason_jax.rules import flow
 
     config = VAEConfig(channels=32, multipliers=(1, 1), blocks=1, latents=4)
     params = jax.eval_shape(lambda key: vae.init(config, key), jax.random.key(0))

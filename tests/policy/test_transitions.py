@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unireason_jax import flow
 from unireason_jax.policy import transitions
+from unireason_jax.rules import flow
 
 X = np.array([0.5, -1.25, 2, 0.125])
 V = np.array([-0.75, 0.5, 1.5, -0.25])

@@ -2,8 +2,7 @@
 
 import pytest
 
-from unireason_jax import configuration
-from unireason_jax.run import hardware
+from unireason_jax.run import configuration, hardware
 
 FACTS = {
     "flags\t\t: fpu avx2 avx512f avx512_bf16 avx512vl\n": "bfloat16",

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from unireason_jax.data.sources import JsonSource
-from unireason_jax.synthesis import critiques, world
-from unireason_jax.synthesis.journal import Journal
+from unireason_jax.storage.journal import Journal
+from unireason_jax.synthesis import critiques, world_roles
 from unireason_jax.synthesis.roles import Draft, Request, Roles
 from unireason_jax.world import tasks
 from unireason_jax.world.edits import NO_CHANGE
@@ -19,7 +19,7 @@ from unireason_jax.world.scenes import CELL, make_scene, row_column
 from unireason_jax.world.verifier import check, check_image
 
 SIDE = 4
-REQUESTS = world.requests(3, 40, SIDE)
+REQUESTS = world_roles.requests(3, 40, SIDE)
 SETTINGS = {"seed": 3}
 
 
@@ -36,7 +36,7 @@ def drafts(requests):
 
 
 def roles(generator=drafts):
-    return Roles(generator, world.verify, world.teach, world.prefer)
+    return Roles(generator, world_roles.verify, world_roles.teach, world_roles.prefer)
 
 
 def make(folder, generator=drafts, **options):
@@ -83,7 +83,7 @@ def test_what_a_request_leaves_open_is_not_always_the_same():
     for number in range(12):
         request = Request(f"r-{number}", "a shape", requirement)
         empty = render(make_scene((), SIDE))
-        lesson = world.teach(request, empty, world.verify(request, empty))
+        lesson = world_roles.teach(request, empty, world_roles.verify(request, empty))
         (obj,) = parse_plan(lesson.plan, SIDE).objects
         assert check(requirement, [obj], side=SIDE).passed
         plans.add(lesson.plan)
@@ -133,7 +133,9 @@ def test_right_drafts_are_limited_and_a_stranger_judge_is_obeyed(tmp_path):
     counts = make(tmp_path / "few", right_share=0.1)
     right = [r for r in records(tmp_path / "few") if not r["rounds"]]
     assert 0 < len(right) <= 0.1 * counts["records"]
-    nobody = Roles(drafts, world.verify, world.teach, lambda request, draft, refined: False)
+    nobody = Roles(
+        drafts, world_roles.verify, world_roles.teach, lambda request, draft, refined: False
+    )
     with pytest.raises(ValueError, match=r"does not prefer the repaired picture': 2\d"):
         critiques.criticise(REQUESTS, nobody, tmp_path / "none", settings=SETTINGS)
 

@@ -3,8 +3,8 @@
 import pytest
 
 from unireason_jax.world.dice import Dice
-from unireason_jax.world.editing import random_objects
 from unireason_jax.world.edits import NO_CHANGE, Edit, apply_edit, diff
+from unireason_jax.world.instructions import random_objects
 from unireason_jax.world.language import (
     edit_text,
     parse_edit,

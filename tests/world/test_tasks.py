@@ -7,12 +7,11 @@ import pytest
 
 from unireason_jax.world import lessons, tasks
 from unireason_jax.world.dice import Dice
-from unireason_jax.world.editing import RULES
+from unireason_jax.world.drafts import FAULTS
 from unireason_jax.world.edits import NO_CHANGE, apply_edit
+from unireason_jax.world.instructions import RULES
 from unireason_jax.world.language import parse_edit, parse_plan, parse_reflection
-from unireason_jax.world.process import COMPLETE, CONFLICT, CONTINUE
 from unireason_jax.world.prompts import TAGS, UNSEEN_COUNT_TAG
-from unireason_jax.world.refinement import FAULTS
 from unireason_jax.world.renderer import render
 from unireason_jax.world.scenes import (
     HELD_OUT_PAIRS,
@@ -21,6 +20,7 @@ from unireason_jax.world.scenes import (
     is_held_out_prompt,
     make_scene,
 )
+from unireason_jax.world.steps import COMPLETE, CONFLICT, CONTINUE
 from unireason_jax.world.verifier import check, check_edit, check_image
 from unireason_jax.world.vocabulary import WORDS
 

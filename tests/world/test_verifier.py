@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from unireason_jax.world.dice import Dice
-from unireason_jax.world.editing import fall, mirror, random_objects
 from unireason_jax.world.edits import apply_edit
+from unireason_jax.world.instructions import fall, mirror, random_objects
 from unireason_jax.world.parser import Found
 from unireason_jax.world.prompts import sample_prompt
 from unireason_jax.world.renderer import render

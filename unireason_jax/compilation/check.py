@@ -13,12 +13,13 @@ from typing import Any
 
 import jax
 
-from unireason_jax import metrics, sharding
-from unireason_jax.compilation import facts, hlo, programs, summary, topology
+from unireason_jax.compilation import figures, hlo, programs, summary, topology
 from unireason_jax.compilation.reference import reference_row
-from unireason_jax.data.packing import Budgets
+from unireason_jax.data.packs import Budgets
 from unireason_jax.models import functional
-from unireason_jax.program import TrainProgram
+from unireason_jax.pods import sharding
+from unireason_jax.run.program import TrainProgram
+from unireason_jax.training import metrics
 
 
 class DoesNotFit(RuntimeError):
@@ -90,7 +91,7 @@ def describe(plan: TrainProgram, budgets: Budgets, memory: Any, text: str) -> di
     """What an executable's memory analysis and HLO text say about a run."""
     chip, parsed = topology.chip(plan.mesh.devices.flat[0]), hlo.parse(text)
     config, row = plan.config, reference_row(plan.model, budgets)
-    work = facts.Work(
+    work = figures.Work(
         model=plan.model,
         row=row,
         rows=config.data.rows,
@@ -109,14 +110,14 @@ def describe(plan: TrainProgram, budgets: Budgets, memory: Any, text: str) -> di
         "parameters": functional.count(plan.abstract.params),
         "remat": plan.model.remat,
         "jax": jax.__version__,
-        "memory": facts.memory(memory, chip),
-        "collectives": facts.collectives(parsed),
+        "memory": figures.memory(memory, chip),
+        "collectives": figures.collectives(parsed),
         "square_buffers": parsed.square_buffers(_token_counts(budgets, work.context)),
         "loops_counted_once": len(parsed.unknown_loops),
     }
     if trains:
-        found["flops"] = facts.flops(parsed, work)
-        found["speed"] = facts.speed(parsed, chip, found)
+        found["flops"] = figures.flops(parsed, work)
+        found["speed"] = figures.speed(parsed, chip, found)
     return found
 
 

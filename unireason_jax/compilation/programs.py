@@ -8,15 +8,16 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from unireason_jax import configuration, experiment, sharding
 from unireason_jax.compilation.reference import patch_sizes
-from unireason_jax.data.assemble import row_spec
-from unireason_jax.data.packing import Budgets
+from unireason_jax.data.packs import Budgets
+from unireason_jax.data.rows import row_spec
 from unireason_jax.inference import cache, sampler
 from unireason_jax.models import functional
 from unireason_jax.models.config import BagelConfig
-from unireason_jax.program import TrainProgram
-from unireason_jax.state import with_shardings
+from unireason_jax.pods import sharding
+from unireason_jax.run import configuration, experiment
+from unireason_jax.run.program import TrainProgram
+from unireason_jax.training.state import with_shardings
 
 PROGRAMS = {"train": "step", "text": "token", "image": "image"}  # and what a run of each makes
 

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 
-from unireason_jax.data import assemble, layout
-from unireason_jax.data.packing import Budgets
+from unireason_jax.data import rows, samples
+from unireason_jax.data.packs import Budgets
 from unireason_jax.models.chunked import Ids
 from unireason_jax.models.config import BagelConfig
 from unireason_jax.models.flash import active_tiles, default_tiles, padded
@@ -40,7 +40,7 @@ def reference_row(model: BagelConfig, budgets: Budgets) -> dict[str, np.ndarray]
         return total * (number + 1) // parts - total * number // parts
 
     for trace in range(traces):
-        build = layout.Builder(controls, widths)
+        build = samples.Builder(controls, widths)
         latent, vit = share(budgets.latent, traces, trace), share(budgets.vit, traces, trace)
         images = min(3, latent)
         # Two markers for every copy of an image; bos and eos are words of the texts here.
@@ -60,10 +60,10 @@ def reference_row(model: BagelConfig, budgets: Budgets) -> dict[str, np.ndarray]
             else:
                 build.target(values, places, "none", weight=1.0, logit=0.0, seed=trace)
         sequences.append(build.finish(f"reference {trace}"))
-    return {k: v[None] for k, v in assemble.assemble(sequences, budgets, widths).items()}
+    return {k: v[None] for k, v in rows.assemble(sequences, budgets, widths).items()}
 
 
-def _text(build: layout.Builder, words: int) -> None:
+def _text(build: samples.Builder, words: int) -> None:
     """A supervised text, if there is room for one."""
     if words > 1:
         build.text([0] * words, 1.0, "none")

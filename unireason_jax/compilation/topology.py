@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import jax
 
-from unireason_jax import metrics
+from unireason_jax.training import metrics
 
 
 @dataclasses.dataclass(frozen=True)

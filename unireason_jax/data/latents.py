@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from unireason_jax.data.records import Record, Segment
-from unireason_jax.data.sequence import LatentCodec
 from unireason_jax.data.storage import DTYPES
+from unireason_jax.data.tokens import LatentCodec
 
 _TOLERANCE = 0.02  # of a latent; other machines and libraries differ by less than 0.001
 

@@ -18,8 +18,8 @@ import numpy as np
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.randomness import generator
 from unireason_jax.data.records import Record, RecordError
-from unireason_jax.data.sequence import SequenceSpec
-from unireason_jax.data.sequence import lengths as record_lengths
+from unireason_jax.data.tokens import SequenceSpec
+from unireason_jax.data.tokens import lengths as record_lengths
 
 _SPOT_CHECKS = 64  # records measured again before cached lengths are believed
 

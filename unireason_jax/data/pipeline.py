@@ -19,16 +19,16 @@ import numpy as np
 from absl import flags
 from grain.experimental import ElasticIterator
 
-from unireason_jax.data import assemble
-from unireason_jax.data.layout import STREAMS, Sequence
+from unireason_jax.data.budgets import advise_budgets, cached_plan
 from unireason_jax.data.mixture import Mixture, RecordSource, measure, mix
-from unireason_jax.data.packing import Budgets, PackPlan, plan_packs
-from unireason_jax.data.planning import advise_budgets, cached_plan
+from unireason_jax.data.packs import Budgets, PackPlan, plan_packs
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.quotas import Quotas
 from unireason_jax.data.randomness import generator
 from unireason_jax.data.records import RecordError
-from unireason_jax.data.sequence import SequenceSpec, render
+from unireason_jax.data.rows import assemble
+from unireason_jax.data.samples import STREAMS, Sequence
+from unireason_jax.data.tokens import SequenceSpec, render
 
 _STATE = "next_row"
 _TRIAL = 64  # records rendered before a majority of failures stops the run
@@ -56,7 +56,7 @@ class RenderPack:
                 sequences.append(self.sequence(example, epoch))
             except (RecordError, OSError):
                 failed[slot] = example
-        row = assemble.assemble(sequences, self.room, self.spec.patch_sizes)
+        row = assemble(sequences, self.room, self.spec.patch_sizes)
         tokens = np.zeros(3, np.int64)
         for sequence in sequences:
             tokens += sequence.lengths
@@ -82,7 +82,7 @@ class RenderPack:
 class Pipeline:
     """An endless iterator over this process's part of the global batches.
 
-    `next` gives a dict of NumPy arrays [rows / processes, ...] (see `assemble.row_spec`). Rows
+    `next` gives a dict of NumPy arrays [rows / processes, ...] (see `row_spec`). Rows
     are made ahead of time by threads, or by `workers` processes.
 
     Attributes:
@@ -121,7 +121,7 @@ class Pipeline:
           seed: of mixture, plan, shuffle and all randomness of examples.
           weights, examples: see `mixture.mix`.
           quotas: records of a source, by name, that every row holds at least.
-          window: see `packing.plan_packs`.
+          window: see `packs.plan_packs`.
           multiple: every stream of a row is padded to a multiple of this, so that as many devices
             can share it; who is in a row does not depend on it.
           process, processes: which part of the global batch is local.
@@ -272,7 +272,7 @@ class Pipeline:
 
     def batch_spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and dtype of every array of the global batch, by name."""
-        spec = assemble.row_spec(self._room, self.spec.patch_sizes)
+        spec = row_spec(self._room, self.spec.patch_sizes)
         return {name: ((self.rows, *shape), dtype) for name, (shape, dtype) in spec.items()}
 
 

@@ -1,108 +1,130 @@
-"""Reading a packed row back: which samples and splits it holds, in true order.
+"""Sequences -> one packed row of static shape: [text | vit | latent], padded to its budgets.
 
-A row says all of it in its visibility integers, so that pictures and checks need no record.
+Streams are concatenated sample after sample. What sequences say about order is local to their
+record and is shifted by what lies before them in the row: order indices by tokens, split numbers
+by splits (so that each is unique in the row), ViT image numbers by images. Padding sees padding
+only, carries no loss, and belongs to no image.
 """
 
-import dataclasses
-import math
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as List
 
 import numpy as np
 
-from unireason_jax import visibility
-from unireason_jax.data.layout import LATENT, TEXT, VIT
+from unireason_jax.data.packs import Budgets
+from unireason_jax.data.samples import STREAMS, Sequence
+from unireason_jax.rules import visibility
+
+# field of a Sequence -> (stream, dtype, padding)
+_TOKENS = {
+    "text_ids": (0, np.int32, 0),
+    "text_labels": (0, np.int32, -1),
+    "text_weights": (0, np.float32, 0),
+    "vit_patches": (1, np.float32, 0),
+    "vit_positions": (1, np.int32, 0),
+    "vit_images": (1, np.int32, -1),
+    "latents": (2, np.float32, 0),
+    "latent_positions": (2, np.int32, 0),
+    "latent_weights": (2, np.float32, 0),
+    "latent_logits": (2, np.float32, -np.inf),
+    "noise_seeds": (2, np.uint32, 0),
+}
+_ROW = ("positions", "vis_key", "vis_lo", "vis_hi", "vis_own")  # over the whole row
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """One split of a packed row.
+def row_spec(budgets: Budgets, patch_sizes: tuple[int, int]) -> dict[str, tuple[tuple, np.dtype]]:
+    """Shape and dtype of every array of a row, by name.
 
-    Attributes:
-      mode: visibility.CAUSAL, FULL or NOISED.
-      stream: TEXT, VIT or LATENT, whichever its inner tokens belong to.
-      tokens: row indices in true order, int [n]; the first and last of an image are SOI and EOI.
+    Args:
+      budgets: tokens by stream.
+      patch_sizes: features of a ViT patch and of a latent token (`SequenceSpec.patch_sizes`).
     """
-
-    mode: int
-    stream: int
-    tokens: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """The splits of one record of a packed row, in order."""
-
-    splits: tuple[Split, ...]
-
-    @property
-    def tokens(self) -> np.ndarray:
-        """Row indices of all its tokens in true order."""
-        return np.concatenate([split.tokens for split in self.splits])
+    widths = {"vit_patches": (patch_sizes[0],), "latents": (patch_sizes[1],)}
+    lengths = budgets.array()
+    spec = {
+        name: ((int(lengths[stream]), *widths.get(name, ())), np.dtype(dtype))
+        for name, (stream, dtype, _) in _TOKENS.items()
+    }
+    return spec | {name: ((budgets.total,), np.dtype(np.int32)) for name in _ROW}
 
 
-def streams_of(row: dict[str, np.ndarray]) -> np.ndarray:
-    """Stream of every token of a row, int [T]."""
-    sizes = [len(row[name]) for name in ("text_ids", "vit_positions", "latent_positions")]
-    return np.repeat([TEXT, VIT, LATENT], sizes)
+def assemble(
+    sequences: Iterable[Sequence], budgets: Budgets, patch_sizes: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """One row of a batch from the sequences of a pack.
 
+    Args:
+      sequences: samples in row order; none gives a row of padding.
+      budgets: tokens by stream.
+      patch_sizes: as in `row_spec`.
 
-def true_order(row: dict[str, np.ndarray]) -> np.ndarray:
-    """Row indices of all tokens but padding, in true order, int [n].
+    Returns:
+      The arrays of `row_spec`, filled from the left of each stream.
 
-    Noised tokens have no order index of their own; their split starts behind its `hi` and holds
-    SOI, latents and EOI.
+    Raises:
+      ValueError: the sequences need more tokens than a budget has.
     """
-    key, hi = row["vis_key"], row["vis_hi"]
-    order = np.where(key >= visibility.NOISE, -1, key).astype(np.int64)
-    streams = streams_of(row)
-    for own in np.unique(key[key >= visibility.NOISE]):
-        members = np.flatnonzero(key == own)
-        markers, inner = members[streams[members] == TEXT], members[streams[members] != TEXT]
-        split = np.concatenate([markers[:1], inner, markers[1:]])
-        order[split] = hi[split] + 1 + np.arange(len(split))
-    present = np.flatnonzero(key != visibility.PADDING)
-    return present[np.argsort(order[present], kind="stable")]
+    sequences = list(sequences)
+    spec = row_spec(budgets, patch_sizes)
+    row = {
+        name: np.full(spec[name][0], padding, dtype)
+        for name, (_, dtype, padding) in _TOKENS.items()
+    }
+    row["positions"] = np.zeros(budgets.total, np.int32)
+    blank = _named(visibility.padding(budgets.total))
+    row |= {name: values.copy() for name, values in blank.items()}
+    limit = budgets.array()
+    base = np.array([0, budgets.text, budgets.und])
+    used = np.zeros(3, np.int64)
+    tokens = splits = images = 0
+    for sequence in sequences:
+        lengths = np.array(sequence.lengths)
+        end = used + lengths
+        if (end > limit).any():
+            stream = int((end > limit).argmax())
+            raise ValueError(
+                f"record '{sequence.record_id}': the row needs {end[stream]} {STREAMS[stream]} "
+                f"tokens but its budget is {limit[stream]}; plan again with these lengths"
+            )
+        for name, (stream, _, _) in _TOKENS.items():
+            row[name][used[stream] : end[stream]] = getattr(sequence, name)
+        row["vit_images"][used[1] : end[1]] += np.int32(images)
+        shifted = visibility.shifted(sequence.visibility, tokens=tokens, splits=splits)
+        wide = _named(shifted) | {"positions": sequence.positions}
+        start = 0
+        for stream in range(3):
+            place = slice(base[stream] + used[stream], base[stream] + end[stream])
+            local = slice(start, start + lengths[stream])
+            for name, values in wide.items():
+                row[name][place] = values[local]
+            start += int(lengths[stream])
+        used = end
+        tokens += int(lengths.sum())
+        splits += len(sequence.split_lengths)
+        images += sequence.vit_count
+    return row
 
 
-def samples(row: dict[str, np.ndarray], bos: int | None = None) -> list[Sample]:
-    """The samples of a row; `bos` tells adjacent text turns apart (else they count as one)."""
-    tokens = true_order(row)
-    lo = row["vis_lo"][tokens]
-    cuts = np.flatnonzero(np.diff(lo)) + 1
-    return [Sample(tuple(_splits(row, part, bos))) for part in np.split(tokens, cuts) if len(part)]
+def true_order(sequences: Iterable[Sequence], budgets: Budgets) -> np.ndarray:
+    """Place of each token of the assembled row in true order, int32 [T]; -1 for padding."""
+    order = np.full(budgets.total, -1, np.int32)
+    base = np.array([0, budgets.text, budgets.und])
+    tokens = 0
+    for sequence in sequences:
+        start = 0
+        for stream, length in enumerate(sequence.lengths):
+            local = sequence.order[start : start + length]
+            order[base[stream] : base[stream] + length] = local + tokens
+            base[stream] += length
+            start += length
+        tokens += start
+    return order
 
 
-def grid_width(positions: np.ndarray) -> int:
-    """Columns of an image from the positions of its tokens in reading order.
-
-    Positions may be stretched over the table. An image as wide as the position table, or one
-    column wide, has no larger gap between its lines; it is taken for a square.
-    """
-    steps = np.diff(positions)
-    breaks = np.flatnonzero(steps >= 2 * steps.min(initial=len(positions)))
-    if len(breaks):
-        return int(breaks[0]) + 1
-    side = math.isqrt(len(positions))
-    return side if side * side == len(positions) else len(positions)
+def stack(rows: List[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """A batch [B, ...] of rows of one shape."""
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _splits(row: dict[str, np.ndarray], tokens: np.ndarray, bos: int | None) -> list[Split]:
-    streams = streams_of(row)
-    start_index = int(row["vis_lo"][tokens[0]])
-    hi, own = row["vis_hi"][tokens] - start_index, row["vis_own"][tokens]
-    splits, start = [], 0
-    while start < len(tokens):
-        if own[start] >= visibility.NOISE:
-            mode, end = visibility.NOISED, start + int((own == own[start]).sum())
-        elif hi[start] > start:
-            mode, end = visibility.FULL, int(hi[start]) + 1
-        else:
-            mode, end = visibility.CAUSAL, start + 1
-            while end < len(tokens) and own[end] < visibility.NOISE and hi[end] == end:
-                if bos is not None and row["text_ids"][tokens[end]] == bos:
-                    break
-                end += 1
-        part = tokens[start:end]
-        stream = TEXT if mode == visibility.CAUSAL else int(streams[part[1]])
-        splits.append(Split(mode, stream, part))
-        start = end
-    return splits
+def _named(seen: visibility.Visibility) -> dict[str, np.ndarray]:
+    return {f"vis_{name}": values for name, values in seen._asdict().items()}

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from unireason_jax.data.layout import STREAMS
+from unireason_jax.data.samples import STREAMS
 
 MANIFEST = "manifest.json"
 LENGTHS = "lengths.npy"

@@ -5,10 +5,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from unireason_jax import experiment, objective
-from unireason_jax.configuration import loss_config
 from unireason_jax.evals.rates import average
-from unireason_jax.evals.report import Section
+from unireason_jax.evals.world.report import Section
+from unireason_jax.run import experiment
+from unireason_jax.run.configuration import loss_config
+from unireason_jax.training import objective
 
 BUCKETS = 10
 

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from unireason_jax import objective, sharding
 from unireason_jax.models.config import BagelConfig
-from unireason_jax.objective import LossConfig
-from unireason_jax.optim import Params
+from unireason_jax.pods import sharding
+from unireason_jax.training import objective
+from unireason_jax.training.objective import LossConfig
+from unireason_jax.training.optim import Params
 
 
 class LossEvaluator:

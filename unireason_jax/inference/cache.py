@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unireason_jax.visibility import NOISE, PADDING, Visibility
+from unireason_jax.rules.visibility import NOISE, PADDING, Visibility
 
 
 @jax.tree_util.register_dataclass

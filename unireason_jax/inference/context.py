@@ -16,9 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unireason_jax import flow as flows
 from unireason_jax.data import images
-from unireason_jax.data.layout import LATENT, TEXT
+from unireason_jax.data.samples import LATENT, TEXT
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference import sampler
 from unireason_jax.inference.cache import Cache
@@ -34,6 +33,7 @@ from unireason_jax.inference.turns import (
     state,
     text_turn,
 )
+from unireason_jax.rules import flow as flows
 
 FEWEST_SLOTS, FEWEST_TOKENS = 64, 32
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.data import images, sequence
+from unireason_jax.data import images, tokens
 from unireason_jax.data.records import Record, Segment, untag
-from unireason_jax.data.sequence import SequenceSpec
+from unireason_jax.data.tokens import SequenceSpec
 from unireason_jax.inference import sampler
 from unireason_jax.inference.context import Written
 from unireason_jax.inference.settings import Settings
@@ -165,7 +165,7 @@ class Conversation:
     def _given(self, segment: Segment) -> None:
         """Takes a given segment; one that was generated before is not told twice."""
         if segment.kind == "text":
-            self.pending.append(text_turn(sequence.text_tokens(segment, self.spec)))
+            self.pending.append(text_turn(tokens.text_tokens(segment, self.spec)))
             step = Step("text", segment.role, text=segment.text, given=True)
         else:
             image = images.load(segment.image, self.spec.image_root)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from unireason_jax import sharding
-from unireason_jax.data.sequence import SequenceSpec
+from unireason_jax.data.tokens import SequenceSpec
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference.cache import Cache, Markers
+from unireason_jax.pods import sharding
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

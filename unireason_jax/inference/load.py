@@ -7,12 +7,14 @@ from typing import Any
 import jax
 from etils import epath
 
-from unireason_jax import checkpoint, corpus, experiment, sharding
 from unireason_jax.inference import presets
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import FlowSettings, Settings
 from unireason_jax.models import functional
 from unireason_jax.models.vae import Autoencoder
+from unireason_jax.pods import sharding
+from unireason_jax.run import corpus, experiment
+from unireason_jax.training import checkpoint
 from unireason_jax.world.scenes import CELL
 
 WORLD_FLOW = FlowSettings(timesteps=20, text_scale=1.0, interval=(0.0, 1.0), renorm="none")

@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from unireason_jax.data import sequence
 from unireason_jax.data.records import Record
-from unireason_jax.data.sequence import SequenceSpec
 from unireason_jax.data.templates import PLAIN, Style
+from unireason_jax.data.tokens import SequenceSpec, copies, text_tokens
 from unireason_jax.inference import presets as systems
 from unireason_jax.inference import turns
 from unireason_jax.inference.context import Context
@@ -160,13 +159,13 @@ class Reasoner:
                     raise ValueError("this checkpoint has no ViT: it cannot look at images.")
                 if segment.kind == "image" and segment.is_hole:
                     turns.check_size(size, spec)
-                sequence.copies(segment, spec)
+                copies(segment, spec)
                 if segment.image is not None:
                     turns.check_image(segment.image, spec, gen=segment.gen, und=segment.und)
             except (ValueError, OSError) as error:
                 raise ValueError(f"record '{record.id}', {segment.role}: {error}") from None
             if segment.kind == "text" and not segment.is_hole:
-                found += text_turn(sequence.text_tokens(segment, spec)).slots
+                found += text_turn(text_tokens(segment, spec)).slots
         if spec.max_text is not None and found > spec.max_text:
             raise ValueError(
                 f"record '{record.id}': its texts have {found} tokens, but the model was trained "

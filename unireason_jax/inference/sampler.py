@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unireason_jax import flow
 from unireason_jax.inference.cache import (
     Cache,
     Markers,
@@ -24,6 +23,7 @@ from unireason_jax.inference.cache import (
 )
 from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.models import functional
+from unireason_jax.rules import flow
 
 NEVER = -1
 

@@ -5,8 +5,8 @@ import itertools
 
 import numpy as np
 
-from unireason_jax import flow
 from unireason_jax.inference.turns import WITHOUT_TEXT
+from unireason_jax.rules import flow
 
 
 @dataclasses.dataclass(frozen=True)

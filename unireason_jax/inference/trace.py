@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unireason_jax.inference.strip import Note, Panel, strip, tidy
+from unireason_jax.pictures.strips import Note, Panel, strip, tidy
 
 FILE = "trace.json"
 PICTURE = "strip.png"

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unireason_jax.data import images, sequence
-from unireason_jax.data.layout import LATENT, TEXT, VIT
-from unireason_jax.data.sequence import SequenceSpec
+from unireason_jax.data import images
+from unireason_jax.data.samples import LATENT, TEXT, VIT
+from unireason_jax.data.tokens import SequenceSpec, latent_tokens, vit_tokens
 
 GAP = -1
 """Kind of a turn that only moves the rotary position by one: an image copy that is left out."""
@@ -25,7 +25,7 @@ class Turn(NamedTuple):
     """One block of a context.
 
     Attributes:
-      kind: TEXT, VIT or LATENT (the streams of `data.layout`), or GAP.
+      kind: TEXT, VIT or LATENT (the streams of `data.samples`), or GAP.
       tokens: ids [n] int32 with bos and eos, or image features [n, F] float32; empty for GAP.
       places: [n] int32 positions in the image's grid; None for texts.
     """
@@ -62,9 +62,9 @@ def image_turns(image: Any, spec: SequenceSpec, *, gen: bool, und: bool) -> list
     """
     turns = []
     if gen:
-        turns.append(Turn(LATENT, *sequence.latent_tokens(image, spec)))
+        turns.append(Turn(LATENT, *latent_tokens(image, spec)))
     if und and spec.vit_patch:
-        turns.append(Turn(VIT, *sequence.vit_tokens(image, spec)))
+        turns.append(Turn(VIT, *vit_tokens(image, spec)))
     return turns
 
 

@@ -15,8 +15,8 @@ from unireason_jax.models.chunked import MASKED, Ids, chunked_attention
 from unireason_jax.models.flash import default_tiles, flash_attention
 from unireason_jax.models.flash_gpu import default_plan, gpu_attention
 from unireason_jax.models.layers import precision
-from unireason_jax.sharding import divides, per_device, platform
-from unireason_jax.visibility import visible
+from unireason_jax.pods.sharding import divides, per_device, platform
+from unireason_jax.rules.visibility import visible
 
 
 class Queries(NamedTuple):

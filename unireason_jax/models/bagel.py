@@ -18,8 +18,8 @@ from unireason_jax.models.layers import (
 )
 from unireason_jax.models.mot import Past, Stack
 from unireason_jax.models.vit import ViT
-from unireason_jax.sharding import constrain, gathered
-from unireason_jax.visibility import Visibility
+from unireason_jax.pods.sharding import constrain, gathered
+from unireason_jax.rules.visibility import Visibility
 
 TIME_FEATURES = 256
 

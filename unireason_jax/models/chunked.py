@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from unireason_jax.models.layers import precision
-from unireason_jax.visibility import NOTHING, PADDING, visible
+from unireason_jax.rules.visibility import NOTHING, PADDING, visible
 
 MASKED = -1e30
 UNSEEN = -1e20

@@ -23,7 +23,7 @@ from unireason_jax.models.flash_kernels import (
     outputs,
     query_gradient,
 )
-from unireason_jax.visibility import NOTHING, PADDING
+from unireason_jax.rules.visibility import NOTHING, PADDING
 
 
 def default_tiles(group: int, queries: int, keys: int) -> Tiles:

@@ -18,7 +18,7 @@ from jax.experimental.pallas import triton
 from unireason_jax.models.chunked import MASKED, UNSEEN, Ids
 from unireason_jax.models.flash import padded
 from unireason_jax.models.flash_kernels import Tiles, dot
-from unireason_jax.visibility import visible
+from unireason_jax.rules.visibility import visible
 
 LOG2E = 1.4426950408889634
 

@@ -17,7 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from unireason_jax.models.layers import precision
-from unireason_jax.visibility import visible
+from unireason_jax.rules.visibility import visible
 
 MASKED = -1e30
 UNSEEN = -1e20

@@ -19,7 +19,7 @@ from unireason_jax.models import functional, released
 from unireason_jax.models.archive import DTYPES, Archive, read_json, type_name, write_archive
 from unireason_jax.models.config import BagelConfig, LatentConfig
 from unireason_jax.models.layers import sincos_row
-from unireason_jax.models.layout import ROOT, VIT, Tensor, at_path, layout
+from unireason_jax.models.official_names import ROOT, VIT, Tensor, at_path, layout
 
 WEIGHTS = ("ema.safetensors", "model.safetensors")
 LATENT_TABLE = "latent_pos_embed.pos_embed"

@@ -16,8 +16,8 @@ from flax import nnx
 from unireason_jax.models.attention import Keys, Queries, attend
 from unireason_jax.models.config import BagelConfig, LLMConfig
 from unireason_jax.models.layers import Projection, RMSNorm, rotary, rotate, stacked
-from unireason_jax.sharding import constrain
-from unireason_jax.visibility import Visibility
+from unireason_jax.pods.sharding import constrain
+from unireason_jax.rules.visibility import Visibility
 
 
 class Past(NamedTuple):

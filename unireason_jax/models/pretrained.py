@@ -17,7 +17,7 @@ from etils import epath
 from unireason_jax.models import functional, released
 from unireason_jax.models.archive import Archive, read_json
 from unireason_jax.models.config import BagelConfig, LatentConfig, LLMConfig, ViTConfig
-from unireason_jax.models.layout import LLM, VIT, at_path, layout
+from unireason_jax.models.official_names import LLM, VIT, at_path, layout
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 HEAD = "language_model.lm_head.weight"

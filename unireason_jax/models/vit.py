@@ -13,7 +13,7 @@ from unireason_jax.models.attention import Keys, Queries, attend
 from unireason_jax.models.config import BagelConfig, ViTConfig
 from unireason_jax.models.layers import LayerNorm, Projection, parameter, stacked
 from unireason_jax.models.mot import remat
-from unireason_jax.sharding import constrain
+from unireason_jax.pods.sharding import constrain
 
 
 class ViTBlock(nnx.Module):

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from unireason_jax.synthesis.journal import Journal
+from unireason_jax.storage.journal import Journal
 from unireason_jax.synthesis.roles import Draft, Request, Roles, Unusable
 
 RECORDS, JOURNAL, IMAGES = "records.jsonl", "journal.jsonl", "images"

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from unireason_jax.world.dice import Dice
+from unireason_jax.world.drafts import inject_faults, repair, sample_trace
 from unireason_jax.world.language import plan_text
-from unireason_jax.world.process import COMPLETE, CONFLICT, Step, sample_steps
 from unireason_jax.world.prompts import Prompt, sample_prompt
-from unireason_jax.world.refinement import inject_faults, repair, sample_trace
 from unireason_jax.world.requirements import sample_scene
 from unireason_jax.world.scenes import Scene
+from unireason_jax.world.steps import COMPLETE, CONFLICT, Step, sample_steps
 
 Draw = Callable[[Scene], np.ndarray]
 IRG = (

@@ -8,8 +8,8 @@ construction of Uni-Edit: the model has to look before it edits.
 from typing import NamedTuple
 
 from unireason_jax.world.dice import Dice
-from unireason_jax.world.editing import EditTask, Objects, random_objects, references
 from unireason_jax.world.edits import Edit, apply_edit
+from unireason_jax.world.instructions import EditTask, Objects, random_objects, references
 from unireason_jax.world.language import NUMBERS, PLURALS, noun, phrase, seen_text
 from unireason_jax.world.requirements import POSITIONS, Requirement, Want, related, requirement_of
 from unireason_jax.world.scenes import (

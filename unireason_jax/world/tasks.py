@@ -28,16 +28,16 @@ import numpy as np
 
 from unireason_jax.world import lessons, renderer
 from unireason_jax.world.dice import Dice
-from unireason_jax.world.editing import sample_edit
+from unireason_jax.world.drafts import Trace, sample_trace
 from unireason_jax.world.edits import NO_CHANGE
+from unireason_jax.world.instructions import sample_edit
 from unireason_jax.world.knowledge import all_facts, sample_item, wrong_think
 from unireason_jax.world.language import plan_text, reflection_text
-from unireason_jax.world.process import sample_steps
 from unireason_jax.world.prompts import sample_prompt
 from unireason_jax.world.questions import sample_answer_edit, sample_question
-from unireason_jax.world.refinement import Trace, sample_trace
 from unireason_jax.world.requirements import Requirement, sample_scene
 from unireason_jax.world.scenes import SIDE, Scene, make_scene
+from unireason_jax.world.steps import sample_steps
 
 Example = dict[str, Any]
 Draw = Callable[[Scene], np.ndarray]

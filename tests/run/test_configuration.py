@@ -1,0 +1,150 @@
+"""Config files load, override and sweep; mistakes are answered with the nearest right key."""
+
+import dataclasses
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from unireason_jax.models.config import variant
+from unireason_jax.run import configuration
+from unireason_jax.run.configuration import ConfigError
+
+COMMON = "configs/common.py"
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    path = folder / "mine.py"
+    path.write_text(
+        "from configs import common\n"
+        "def get_config(size='nano'):\n"
+        "    config = common.get_config()\n"
+        "    config.model.variant = size\n"
+        "    return config\n"
+        "def sweep():\n"
+        "    for lr in (1e-4, 1e-3):\n"
+        "        yield {'optim.lr': lr, 'train.steps': 5}\n"
+    )
+    return str(path)
+
+
+def test_every_default_of_common_builds():
+    config = configuration.load(COMMON)
+    assert configuration.model_config(config) == variant("world")
+    optim = configuration.optim_config(config)
+    assert optim.total_steps == config.train.steps and optim.eps == 1e-15
+    assert configuration.loss_config(config).ce_weight == 1.0
+
+
+def test_argument_and_overrides(config_file):
+    config = configuration.load(f"{config_file}:small", {"model.llm.layers": 3, "optim.lr": 1})
+    model = configuration.model_config(config)
+    small = variant("small")
+    assert model == dataclasses.replace(small, llm=dataclasses.replace(small.llm, layers=3))
+    assert configuration.optim_config(config).lr == 1.0
+    configuration.apply(config, {"model.vit_tower": False})
+    assert configuration.model_config(config).vit is None
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("optim.lrr", "did you mean optim.lr"),
+        ("lr", "did you mean optim.lr"),
+        ("train.step", "train.steps"),
+        ("model.llm.layer", "model.llm.layers"),
+        ("optim.xyzzy", "did you mean optim."),
+    ],
+)
+def test_unknown_keys_name_the_nearest(key, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        configuration.load(COMMON, {key: 1})
+    assert f"unknown config key '{key}'" in str(error.value)
+
+
+def test_wrong_types_say_what_is_expected():
+    with pytest.raises(ConfigError, match="'many' is a str; it must be a int like 1000"):
+        configuration.load(COMMON, {"train.steps": "many"})
+
+
+def test_missing_files_name_what_is_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"no such file; .*configs has common\.py"):
+        configuration.load("configs/comon.py")
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(ConfigError, match="defines no get_config"):
+        configuration.load(str(tmp_path / "empty.py"))
+
+
+def test_sweep(config_file):
+    config = configuration.load(config_file)
+    assert configuration.apply_sweep(config, config_file, 1) == "sweep_001"
+    assert config.optim.lr == 1e-3 and config.train.steps == 5
+    with pytest.raises(ConfigError, match="entries 0 to 1"):
+        configuration.apply_sweep(config, config_file, 2)
+    with pytest.raises(ConfigError, match=r"defines no sweep\(\)"):
+        configuration.sweep(COMMON)
+
+
+def test_round_trip_through_the_workdir(tmp_path, config_file):
+    config = configuration.load(config_file, {"optim.freeze": ("^und/",)})
+    configuration.save(tmp_path, config)
+    loaded = configuration.load_workdir(tmp_path)
+    assert configuration.model_config(loaded) == configuration.model_config(config)
+    assert configuration.optim_config(loaded) == configuration.optim_config(config)
+    with pytest.raises(FileNotFoundError, match="the --workdir of a training run"):
+        configuration.load_workdir(tmp_path / "nowhere")
+
+
+def test_dataclasses_refuse_unknown_keys():
+    with pytest.raises(ConfigError, match=r"unknown config key 'loss.ce_wait'.*loss.ce_weight"):
+        configuration.build(configuration.LossConfig, {"ce_wait": 1.0}, "loss")
+    config = configuration.load(COMMON, {"model.variant": "nanno"})
+    with pytest.raises(ConfigError, match="unknown 'nanno'; there is nano"):
+        configuration.model_config(config)
+
+
+@pytest.fixture
+def parsed(monkeypatch, config_file):
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "config", flag_values=values)
+    flags.DEFINE_integer("sweep_index", None, "entry", flag_values=values)
+    monkeypatch.setattr(flags, "FLAGS", values)
+
+    def parse(*arguments):
+        named = any(argument.split("=")[0] == "--config" for argument in arguments)
+        argv = ["train", *([] if named else [f"--config={config_file}"]), *arguments]
+        monkeypatch.setattr("sys.argv", argv)  # config_flags looks there for overrides
+        configuration.parse_flags(argv)
+        return values.config
+
+    return parse
+
+
+def test_command_line_overrides(parsed):
+    config = parsed("--config.optim.lr=0.5", "--config.model.llm.layers=2", "--sweep_index=0")
+    assert config.optim.lr == 0.5 and config.model.llm.layers == 2
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.optim.lrr=1", "error: unknown config key 'optim.lrr'; did you mean optim.lr"),
+        ("--config.train.steps=many", "config.train.steps must be a whole number, like 1000"),
+        ("--config.model.llm.layers=two", "config.model.llm.layers must be a number"),
+        ("--swep_index=1", "Unknown command line flag 'swep_index'"),
+    ],
+)
+def test_command_line_mistakes_end_with_one_line(parsed, argument, message):
+    with pytest.raises(SystemExit) as stop:
+        parsed(argument)
+    assert message in str(stop.value)
+
+
+@pytest.mark.parametrize("flag", [["--config=configs/tiny.py"], ["--config", "configs/tiny.py"]])
+def test_the_repository_s_configs_are_found_from_anywhere(parsed, monkeypatch, tmp_path, flag):
+    monkeypatch.chdir(tmp_path)
+    config = parsed(*flag, "--config.train.steps=7")
+    assert config.model.variant == "nano" and config.train.steps == 7

@@ -1,0 +1,176 @@
+"""Counts, FLOPs, the meter's means and their resume, writers, and the heartbeat."""
+
+import io
+import json
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.batches import packed_batch
+from unireason_jax.models.config import variant
+from unireason_jax.rules import visibility
+from unireason_jax.training import metrics
+from unireason_jax.training.writers import Writers, duration
+
+MODEL = variant("nano")
+
+
+def test_counts_are_those_of_the_dense_mask():
+    batch = packed_batch(MODEL, rows=3)
+    counts = metrics.batch_counts(batch)
+    names = ("key", "lo", "hi", "own")
+    seen = visibility.Visibility(*(batch[f"vis_{name}"] for name in names))
+    real = batch["vis_lo"] >= 0
+    assert counts["pairs"] == (visibility.dense(seen) & real[:, :, None]).sum()
+    assert counts["text"] == real[:, :10].sum() == 10 + 9 + 8
+    assert counts["vit"] == 12 and counts["vit_pairs"] == 3 * 4**2
+    assert counts["latent"] == 24
+    assert counts["labels"] == (batch["text_labels"] >= 0).sum()
+
+
+def test_flops_of_bagel_match_its_own_account():
+    # BAGEL training loop: 6 N T + 12 H heads layers sum(len^2) / ... counts one tower of N weights;
+    # text-only and causal, ours differs by the head's share and by counting visible pairs only.
+    model = variant("bagel_7b_mot")
+    tokens = 1000
+    counts = {
+        "text": tokens, "vit": 0, "latent": 0, "labels": tokens, "vit_pairs": 0,
+        "pairs": tokens * tokens,
+    }  # fmt: skip
+    llm = model.llm
+    embedding = llm.vocab * llm.width
+    weights = 7_615_283_200 - embedding  # the embedding table is looked up, not multiplied
+    wanted = 6 * weights * tokens + 1_204_224 * tokens**2
+    np.testing.assert_allclose(metrics.train_flops(model, counts), wanted, rtol=1e-3)
+    frozen = metrics.train_flops(model, counts, und_backward=0.0)
+    assert frozen < 0.45 * wanted
+
+
+def test_frozen_and_latent_only_rows_cost_what_they_do():
+    none = {"text": 0, "vit": 0, "latent": 0, "labels": 0, "pairs": 0, "vit_pairs": 0}
+    assert metrics.train_flops(MODEL, none) == 0
+    one = metrics.train_flops(MODEL, none | {"latent": 5})
+    assert metrics.train_flops(MODEL, none | {"latent": 10}) == 2 * one > 0
+
+
+def test_meter_averages_and_a_resumed_meter_reports_the_same():
+    counts = {"text": 3, "vit": 0, "latent": 5}
+
+    def feed(meter, steps):
+        for step in steps:
+            scalars = {"loss": jnp.float32(step / 3), "lr": jnp.float32(step)}
+            meter.add(scalars, counts, flops=1e6)
+
+    unbroken = metrics.Meter(1e9)
+    feed(unbroken, range(7))
+    whole = unbroken.report()
+    first = metrics.Meter(1e9)
+    feed(first, range(4))
+    stored = json.loads(json.dumps(first.state()))
+    second = metrics.Meter(1e9)
+    second.restore(stored)
+    feed(second, range(4, 7))
+    resumed = second.report()
+    assert whole["loss"] == resumed["loss"] == pytest.approx(1.0)
+    assert whole["lr"] == resumed["lr"] == 6
+    assert whole["speed/text_tokens_per_s"] > 0 and whole["speed/mfu"] > 0
+    assert "loss" not in unbroken.report()
+
+
+def test_clock_splits_time():
+    clock = metrics.Clock()
+    with clock("data"):
+        time.sleep(0.05)
+    total, spent = clock.split()
+    assert spent["data"] >= 0.05 and spent["data"] + spent["step"] == pytest.approx(total)
+    assert clock.split()[1].keys() == {"step"}
+
+
+def test_writers_leave_every_step_once(tmp_path, capsys):
+    writers = Writers(tmp_path, start=0, total=20, tensorboard=True)
+    for step in (5, 10, 15):
+        writers.write(step, {"loss": 1 / step, "skipped": 0.0})
+    writers.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 20, "lo')  # killed while writing
+    again = Writers(tmp_path, start=10, total=20, tensorboard=False)
+    report = {"loss": 0.5, "speed/steps_per_s": 2.0, "time/total": 4.0, "time/data": 1.0}
+    again.write(15, report | {"speed/text_tokens_per_s": 30.0, "skipped": 3.0})
+    again.close()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [5, 10, 15]
+    assert rows[-1]["loss"] == 0.5
+    line = capsys.readouterr().out.splitlines()[-1]
+    for part in ("step 15/20", "loss 0.5", "skipped 3", "2 steps/s", "data wait 25%", "eta 2s"):
+        assert part in line
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_missing_wandb_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(ValueError, match="wandb is not installed"):
+        Writers(tmp_path, start=0, total=1, tensorboard=False, wandb="project")
+
+
+def test_heartbeat_beats_and_reports(capsys):
+    with metrics.heartbeat("train step", every=0.02):
+        time.sleep(0.1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("compiling train step ...")
+    assert lines[-1].startswith("compiled train step in 0.")
+
+
+def test_duration_and_memory_and_peak():
+    assert [duration(s) for s in (5, 200, 3720)] == ["5s", "3m20s", "1h02m"]
+    assert metrics.memory()["memory/host_gib"] > 0.01
+    assert metrics.peak_flops() > 1e8
+
+    class Device:
+        platform, device_kind = "gpu", "NVIDIA H200"
+
+    assert metrics.peak_flops(Device()) == 989e12
+    Device.device_kind = "TPU v5"
+    assert metrics.peak_flops(Device()) == 459e12
+    Device.device_kind = "something new"
+    assert metrics.peak_flops(Device()) is None
+
+
+def test_profiler_records_its_window_also_after_a_resume_or_an_early_end(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: calls.append(folder))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
+    start = str(tmp_path / "profile")
+    for first, last, wanted in [(0, 9, [3, 6]), (4, 9, [4, 6]), (0, 5, [3]), (7, 9, [])]:
+        profiler = metrics.Profiler((3, 6), tmp_path)
+        changes = []
+        for step in range(first, last):
+            profiler.at(step)
+            changes += [step] * len(calls)
+            calls.clear()
+        assert changes == wanted
+        profiler.close()
+        assert calls == (["stop"] if len(wanted) == 1 else [])
+        calls.clear()
+    none = metrics.Profiler((0, 0), tmp_path)
+    none.at(0)
+    none.close()
+    assert calls == [] and start.endswith("profile")
+
+
+def test_a_terminal_gets_a_progress_bar_with_the_time_left(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    writers = Writers(tmp_path, start=2, total=10, tensorboard=False)
+    for _ in range(8):
+        writers.advance()
+    writers.write(10, {"loss": 1.0})
+    writers.close()
+    shown = terminal.getvalue()
+    assert "2/10" in shown and "10/10" in shown and "step/s" in shown

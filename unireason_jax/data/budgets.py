@@ -1,0 +1,221 @@
+"""Choosing the budgets of a row from the data, and keeping a plan on disk.
+
+The ratio of the three budgets must follow the mixture: with a wrong ratio one stream fills up
+while another stays empty (69 % instead of 99 % in our measurements). ViT and latent budgets are
+whole multiples of what images bring, so not every ratio can be had at every row length; the
+advisor looks for the best one near the wished length and proves it by packing a sample.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from unireason_jax.data import packs
+from unireason_jax.data.packs import STREAMS, Budgets, PackPlan, plan_packs
+from unireason_jax.data.quotas import Quotas
+from unireason_jax.data.randomness import generator
+
+_SAMPLE = 2048  # records packed to compare candidates
+_FINALISTS = 6  # candidates packed
+_STEPS = 48  # budgets looked at per stream
+_FAR = 0.05  # what a row twice as long (or half) as wished costs, in fill, times log
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """Budgets for a mixture, and what a sample of it reaches with them.
+
+    Attributes:
+      budgets: the advice.
+      und_per_gen: (text + vit) / latent; infinite without latents.
+      fill: tokens / budget by stream of a packed sample without its last packs, float64 [3].
+      records_per_pack: mean records in a row.
+    """
+
+    budgets: Budgets
+    und_per_gen: float
+    fill: np.ndarray
+    records_per_pack: float
+
+    def __str__(self) -> str:
+        fill = ", ".join(f"{s} {f:.1%}" for s, f in zip(STREAMS, self.fill))
+        b = self.budgets
+        return (
+            f"row of {b.total} tokens: text {b.text}, vit {b.vit}, latent {b.latent}; "
+            f"und:gen {self.und_per_gen:.3f}; {self.records_per_pack:.1f} records a row; "
+            f"fill {fill}"
+        )
+
+
+def advise_budgets(
+    lengths: np.ndarray,
+    tokens_per_row: int,
+    *,
+    text_slack: float = 0.008,
+    coverage: float = 1.0,
+    seed: int = 0,
+) -> Advice:
+    """Budgets near `tokens_per_row` that the mixture fills best in every stream.
+
+    Args:
+      lengths: int [n, 3] tokens of every record by stream (text, vit, latent).
+      tokens_per_row: wished sum of the budgets; reached within about 20 % where the data allow.
+      text_slack: part of the text budget left free, which makes the image streams fit exactly.
+      coverage: part of the records that must fit; the longest others come out as oversized.
+      seed: of the sample and its packing.
+
+    Returns:
+      An `Advice`.
+
+    Raises:
+      ValueError: for unusable lengths, or a row length below 1.
+    """
+    lengths = packs.checked_lengths(lengths)
+    if tokens_per_row < 1:
+        raise ValueError(f"tokens_per_row must be >= 1, not {tokens_per_row}")
+    if not 0 < coverage <= 1:
+        raise ValueError(f"coverage must be in (0, 1], not {coverage}")
+    if coverage < 1:
+        cut = np.quantile(lengths, coverage, axis=0, method="higher")
+        lengths = lengths[(lengths <= cut).all(1)]
+    rng = generator(seed, packs.VERSION)
+    sample = lengths[packs.stratified_order(lengths, rng)[:_SAMPLE]]
+    best, best_score = None, -np.inf
+    for budgets in _candidates(lengths, tokens_per_row, text_slack):
+        plan = plan_packs(sample, budgets, window=256, seed=seed)
+        # The last packs of a sample are emptier than those of a corpus; its mixture is not exact.
+        fill = plan.fill_steady if len(sample) == _SAMPLE else plan.fill
+        fill = np.minimum(fill, _attainable(lengths, budgets))
+        score = fill.min() - _FAR * abs(np.log2(budgets.total / tokens_per_row))
+        if score > best_score:
+            best_score = score
+            ratio = budgets.und / budgets.latent if budgets.latent else float("inf")
+            best = Advice(budgets, ratio, fill, len(plan.members) / len(plan))
+    return best
+
+
+def _attainable(lengths: np.ndarray, budgets: Budgets) -> np.ndarray:
+    """Fill by stream that no packing can exceed, float64 [3]."""
+    mean, limit = lengths.mean(0), budgets.array()
+    per_row = (limit[mean > 0] / mean[mean > 0]).min()
+    return np.where(limit > 0, per_row * mean / np.maximum(limit, 1), 1.0)
+
+
+def _candidates(lengths: np.ndarray, tokens_per_row: int, text_slack: float) -> list[Budgets]:
+    """The most promising budgets, judged by ratio and total alone, best first."""
+    mean, longest = lengths.mean(0), lengths.max(0)
+    share = tokens_per_row * mean / mean.sum()
+    grids = [_grid(lengths[:, stream], share[stream]) for stream in (1, 2)]
+    vit, latent = (g.ravel() for g in np.meshgrid(*grids, indexing="ij"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        records = np.stack([vit / mean[1], latent / mean[2]])  # NaN for an absent stream
+    if mean[1] == mean[2] == 0:
+        per_row = np.full(1, share[0] / max(mean[0], 1e-9) / (1 + text_slack))
+        fill = np.ones(1)
+    else:
+        per_row = np.nanmin(records, axis=0)
+        fill = per_row / np.nanmax(records, axis=0)
+    text = np.ceil(per_row * mean[0] * (1 + text_slack))
+    text = np.maximum(text, longest[0]).astype(np.int64)
+    fill = np.minimum(fill, per_row * mean[0] / np.maximum(text, 1) if mean[0] else 1.0)
+    total = text + vit + latent
+    score = fill - _FAR * np.abs(np.log2(total / tokens_per_row))
+    order = np.argsort(-score, kind="stable")[:_FINALISTS]
+    return [Budgets(int(text[i]), int(vit[i]), int(latent[i])) for i in order]
+
+
+def _grid(lengths: np.ndarray, share: float) -> np.ndarray:
+    """Budgets of one image stream worth trying: multiples of its unit, int64, at least one."""
+    longest = int(lengths.max())
+    if longest == 0:
+        return np.zeros(1, np.int64)
+    unit = int(np.gcd.reduce(lengths))
+    low = max(longest, int(0.6 * share))
+    high = max(1.5 * share, 2.0 * longest)
+    steps = np.arange(-(-low // unit), int(high / unit) + 1, dtype=np.int64)
+    if len(steps) > _STEPS:
+        steps = np.unique(np.linspace(steps[0], steps[-1], _STEPS).round().astype(np.int64))
+    return steps * unit
+
+
+def plan_key(
+    lengths: np.ndarray,
+    budgets: Budgets,
+    *,
+    window: int,
+    seed: int,
+    quotas: Quotas | None = None,
+) -> str:
+    """Hash of everything a plan depends on: 16 hexadecimal digits."""
+    settings = [dataclasses.asdict(budgets), window, seed, packs.VERSION, list(lengths.shape)]
+    digest = hashlib.sha256(json.dumps(settings, default=int).encode())
+    digest.update(np.ascontiguousarray(lengths, "<i8").tobytes())
+    if quotas:
+        digest.update(repr(sorted(quotas.least.items())).encode())
+        digest.update(np.ascontiguousarray(quotas.groups, "<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def cached_plan(
+    lengths: np.ndarray,
+    budgets: Budgets,
+    directory: str | Path,
+    *,
+    window: int = 512,
+    seed: int = 0,
+    quotas: Quotas | None = None,
+) -> PackPlan:
+    """`plan_packs`, kept as `<directory>/plan-<key>.npz` and read from there the next time.
+
+    A file that cannot be read is planned and written again.
+    """
+    key = plan_key(np.asarray(lengths), budgets, window=window, seed=seed, quotas=quotas)
+    path = Path(directory) / f"plan-{key}.npz"
+    if path.exists():
+        try:
+            return load_plan(path)
+        except (zipfile.BadZipFile, EOFError, KeyError, ValueError):
+            path.unlink(missing_ok=True)
+    plan = plan_packs(lengths, budgets, window=window, seed=seed, quotas=quotas)
+    save_plan(plan, path)
+    return plan
+
+
+def save_plan(plan: PackPlan, path: str | Path) -> None:
+    """Writes a plan as one npz file; a reader never sees half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with open(part, "wb") as file:
+        np.savez(
+            file,
+            budgets=plan.budgets.array(),
+            members=plan.members,
+            offsets=plan.offsets,
+            oversized=plan.oversized,
+            fill=plan.fill,
+            fill_steady=plan.fill_steady,
+            staleness=plan.staleness,
+            unmet=plan.unmet,
+        )
+    os.replace(part, path)
+
+
+def load_plan(path: str | Path) -> PackPlan:
+    """Reads what `save_plan` wrote."""
+    with np.load(path) as data:
+        return PackPlan(
+            budgets=Budgets(*map(int, data["budgets"])),
+            members=data["members"],
+            offsets=data["offsets"],
+            oversized=data["oversized"],
+            fill=data["fill"],
+            fill_steady=data["fill_steady"],
+            staleness=int(data["staleness"]),
+            unmet=int(data["unmet"]),
+        )

@@ -1,0 +1,125 @@
+"""Asking a judge: again where it fails, then missing; never zero for a failure.
+
+Every answer goes into a journal as soon as it is there, so a killed run repeats at most the calls
+that were on their way. Missing answers are asked for again when the command is started again.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, Protocol
+
+from unireason_jax.evals.published.base import Item, Malformed, Question, Scored, Suite
+from unireason_jax.storage.journal import Journal
+
+MISSING_IMAGE = "no image"
+
+
+class JudgeFailure(Exception):
+    """A call without a usable answer.
+
+    Attributes:
+      kind: timeout, rate limit, refusal, server, request, connection, budget.
+      cost: that was paid all the same.
+    """
+
+    def __init__(self, kind: str, message: str, cost: float = 0.0):
+        super().__init__(message)
+        self.kind, self.cost = kind, cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """What a judge said and what it cost.
+
+    Attributes:
+      text: the answer.
+      cost: in the currency of the prices given; 0 where nothing was paid.
+      cached: taken from the cache.
+    """
+
+    text: str
+    cost: float = 0.0
+    cached: bool = False
+
+
+class Judge(Protocol):
+    """Anything that answers questions about pictures."""
+
+    name: str
+
+    def __call__(self, question: Question, attempt: int) -> Reply:
+        """The answer; a later attempt must not come from a cache. Raises JudgeFailure."""
+
+
+def ask_all(
+    suite: Suite,
+    questions: Sequence[Question],
+    judge: Judge,
+    journal: Journal,
+    *,
+    attempts: int = 3,
+    workers: int = 8,
+    progress: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Asks what the journal does not hold yet and writes every answer, or why it is missing.
+
+    Args:
+      suite: reads the answers.
+      questions: of existing images.
+      judge: who is asked; it may be called from several threads at a time.
+      journal: rows {key, scores or None, reason, text, cost}.
+      attempts: how often an unreadable answer is asked for again; the judge itself retries calls.
+      workers: calls at the same time.
+      progress: called with the number of questions just answered.
+    """
+    todo = [q for q in questions if journal.rows.get(q.key, {}).get("scores") is None]
+    progress(len(questions) - len(todo))
+    with ThreadPoolExecutor(workers) as pool:
+        paid = {key: row.get("cost", 0.0) for key, row in journal.rows.items()}
+        calls = [
+            pool.submit(_answer, suite, q, judge, attempts, paid.get(q.key, 0.0)) for q in todo
+        ]
+        for call in as_completed(calls):
+            journal.add([call.result()])
+            progress(1)
+
+
+def _answer(
+    suite: Suite, question: Question, judge: Judge, attempts: int, paid: float
+) -> dict[str, Any]:
+    """The journal's row of a question that has already cost something before."""
+    row = {"key": question.key, "scores": None, "reason": "", "text": "", "cost": paid}
+    for attempt in range(attempts):
+        try:
+            reply = judge(question, attempt)
+            row["text"], row["cost"] = reply.text, row["cost"] + reply.cost
+            return row | {"scores": suite.read(question, reply.text), "reason": ""}
+        except Malformed as error:
+            row["reason"] = f"malformed: {error}"
+        except JudgeFailure as error:
+            row["reason"], row["cost"] = f"{error.kind}: {error}", row["cost"] + error.cost
+    return row
+
+
+def collect(
+    suite: Suite, items: Iterable[Item], folder: Path, journal: Journal, rubrics: dict[str, str]
+) -> tuple[list[Scored], dict[str, str]]:
+    """Images with all their scores, and by key why the others are missing."""
+    scored, missing = [], {}
+    for item in items:
+        for place in suite.places(item):
+            if not (folder / place).is_file():
+                missing[place] = MISSING_IMAGE
+                continue
+            scores = {}
+            for question in suite.questions(item, place, folder / place, rubrics):
+                row = journal.rows.get(question.key, {"scores": None, "reason": "not asked"})
+                if row["scores"] is None:
+                    missing[place] = row["reason"]
+                else:
+                    scores[question.step] = row["scores"]
+            if place not in missing:
+                scored.append(Scored(item, place, scores))
+    return scored, missing

@@ -1,0 +1,112 @@
+"""GEdit-Bench: general edits in English and Chinese, 0 to 10 for semantics and for quality.
+
+Per image SC = min of its two scores, PQ likewise, O = sqrt(SC PQ); then the mean per task and the
+plain mean of the tasks. O is not the root of the table's SC and PQ.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from unireason_jax.evals.published.base import (
+    Item,
+    Malformed,
+    Question,
+    Scored,
+    Scores,
+    Suite,
+    by_group,
+    checked,
+    clean,
+    field,
+    fill,
+    in_range,
+    json_object,
+    mean,
+    read_rows,
+    sources,
+)
+
+RUBRICS = {
+    "semantics": (
+        "First picture: before, second: after the edit '{prompt}'. From 0 to 10, how successful is "
+        'the edit, and how little more than asked for was changed? Answer {"score": [n, n]}'
+    ),
+    "quality": (
+        "From 0 to 10, how natural is this picture, and how free of artefacts? "
+        'Answer {"score": [n, n]}'
+    ),
+}
+
+
+def load(path: Path) -> list[Item]:
+    """Items {task_type, key, instruction, instruction_language, input_image, ...}."""
+    items = []
+    for number, row in enumerate(read_rows(path)):
+        language = field(path, number, row, "instruction_language")
+        if language not in ("en", "cn"):
+            raise ValueError(f"{path}, item {number}: instruction_language is en or cn.")
+        task, key = (field(path, number, row, name) for name in ("task_type", "key"))
+        pictures = sources(path, number, row, "input_image")
+        name = f"{task}/{language}/{key}"
+        items.append(Item(name, field(path, number, row, "instruction"), pictures, row))
+    return checked(path, items)
+
+
+def places(item: Item) -> tuple[str, ...]:
+    """`fullset/{task}/{language}/{key}.png`."""
+    return (f"fullset/{item.id}.png",)
+
+
+def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -> list[Question]:
+    """Semantics sees both pictures, quality only the result."""
+    pictures = {"semantics": (*item.sources, image), "quality": (image,)}
+    return [
+        Question(f"{place}/{step}", step, fill(rubrics[step], prompt=item.prompt), seen, item)
+        for step, seen in pictures.items()
+    ]
+
+
+def read(question: Question, answer: str) -> Scores:
+    """`{"score": [a, b]}`; the smaller one counts."""
+    score = json_object(clean(answer)).get("score")
+    if not isinstance(score, list) or len(score) != 2:
+        raise Malformed(f"'score' is {score!r}, not two numbers")
+    return {question.step: min(in_range(value, 0, 10) for value in score)}
+
+
+def aggregate(scored: Sequence[Scored]) -> Scores:
+    """SC, PQ and O by language: all items, and the subset on which all official models answered."""
+    found = {}
+    for language, images in by_group(scored, lambda i: i.raw["instruction_language"]).items():
+        shared = [image for image in images if image.item.raw.get("Intersection_exist")]
+        for subset, chosen in {"": images, ", intersection": shared}.items():
+            tasks = by_group(chosen, _task)
+            for name, measure in _MEASURES.items():
+                if tasks:
+                    value = mean(mean(map(measure, each)) for each in tasks.values())
+                    found[f"{name}, {language}{subset}"] = value
+        tasks = by_group(images, _task)
+        found |= {f"O, {language}, {t}": mean(map(_overall, each)) for t, each in tasks.items()}
+    return found
+
+
+def _overall(image: Scored) -> float:
+    scores = image.all()
+    return math.sqrt(scores["semantics"] * scores["quality"])
+
+
+_MEASURES = {
+    "O": _overall,
+    "SC": lambda image: image.all()["semantics"],
+    "PQ": lambda image: image.all()["quality"],
+}
+
+
+def _task(item: Item) -> str:
+    return str(item.raw["task_type"])
+
+
+SUITE = Suite(
+    "gedit", "gpt-4.1-2025-04-14", load, places, questions, read, _task, aggregate, RUBRICS
+)

@@ -1,0 +1,71 @@
+"""From scored images to a report: the formulas' numbers, intervals, and what is missing."""
+
+import collections
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unireason_jax.evals.published.base import Scored, Scores, Suite, by_group
+
+RESAMPLES = 500
+
+
+def intervals(suite: Suite, scored: Sequence[Scored], *, seed: int = 0) -> dict[str, list[float]]:
+    """95 % intervals of all numbers: items are drawn anew within their groups."""
+    rng = np.random.default_rng(seed)
+    groups = [
+        list(by_group(images, lambda item: item.id).values())
+        for images in by_group(scored, suite.group).values()
+    ]
+    found: dict[str, list[float]] = collections.defaultdict(list)
+    for _ in range(RESAMPLES):
+        drawn = [
+            image
+            for items in groups
+            for pick in rng.integers(0, len(items), len(items))
+            for image in items[pick]
+        ]
+        for name, value in suite.aggregate(drawn).items():
+            found[name].append(value)
+    return {n: [float(x) for x in np.nanpercentile(v, [2.5, 97.5])] for n, v in found.items()}
+
+
+def report(
+    suite: Suite,
+    scored: Sequence[Scored],
+    missing: Mapping[str, str],
+    facts: Mapping[str, Any],
+    folder: Path,
+) -> Scores:
+    """Writes report.md and report.json; returns the numbers, empty where nothing was scored."""
+    numbers = suite.aggregate(scored) if scored else {}
+    spread = intervals(suite, scored) if scored else {}
+    total = len(scored) + len(missing)
+    reasons = collections.Counter(reason.split(":")[0] for reason in missing.values())
+    coverage = {"images": total, "scored": len(scored), "missing": dict(reasons.most_common())}
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {
+        "suite": suite.name,
+        "facts": dict(facts),
+        "coverage": coverage,
+        "scores": {n: {"value": v, "interval": spread[n]} for n, v in numbers.items()},
+        "missing": dict(missing),
+    }
+    text = json.dumps(values, indent=1, ensure_ascii=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    lines = [f"# {suite.name}", ""]
+    lines += [f"- {name}: {value}" for name, value in facts.items()]
+    lines.append(f"- official judge: {suite.official_judge}")
+    lines.append(f"- coverage: {len(scored)} of {total} images have all their scores")
+    lines += [f"- missing, {reason}: {count}" for reason, count in reasons.most_common()]
+    if missing:
+        lines.append("- missing images are left out of every mean; they count as nothing, not 0")
+    lines += ["", "| | score | 95 % interval |", "| --- | --- | --- |"]
+    for name, value in numbers.items():
+        low, high = spread[name]
+        lines.append(f"| {name} | {value:.3f} | {low:.3f} to {high:.3f} |")
+    (folder / "report.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    return numbers

@@ -1,0 +1,208 @@
+"""What an ablation says: rows with intervals, the order the paper reports, and the controls.
+
+Rows were asked the same prompts, so they are compared prompt by prompt. Nothing is hidden: an
+order that does not come out is written down as such.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unireason_jax.evals.rates import Rate, mean_difference, mean_over_runs
+from unireason_jax.evals.world.exam import Groups
+from unireason_jax.evals.world.report import Report, Section
+from unireason_jax.pictures.chart import curves
+from unireason_jax.pictures.strips import contact_sheet
+
+MEASURES = ("held-out prompts", "knowledge")
+WAYS = (
+    "single draft",
+    "refined",
+    "best of k, no judge",
+    "best of k, exact judge",
+    "refined, exact judge takes the best",
+    "oracle reflections",
+)
+Outcomes = Mapping[str, Groups]
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One step of the paper's order, tested.
+
+    Attributes:
+      measure: "held-out prompts" or "knowledge".
+      smaller, larger: names of the rows.
+      difference: larger minus smaller, with a paired 95 % interval.
+    """
+
+    measure: str
+    smaller: str
+    larger: str
+    difference: Rate
+
+    @property
+    def verdict(self) -> str:
+        """In words, what the difference shows."""
+        if not self.difference.count:
+            return "not measured"
+        if self.difference.low > 0:
+            return "comes out"
+        if self.difference.high < 0:
+            return "REVERSED"
+        if self.difference.value > 0:
+            return "right direction, but the interval includes 0"
+        return "does NOT come out"
+
+    def __str__(self) -> str:
+        return f"{self.measure}: {self.smaller} < {self.larger}"
+
+
+def read_outcomes(folder: Path) -> Outcomes:
+    """The verdicts that `evaluate` wrote into a report's folder.
+
+    Raises:
+      FileNotFoundError: there is no report.
+    """
+    path = Path(folder) / "outcomes.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no evaluation there; run `unireason evaluate` first.")
+    return json.loads(path.read_text("utf-8"))
+
+
+def answers(runs: Sequence[Outcomes], measure: str, mode: str) -> list[Groups]:
+    """Verdicts of every seed for a measure, asked in a mode; empty where it was not evaluated."""
+    name = f"{measure}, {mode}"
+    return [run[name] for run in runs if name in run]
+
+
+def compare_rows(
+    claims: Sequence[tuple[str, str, str]],
+    rows: Mapping[str, tuple[Sequence[Outcomes], str]],
+) -> list[Claim]:
+    """Compares rows prompt by prompt.
+
+    Args:
+      claims: (measure, smaller row, larger row).
+      rows: by name, the outcomes of every seed and the mode.
+    """
+    found = []
+    for measure, smaller, larger in claims:
+        difference = Rate(float("nan"), float("nan"), float("nan"), 0)
+        if smaller in rows and larger in rows:
+            one, two = (answers(*_at(rows[name], measure)) for name in (larger, smaller))
+            if one and two:
+                difference = mean_difference(one, two)
+        found.append(Claim(measure, smaller, larger, difference))
+    return found
+
+
+def report(
+    rows: Mapping[str, tuple[Sequence[Outcomes], str]],
+    claims: Sequence[tuple[str, str, str]],
+    controls: Sequence[Outcomes],
+    facts: Mapping[str, Any],
+) -> Report:
+    """Tables of the ablation.
+
+    Args:
+      rows: by name, in the paper's order: outcomes of every seed, and the mode.
+      claims: see `compare_rows`.
+      controls: outcomes of every seed of the run whose controls are shown.
+      facts: how it was run.
+    """
+    tested = compare_rows(claims, rows)
+    table = tuple((name, tuple(_rate(row, m) for m in MEASURES)) for name, row in rows.items())
+    seeds = max((len(outcomes) for outcomes, _ in rows.values()), default=0)
+    note = (
+        f"Mean of tags and of domains over {seeds} training seed(s); intervals are a bootstrap "
+        "over prompts. Every row has the same parameters and drew the same number of images."
+    )
+    sections = [
+        Section("rows", "Rows", MEASURES, table, note, chart=True),
+        _order(tested),
+        *_seeds(rows),
+        *_controls(controls),
+    ]
+    held = sum(claim.verdict == "comes out" for claim in tested)
+    facts = dict(facts) | {
+        "order": f"{held} of {len(tested)} steps come out with an interval above 0: "
+        + "; ".join(f"{claim} {claim.verdict}" for claim in tested)
+    }
+    headline = {name: _rate(row, "knowledge") for name, row in rows.items()}
+    headline = {f"knowledge, {name}": rate for name, rate in headline.items() if rate}
+    return Report("Does reasoning help?", facts, tuple(sections), headline=headline)
+
+
+def draw_curves(metrics: Mapping[str, Path], picture: Path) -> None:
+    """Draws the training losses of runs from their metrics.jsonl files."""
+    charts = []
+    for key, title in {"loss/flow": "Flow loss", "loss/ce": "Cross entropy"}.items():
+        lines = {}
+        for name, path in metrics.items():
+            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            lines[name] = [(row["step"], row[key]) for row in rows if key in row]
+        charts.append(curves(title, {name: line for name, line in lines.items() if line}))
+    contact_sheet(charts, columns=2).save(picture)
+
+
+def _at(row: tuple[Sequence[Outcomes], str], measure: str) -> tuple[Sequence[Outcomes], str, str]:
+    outcomes, mode = row
+    return outcomes, measure, mode
+
+
+def _rate(row: tuple[Sequence[Outcomes], str], measure: str) -> Rate | None:
+    """The rate of a row, None where it was not evaluated."""
+    found = answers(*_at(row, measure))
+    return mean_over_runs(found) if found else None
+
+
+def _order(tested: Sequence[Claim]) -> Section:
+    """The order test as a table of differences."""
+    table = tuple((f"{claim}: {claim.verdict}", (claim.difference,)) for claim in tested)
+    note = "Larger minus smaller row, paired by prompt."
+    return Section("order", "Does the order of the paper come out?", ("difference",), table, note)
+
+
+def _seeds(rows: Mapping[str, tuple[Sequence[Outcomes], str]]) -> list[Section]:
+    """Knowledge rates by training seed, where there are several."""
+    most = max((len(outcomes) for outcomes, _ in rows.values()), default=0)
+    if most < 2:
+        return []
+    table = []
+    for name, (outcomes, mode) in rows.items():
+        rates = [_rate(([one], mode), "knowledge") for one in outcomes]
+        table.append((name, (*rates, *[None] * (most - len(rates)))))
+    columns = tuple(f"seed {number}" for number in range(most))
+    return [Section("seeds", "Knowledge by training seed", columns, tuple(table))]
+
+
+def _controls(runs: Sequence[Outcomes]) -> list[Section]:
+    """Equal compute, knowledge controls, and the gain of every round."""
+    rounds = sorted({int(n.rsplit(" ", 1)[1]) for run in runs for n in run if ", round " in n})
+    tables = {
+        "Refinement against resampling at equal compute": {
+            way: answers(runs, "equal compute", way) for way in WAYS
+        },
+        "Gain by round": {
+            f"after round {n}": answers(runs, "held-out prompts", f"round {n}") for n in rounds
+        },
+        "Hints and wrong plans": {
+            way: answers(runs, "knowledge", way)
+            for way in (
+                "prompt only",
+                "hint instead of prompt",
+                "wrong plan given: right",
+                "wrong plan given: follows it",
+            )
+        },
+    }
+    sections = []
+    for title, ways in tables.items():
+        table = tuple((way, (mean_over_runs(found),)) for way, found in ways.items() if found)
+        if table:
+            name = title.lower().replace(" ", "_")
+            sections.append(Section(name, title, ("rate",), table, chart=True))
+    return sections

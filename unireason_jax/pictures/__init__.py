@@ -1,0 +1,1 @@
+"""Everything that is looked at: strips, contact sheets, charts, the drawn pack."""

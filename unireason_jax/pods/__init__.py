@@ -1,0 +1,1 @@
+"""What joins devices and hosts: where arrays live, what processes tell each other, alarms."""

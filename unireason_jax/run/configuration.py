@@ -1,0 +1,275 @@
+"""Config files: loading, overriding from the command line, sweeps, and errors that help.
+
+A config file is Python that returns data: `get_config()` gives an ml_collections ConfigDict, an
+optional `sweep()` yields dicts of overrides ("optim.lr": 1e-4). Every leaf can be overridden by
+`--config.<path>=<value>`. Entry points turn the ConfigDict into frozen dataclasses here, so that
+nothing below them sees it.
+"""
+
+import dataclasses
+import difflib
+import json
+import re
+import runpy
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from absl import flags
+from etils import epath
+from ml_collections import ConfigDict
+
+from unireason_jax.models.config import VARIANTS, BagelConfig, variant
+from unireason_jax.run import hardware
+from unireason_jax.training.objective import LossConfig
+from unireason_jax.training.optim import OptimConfig
+
+FILE = "config.json"
+_ROOT = Path(__file__).resolve().parents[2]
+_OVERRIDE = re.compile(r"^--?(?:no)?config\.([\w.]+)")
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A config file, key or value that cannot be used."""
+
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaf values by dotted path."""
+    found = {}
+    for key in config:
+        value = config[key]
+        nested = isinstance(value, ConfigDict | dict)
+        found |= leaves(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return found
+
+
+def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
+    """The error for a key that does not exist; it names the nearest ones that do."""
+    tail = key.rsplit(".", 1)[-1]
+    same_name = [k for k in known if k.rsplit(".", 1)[-1] == tail]
+    near = same_name or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    if not near:
+        inside = [k for k in known if k.startswith(key.rsplit(".", 1)[0] + ".")]
+        near = (inside or sorted({k.split(".", 1)[0] for k in known}))[:6]
+    return ConfigError(f"unknown config key '{key}'; did you mean {' or '.join(near)}?")
+
+
+def load_file(path: str) -> dict[str, Any]:
+    """The names a config file defines.
+
+    Args:
+      path: file, relative to the current directory or to the repository; a part after ":" is
+        passed to `get_config`.
+
+    Raises:
+      ConfigError: no such file, or it defines no `get_config`.
+    """
+    name = path.split(":", 1)[0]
+    found = _find(name)
+    root = str(found.resolve().parent.parent)
+    if root not in sys.path:
+        sys.path.insert(0, root)  # so that a config finds `configs.common` from anywhere
+    names = runpy.run_path(str(found))
+    if "get_config" not in names:
+        raise ConfigError(f"--config={name}: the file defines no get_config().")
+    return names
+
+
+def _find(name: str) -> Path:
+    """A config file, looked for in the current directory and in the repository."""
+    found = next((p for p in (Path(name), _ROOT / name) if p.is_file()), None)
+    if found is None:
+        folder = Path(name).parent if Path(name).parent.is_dir() else _ROOT / "configs"
+        there = sorted(p.name for p in folder.glob("*.py") if p.stem != "__init__")
+        near = difflib.get_close_matches(Path(name).name, there, n=1) or there
+        raise ConfigError(f"--config={name}: no such file; {folder} has {', '.join(near)}.")
+    return found
+
+
+def load(path: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+    """The config of a file with overrides by dotted key.
+
+    Raises:
+      ConfigError: unknown file or key, or a value of the wrong type.
+    """
+    argument = path.split(":", 1)[1:]
+    config = load_file(path)["get_config"](*argument)
+    apply(config, overrides or {})
+    return config
+
+
+def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
+    """Overrides leaves by dotted key, in place. Raises ConfigError on a wrong key or type."""
+    known = leaves(config)
+    for key, value in overrides.items():
+        if key not in known:
+            raise unknown_key(key, list(known))
+        try:
+            config.update_from_flattened_dict({key: value})
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"config.{key}: {value!r} is a {type(value).__name__}; "
+                f"it must be a {type(known[key]).__name__} like {known[key]!r}."
+            ) from None
+
+
+def sweep(path: str) -> list[dict[str, Any]]:
+    """The overrides a config file's `sweep()` yields, checked against its keys.
+
+    Raises:
+      ConfigError: the file has no `sweep()`, or an entry has an unknown key.
+    """
+    names = load_file(path)
+    if "sweep" not in names:
+        raise ConfigError(f"--sweep_index: {path} defines no sweep().")
+    entries = list(names["sweep"]())
+    for entry in entries:
+        load(path, entry)
+    return entries
+
+
+def apply_sweep(config: ConfigDict, path: str, index: int) -> str:
+    """Applies one entry of the sweep in place; returns the name of its sub-directory."""
+    entries = sweep(path)
+    if not 0 <= index < len(entries):
+        raise ConfigError(f"--sweep_index={index}: {path} has entries 0 to {len(entries) - 1}.")
+    apply(config, entries[index])
+    return f"sweep_{index:03d}"
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """`flags_parser` for absl.app.run: parses, and ends with one clear line on a wrong flag."""
+    try:
+        return read_flags(flags.FLAGS, argv)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+
+
+def read_flags(own: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+    """Reads `argv` (program name first) into `own`; returns the words that are no flags.
+
+    Raises:
+      ConfigError: a wrong flag, config file, key, or value.
+    """
+    file = _config_flag(argv)
+    known = leaves(load(file)) if file else {}
+    for argument in argv:
+        override = _OVERRIDE.match(argument)
+        key = override.group(1) if override else None
+        whole = key and any(name.startswith(f"{key}.") for name in known)
+        if key and known and key not in known and not whole:
+            raise unknown_key(key, list(known))
+    try:
+        return own([_absolute(argument, file) for argument in argv])
+    except flags.Error as error:
+        key = re.search(r"--config\.([\w.]+)", str(error))
+        if key is None or key.group(1) not in known:
+            raise ConfigError(str(error)) from None
+        value = known[key.group(1)]
+        expected = "a number" if value is None else f"{_kind(value)}, like {value!r}"
+        raise ConfigError(f"{error}; config.{key.group(1)} must be {expected}.") from None
+
+
+def _absolute(argument: str, file: str | None) -> str:
+    """A command-line word, with the config file in full wherever it was found."""
+    flag, equals, value = argument.rpartition("=")
+    if file is None or value != file or flag not in ("", "--config", "-config"):
+        return argument
+    name, colon, rest = file.partition(":")
+    return f"{flag}{equals}{_find(name).resolve()}{colon}{rest}"
+
+
+def _kind(value: Any) -> str:
+    """How to speak of a value's type."""
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def _config_flag(argv: Sequence[str]) -> str | None:
+    """The value of the last --config in a command line."""
+    found = None
+    for argument, following in zip(argv, [*argv[1:], None]):
+        if argument in ("--config", "-config"):
+            found = following
+        elif argument.startswith(("--config=", "-config=")):
+            found = argument.split("=", 1)[1]
+    return found
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """The config as nested plain values, ready for JSON."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def save(workdir: epath.PathLike, config: ConfigDict) -> None:
+    """Writes the resolved config to <workdir>/config.json."""
+    path = epath.Path(workdir) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(plain(config), indent=2) + "\n")
+
+
+def load_workdir(workdir: epath.PathLike) -> ConfigDict:
+    """The resolved config of a run. Raises FileNotFoundError naming the flag to change."""
+    path = epath.Path(workdir) / FILE
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not found; is {workdir} the --workdir of a training run?")
+    return ConfigDict(json.loads(path.read_text()))
+
+
+def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """A dataclass from a part of the config; None leaves the dataclass's default.
+
+    Raises:
+      ConfigError: a key the dataclass does not have, or a missing one.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    chosen = {}
+    for key in values:
+        value = values[key]
+        if key not in fields:
+            raise unknown_key(f"{where}.{key}", [f"{where}.{name}" for name in fields])
+        if value is not None:
+            chosen[key] = tuple(value) if isinstance(value, list | tuple) else value
+    try:
+        return cls(**chosen)
+    except TypeError as error:
+        raise ConfigError(f"config.{where}: {error}") from None
+
+
+def model_config(config: ConfigDict, platform: str | None = None) -> BagelConfig:
+    """The model's shape: the variant of `config.model`, with the leaves that are not None.
+
+    Args:
+      config: the whole config; `model.dtype` "auto" is what `platform` multiplies in hardware.
+      platform: "cpu", "gpu" or "tpu"; that of the default devices if None.
+    """
+    values = config.model.to_dict()
+    name, with_vit = values.pop("variant"), values.pop("vit_tower", True)
+    if name not in VARIANTS:
+        near = difflib.get_close_matches(name, VARIANTS, n=1) or sorted(VARIANTS)
+        raise ConfigError(f"config.model.variant: unknown '{name}'; there is {', '.join(near)}.")
+    changes = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            value = {k: v for k, v in value.items() if v is not None} or None
+        if value is not None:
+            changes[key] = value
+    if not with_vit:
+        changes["vit"] = None
+    if changes.get("dtype") == "auto":
+        changes["dtype"] = hardware.native_dtype(platform)
+    return variant(name, **changes)
+
+
+def loss_config(config: ConfigDict) -> LossConfig:
+    """The joint loss of `config.loss`."""
+    return build(LossConfig, config.loss, "loss")
+
+
+def optim_config(config: ConfigDict) -> OptimConfig:
+    """The update rule of `config.optim`; the schedule ends at `train.steps` unless it says so."""
+    values = {"total_steps": config.train.steps}
+    values |= {k: v for k, v in config.optim.to_dict().items() if v is not None}
+    return build(OptimConfig, values, "optim")

@@ -1,0 +1,232 @@
+"""The records that a config names, and the tokenizer, sizes and codec that belong to them."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from unireason_jax.data import latents
+from unireason_jax.data.mixture import RecordSource
+from unireason_jax.data.sizes import SIZES, SizeCodec
+from unireason_jax.data.sources import (
+    ArrayRecordSource,
+    Reading,
+    WorldSource,
+    is_prepared,
+    open_source,
+)
+from unireason_jax.data.templates import STYLES, Style
+from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer, world_tokenizer
+from unireason_jax.data.tokens import LatentCodec
+from unireason_jax.models import vae
+from unireason_jax.run.configuration import ConfigError
+from unireason_jax.world.basis import PatchBasis
+
+_IMAGES = ("latent_resize", "vit_resize")
+
+Sources = dict[str, RecordSource]
+
+
+def make_sources(
+    config: ConfigDict, *, seed: int, held_out: bool = False
+) -> tuple[Sources, Mapping[str, float] | None]:
+    """The records of a config by name, and their shares of the examples (None: each record once).
+
+    Args:
+      config: the resolved config.
+      seed: of the world's examples.
+      held_out: prompts of the world that training never draws; for files, `data.held_out`.
+
+    Raises:
+      ConfigError: keys that contradict each other, or leave nothing to read.
+      FileNotFoundError, ValueError: the data cannot be opened, or there is none.
+    """
+    data = config.data
+    if data.source == "world":
+        sources, shares = {"world": _world(config, seed, held_out)}, None
+    elif held_out:
+        if not data.held_out:
+            raise ConfigError("config.data.held_out: name the held-out records, or eval.every=0.")
+        sources, shares = {"held_out": _open(data.held_out, config)}, None
+    else:
+        sources = {name: _open(path, config) for name, path in places(config).items()}
+        shares = {name: data.groups[name] for name in sources} if data.groups else None
+    return (sources, shares) if held_out else _with_extra(config, sources, shares)
+
+
+def quotas(config: ConfigDict, sources: Sources) -> dict[str, int] | None:
+    """Records of a source that every row holds at least, by name; None for none."""
+    wanted = {**config.data.quotas, "extra": config.data.extra.quota}
+    return {name: n for name, n in wanted.items() if n and name in sources} or None
+
+
+def plan_folder(sources: Sources, workdir: epath.PathLike | None) -> Path | None:
+    """Where plans are kept: beside the shards of the first source, if one may write there."""
+    first = next(iter(sources.values()))
+    if isinstance(first, ArrayRecordSource) and os.access(first.folder, os.W_OK):
+        return first.folder / "plans"
+    return Path(workdir) / "plans" if workdir else None
+
+
+def places(config: ConfigDict) -> dict[str, Path]:
+    """Paths of the records by name; none for the world.
+
+    Raises:
+      ConfigError: no group has a share.
+    """
+    data = config.data
+    if data.source == "world":
+        return {}
+    if not data.groups:
+        return {data.source: Path(data.source)}
+    found = {name: Path(data.source) / name for name, share in data.groups.items() if share > 0}
+    if not found:
+        raise ConfigError("config.data.groups: every share is 0; give one group a share.")
+    return found
+
+
+def folders(config: ConfigDict) -> dict[str, Path]:
+    """Everything prepared that a config reads, by the name it has beside the others.
+
+    The name of the only folder is "."; held-out and extra records are "held_out" and "extra".
+
+    Raises:
+      ConfigError: as `places`.
+    """
+    data = config.data
+    found = {name if data.groups else ".": path for name, path in places(config).items()}
+    more = {"held_out": data.held_out, "extra": data.extra.path}
+    return found | {name: Path(path) for name, path in more.items() if path}
+
+
+def absent(config: ConfigDict) -> list[Path]:
+    """Records that the config names and that are not there."""
+    return [path for path in places(config).values() if not path.exists()]
+
+
+def style_of(config: ConfigDict) -> Style:
+    """How the config's records are told.
+
+    Raises:
+      ConfigError: an unknown style.
+    """
+    if config.data.style not in STYLES:
+        known = ", ".join(STYLES)
+        raise ConfigError(f"config.data.style is {config.data.style!r}; use one of {known}.")
+    return STYLES[config.data.style]
+
+
+def tokenizer_and_codec(config: ConfigDict) -> tuple[Tokenizer, LatentCodec, dict[str, Any]]:
+    """What turns records into tokens: tokenizer, codec, and resize rules for `SequenceSpec`.
+
+    Prepared folders bring their tokenizer and sizes along; for files `data.tokenizer` and
+    `data.sizes` say them.
+
+    Raises:
+      ConfigError: prepared folders do not belong together, or unknown sizes.
+      FileNotFoundError, ValueError: records are not there, or cannot be opened.
+    """
+    if missing := absent(config):
+        raise FileNotFoundError(
+            f"{missing[0]} does not exist; write the records with `unireason prepare`, or change "
+            "config.data.source and config.data.groups."
+        )
+    folders = [path for path in places(config).values() if is_prepared(path)]
+    names = {ArrayRecordSource(folder).manifest["sizes"] for folder in folders}
+    names = names or {config.data.sizes}
+    if len(names) > 1:
+        raise ConfigError(
+            f"config.data.groups: the folders were prepared with the sizes {sorted(names)}; "
+            "prepare them alike."
+        )
+    (name,) = names
+    if name not in SIZES:
+        raise ConfigError(f"config.data.sizes is {name!r}; use one of {', '.join(SIZES)}.")
+    tokenizer, sizes = _tokenizer(config, folders), SIZES[name]
+    if name == "world":
+        return tokenizer, PatchBasis.create(), {}
+    codec = vae.Autoencoder(*vae.load(config.data.vae)) if config.data.vae else sizes["codec"]
+    return tokenizer, codec, {name: sizes[name] for name in _IMAGES if name in sizes}
+
+
+def stand_ins(channels: int) -> tuple[Tokenizer, LatentCodec, dict[str, Any]]:
+    """In the place of `tokenizer_and_codec` where the records are not there: sizes without data."""
+    return world_tokenizer(), SizeCodec(8, channels), {}
+
+
+def check_latents(sources: Sources, codec: LatentCodec) -> None:
+    """Whether a run has latents of one kind only.
+
+    Raises:
+      ConfigError: records hold images, and the run has no autoencoder.
+      ValueError: a folder holds latents of another autoencoder than the run's own.
+    """
+    for name, source in sources.items():
+        manifest = source.manifest if isinstance(source, ArrayRecordSource) else {}
+        if not isinstance(codec, SizeCodec):
+            latents.check(manifest, codec, name)
+        elif "latents" not in manifest:
+            raise ConfigError(
+                f"{name} holds no latents; run `unireason encode` on it, or set --config.data.vae."
+            )
+
+
+def _tokenizer(config: ConfigDict, folders: list[Path]) -> Tokenizer:
+    """The tokenizer of prepared folders, else the config's, else the world's.
+
+    Raises:
+      ConfigError: the folders have different ones.
+    """
+    if not folders:
+        path = config.data.tokenizer
+        return load_tokenizer(Path(path)) if path else world_tokenizer()
+    first, *others = [folder / "tokenizer" for folder in folders]
+    for other in others:
+        if _files(other) != _files(first):
+            raise ConfigError(
+                f"config.data.groups: {first} and {other} differ; prepare all groups with one "
+                "--tokenizer."
+            )
+    return load_tokenizer(first)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """The contents of a small folder by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _world(config: ConfigDict, seed: int, held_out: bool) -> WorldSource:
+    data = config.data
+    weights = {task: weight for task, weight in data.mixture.items() if weight > 0}
+    if not weights:
+        raise ConfigError("config.data.mixture: every weight is 0; give one task a weight.")
+    size = config.eval.examples if held_out else data.examples
+    style = style_of(config)
+    return WorldSource(seed, size, weights, held_out=held_out, style=style, side=data.side)
+
+
+def _open(path: str | Path, config: ConfigDict) -> RecordSource:
+    return open_source(path, Reading(style=style_of(config)))
+
+
+def _with_extra(
+    config: ConfigDict, sources: Sources, shares: Mapping[str, float] | None
+) -> tuple[Sources, Mapping[str, float] | None]:
+    """Adds `data.extra` to the sources of a config.
+
+    Raises:
+      ConfigError: a path without a share in (0, 1), a share without a path, or several groups.
+    """
+    extra = config.data.extra
+    if not extra.path and not extra.share:
+        return sources, shares
+    if not extra.path or not 0 < extra.share < 1 or shares:
+        raise ConfigError(
+            "config.data.extra: set path and share together, 0 < share < 1, and no data.groups."
+        )
+    (name,) = sources
+    sources = {**sources, "extra": _open(extra.path, config)}
+    return sources, {name: 1 - extra.share, "extra": extra.share}

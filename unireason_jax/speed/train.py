@@ -1,0 +1,160 @@
+"""`unireason bench train`: one training step at the sizes of the official code's CPU baseline.
+
+The batch is 2 samples of 1024 tokens. Sample: a causal text split that is supervised, and a
+noised picture of 512 latent tokens with its two markers; with a ViT, half of the text makes room
+for a picture of 256 patches. Model: width 512, 8 layers, two experts, 59.74 M parameters without
+ViT. AdamW at 1e-4, betas 0.9 and 0.95, eps 1e-15. (The reference
+counts its fixed table of latent positions, 0.52 M, as parameters; here it is computed.)
+
+`OFFICIAL` holds what BAGEL's PyTorch code takes for the same step on two cores of an AVX-512 CPU
+(float32, or bfloat16 with float32 master weights; medians, seconds). CPU-seconds are comparable
+between quiet and busy machines, wall seconds are not.
+"""
+
+import functools
+import math
+import statistics
+import time
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+
+from unireason_jax.data import samples
+from unireason_jax.data.packs import Budgets
+from unireason_jax.data.rows import assemble, stack
+from unireason_jax.models import functional
+from unireason_jax.models.config import BagelConfig, variant
+from unireason_jax.training import objective
+from unireason_jax.training.optim import OptimConfig, make_optimizer
+from unireason_jax.training.state import new_state
+
+ROWS = 2
+SIZES = ("small", "small_vit", "nano")  # nano: to try the benchmark itself
+
+# (size, dtype, full loop) -> CPU-seconds with 2 threads and with 1, wall seconds minimum, median
+OFFICIAL = {
+    ("small", "float32", False): (5.95, 5.55, 6.15, 8.70),
+    ("small", "bfloat16", False): (2.66, 2.32, 3.43, 3.93),
+    ("small", "float32", True): (7.52, None, 7.22, 11.31),
+    ("small", "bfloat16", True): (3.48, None, 3.13, 5.45),
+    ("small_vit", "float32", False): (5.85, None, 5.63, 9.37),
+}
+
+
+def model_of(size: str, dtype: str, full: bool) -> BagelConfig:
+    """The model of a benchmark size; `full` recomputes every layer, as the official loop does."""
+    policy = {"dtype": dtype, "remat": "full" if full else "none"}
+    if size == "small_vit":
+        return variant("small", **policy)
+    return variant(size, vit=None, **policy)
+
+
+def make_batch(model: BagelConfig, seed: int = 0) -> dict[str, np.ndarray]:
+    """Two rows with one sample each, random ids, patches and latents; see the module's text."""
+    rng = np.random.default_rng(seed)
+    vocab, side = model.llm.vocab, model.latent.side
+    controls = SimpleNamespace(bos=vocab - 4, eos=vocab - 3, soi=vocab - 2, eoi=vocab - 1)
+    places = (np.arange(side // 2)[:, None] * side + np.arange(side)).ravel().astype(np.int32)
+    patch = 3 * model.vit.patch**2 if model.vit else 0
+    widths, rows = (patch, model.latent.features), []
+    patches = len(places) // 2 if model.vit else 0
+    budgets = Budgets(len(places) - patches, patches, len(places))
+    words = budgets.text - 4 - 2 * bool(patches)  # bos, eos and the markers of the pictures
+    edge = math.isqrt(patches)
+    for row in range(ROWS):
+        build = samples.Builder(controls, widths)
+        ids = rng.integers(0, vocab - 4, words).tolist()
+        build.text([controls.bos, *ids, controls.eos], 1.0, "none")
+        if patches:
+            pixels = rng.uniform(-1, 1, (patches, patch)).astype(np.float32)
+            grid = np.arange(edge)[:, None] * model.vit.side + np.arange(edge)
+            build.vit(pixels, grid.ravel().astype(np.int32), "none")
+        latents = rng.standard_normal((len(places), widths[1]), np.float32)
+        build.target(latents, places, "none", weight=1.0, logit=float(rng.normal()), seed=row)
+        rows.append(assemble([build.finish(f"row {row}")], budgets, widths))
+    return stack(rows)
+
+
+def run(
+    size: str, *, dtype: str = "float32", full: bool = False, steps: int = 20, warmup: int = 2
+) -> dict:
+    """Times the training step on this process's devices.
+
+    Args:
+      size: "small", "small_vit", or "nano" (to try the benchmark itself).
+      dtype: of the matmuls, "float32" or "bfloat16"; weights and moments are float32.
+      full: the official loop: recomputation of every layer, clipping at norm 1, moving average.
+      steps: timed steps.
+      warmup: steps before.
+
+    Returns:
+      Plain numbers: seconds, tokens a second, compile time, and ratios to the official figures
+      (ours / official, so 0.5 is twice as fast) where there are any.
+
+    Raises:
+      ValueError: unknown size or dtype, or no steps.
+    """
+    if size not in SIZES:
+        raise ValueError(f"no benchmark size {size!r}; use one of {', '.join(SIZES)}")
+    if steps < 1:
+        raise ValueError(f"steps must be >= 1, not {steps}")
+    model = model_of(size, dtype, full)
+    config = OptimConfig(lr=1e-4, clip_norm=1.0 if full else 0.0, ema=0.9999 if full else 0.0)
+    optimizer = make_optimizer(config, functional.logical_axes(model))
+    params = jax.jit(lambda: functional.init(model, jax.random.key(0)))()
+    count = functional.count(params)
+    state = jax.jit(lambda p: new_state(p, optimizer), donate_argnums=0)(params)
+    batch = jax.device_put(make_batch(model))
+    step = functools.partial(
+        objective.train_step, model=model, loss=objective.LossConfig(), optimizer=optimizer
+    )
+    start, start_cpu = time.perf_counter(), time.process_time()
+    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    compile_s = time.perf_counter() - start
+    compile_cpu_s = time.process_time() - start_cpu
+    walls, cpus = [], []
+    for number in range(warmup + steps):
+        start, start_cpu = time.perf_counter(), time.process_time()
+        state, metrics = jax.block_until_ready(compiled(state, batch))
+        if number >= warmup:
+            walls.append(time.perf_counter() - start)
+            cpus.append(time.process_time() - start_cpu)
+    tokens = int(batch["positions"].size)
+    return {
+        "bench": "train",
+        "size": size,
+        "dtype": dtype,
+        "full_loop": full,
+        "backend": jax.default_backend(),
+        "parameters": count,
+        "tokens": tokens,
+        "text_loss_tokens": int(metrics["tokens/text_loss"]),
+        "latent_loss_tokens": int(metrics["tokens/latent_loss"]),
+        "steps": steps,
+        "wall_min_s": min(walls),
+        "wall_median_s": statistics.median(walls),
+        "cpu_min_s": min(cpus),
+        "cpu_median_s": statistics.median(cpus),
+        "compile_s": compile_s,
+        "compile_cpu_s": compile_cpu_s,
+        "tokens_per_wall_s": tokens / min(walls),
+        "tokens_per_cpu_s": tokens / statistics.median(cpus),
+        "loss": float(metrics["loss"]),
+    }
+
+
+def compare(found: dict, threads: int | None) -> dict:
+    """The official figures for a result of `run`, and ours / official; {} where there are none."""
+    key = (found["size"], found["dtype"], found["full_loop"])
+    if key not in OFFICIAL or found["backend"] != "cpu":
+        return {}
+    two, one, wall_min, wall_median = OFFICIAL[key]
+    cpu = one if threads == 1 and one is not None else two
+    return {
+        "official_cpu_s": cpu,
+        "official_wall_min_s": wall_min,
+        "official_wall_median_s": wall_median,
+        "cpu_ratio": found["cpu_median_s"] / cpu,
+        "wall_ratio": found["wall_min_s"] / wall_min,
+    }

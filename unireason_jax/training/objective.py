@@ -1,0 +1,333 @@
+"""What is minimised: cross entropy of text plus velocity error of latents, in one compiled step.
+
+    loss = ce_weight * sum(w * ce) / sum(w)  +  flow_weight * sum(w * mean_P((v - v*)^2)) / sum(w)
+
+with v* = noise - x0. Both denominators are counted over the *global* batch before any forward
+pass, so ragged packs and gradient accumulation leave the gradient unbiased (BAGEL training loop:
+per-token means over all ranks; there each micro-step is normalised on its own).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from unireason_jax.models import functional
+from unireason_jax.models.config import BagelConfig
+from unireason_jax.pods.sharding import constrain
+from unireason_jax.rules import flow
+from unireason_jax.rules.visibility import Visibility
+from unireason_jax.training.optim import Optimizer, Params, merge
+from unireason_jax.training.state import TrainState
+
+Batch = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weights and options of the joint loss.
+
+    Attributes:
+      ce_weight: weight of the text loss.
+      flow_weight: weight of the velocity loss.
+      timestep_shift: s in t -> s t / (1 + (s - 1) t); above 1 moves training towards noise.
+      ce_chunk: text tokens of a row whose logits exist at the same time.
+      detach_und: cut the gradient of the understanding expert's stream (BAGEL's freeze_und);
+        usually together with optim.freeze of that expert.
+      ce_until, flow_until: updates after which the loss is switched off (IRG's
+        text_loss_disable_step and image_loss_disable_step); 0: never.
+    """
+
+    ce_weight: float = 1.0
+    flow_weight: float = 1.0
+    timestep_shift: float = 1.0
+    ce_chunk: int = 1024
+    detach_und: bool = False
+    ce_until: int = 0
+    flow_until: int = 0
+
+    def weights(self, updates: jax.Array | None) -> tuple[jax.Array | float, jax.Array | float]:
+        """Weights of text and velocity loss after so many updates; None: without switches."""
+
+        def at(weight: float, until: int) -> jax.Array | float:
+            if updates is None or not until:
+                return weight
+            return jnp.where(updates < until, jnp.float32(weight), 0.0)
+
+        return at(self.ce_weight, self.ce_until), at(self.flow_weight, self.flow_until)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def cross_entropy_sums(
+    hidden: jax.Array,
+    kernel: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    chunk: int,
+    dtype: str,
+) -> tuple[jax.Array, jax.Array]:
+    """Weighted sums of next-token cross entropy, `chunk` tokens of logits at a time.
+
+    The gradient is computed together with the value, chunk by chunk, so logits are neither kept
+    nor computed twice, and memory is rows x chunk x vocabulary instead of rows x tokens x
+    vocabulary. Only `hidden` and `kernel` receive gradients, and only from the first output.
+
+    Args:
+      hidden: [B, T, D], final hidden states of the text tokens.
+      kernel: f32 [D, V], the language head.
+      labels: i32 [B, T]; anything where the weight is 0 (-1 by convention).
+      weights: f32 [B, T].
+      chunk: tokens per chunk.
+      dtype: dtype of the matmuls; sums, softmax and the kernel's gradient are float32.
+
+    Returns:
+      (sum of weight * cross entropy, sum of weight where the largest logit is the label), f32.
+    """
+    loss, hits, _ = _chunked(hidden, kernel, labels, weights, chunk, dtype, gradient=False)
+    return loss, hits
+
+
+def _cross_entropy_forward(hidden, kernel, labels, weights, chunk, dtype):
+    loss, hits, grads = _chunked(hidden, kernel, labels, weights, chunk, dtype, gradient=True)
+    return (loss, hits), grads
+
+
+def _cross_entropy_backward(chunk, dtype, grads, cotangents):
+    d_hidden, d_kernel = grads
+    scale = cotangents[0]
+    return (d_hidden * scale).astype(d_hidden.dtype), d_kernel * scale, None, None
+
+
+cross_entropy_sums.defvjp(_cross_entropy_forward, _cross_entropy_backward)
+
+
+def _chunked(hidden, kernel, labels, weights, chunk, dtype, *, gradient):
+    """Scan over chunks of the token axis; see `cross_entropy_sums`."""
+    rows, tokens, width = hidden.shape
+    chunk = max(min(chunk, tokens), 1)
+    padding = -tokens % chunk
+    padded = [
+        jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
+        for x in (hidden, labels, weights)
+    ]
+    pieces = [jnp.moveaxis(x.reshape(rows, -1, chunk, *x.shape[2:]), 1, 0) for x in padded]
+    matrix = constrain(kernel.astype(dtype), None, "vocab")
+
+    def body(carry, piece):
+        loss, hits, d_kernel = carry
+        h, label, weight = piece
+        h = h.astype(dtype)
+        logits = jnp.einsum("BTD,DV->BTV", h, matrix, preferred_element_type=jnp.float32)
+        logits = constrain(logits, "batch", None, "vocab")
+        peak = jnp.max(logits, axis=-1, keepdims=True)
+        exponents = jnp.exp(logits - peak)
+        total = jnp.sum(exponents, axis=-1, keepdims=True)
+        target = jnp.take_along_axis(logits, jnp.maximum(label, 0)[..., None], axis=-1)
+        ce = (jnp.log(total) + peak - target)[..., 0]
+        loss = loss + jnp.sum(weight * ce)
+        hits = hits + jnp.sum(jnp.where(target[..., 0] >= peak[..., 0], weight, 0.0))
+        if not gradient:
+            return (loss, hits, d_kernel), None
+        is_label = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == label[..., None]
+        d_logits = (exponents / total - is_label) * weight[..., None]
+        d_logits = d_logits.astype(dtype)
+        d_h = jnp.einsum("BTV,DV->BTD", d_logits, matrix, preferred_element_type=jnp.float32)
+        d_kernel = d_kernel + jnp.einsum(
+            "BTD,BTV->DV", h, d_logits, preferred_element_type=jnp.float32
+        )
+        d_kernel = constrain(d_kernel, "embed", "vocab")  # each device sums its own shard
+        return (loss, hits, d_kernel), d_h.astype(hidden.dtype)
+
+    zero = jnp.zeros((), jnp.float32)
+    carry = (zero, zero, jnp.zeros(kernel.shape if gradient else (), jnp.float32))
+    (loss, hits, d_kernel), d_pieces = jax.lax.scan(body, carry, tuple(pieces))
+    if not gradient:
+        return loss, hits, None
+    d_hidden = jnp.moveaxis(d_pieces, 0, 1).reshape(rows, tokens + padding, width)[:, :tokens]
+    return loss, hits, (d_hidden, d_kernel.astype(kernel.dtype))
+
+
+def denominators(batch: Batch) -> dict[str, jax.Array]:
+    """Sums of the loss weights over the whole batch: {"ce", "flow"}, f32 scalars."""
+    return {
+        "ce": jnp.sum(batch["text_weights"], dtype=jnp.float32),
+        "flow": jnp.sum(batch["latent_weights"], dtype=jnp.float32),
+    }
+
+
+def loss_sums(
+    params: Params, batch: Batch, *, model: BagelConfig, loss: LossConfig
+) -> dict[str, jax.Array]:
+    """One forward pass; weighted sums only, so that sums of microbatches add up.
+
+    Args:
+      params: all parameters.
+      batch: a packed batch (see `unireason_jax.data.packs`); a "noise" [B, T, P] in it is used
+        instead of noise drawn from the seeds (a recording).
+      model: the model's shape.
+      loss: the loss's options.
+
+    Returns:
+      {"ce", "hits", "flow"}: sums of weight * cross entropy, of weight * (argmax is right) and
+      of weight * mean squared velocity error; f32 scalars.
+    """
+    bagel = functional.bind(model, params)
+    with jax.named_scope("embed"):
+        text = bagel.embed_text(batch["text_ids"])
+        streams = [text]
+        if batch["vit_patches"].shape[1]:
+            streams.append(
+                bagel.embed_vit(batch["vit_patches"], batch["vit_positions"], batch["vit_images"])
+            )
+        und = jnp.concatenate(streams, axis=1)
+        x0 = batch["latents"]
+        t = flow.timesteps(batch["latent_logits"], loss.timestep_shift)
+        if "noise" in batch:
+            noise = batch["noise"]
+        else:
+            noise = flow.token_noise(batch["noise_seeds"], batch["latent_positions"], x0.shape[-1])
+        x_t = flow.interpolate(x0, noise, t)
+        gen = bagel.embed_latents(x_t, t, batch["latent_positions"])
+    seen = Visibility(batch["vis_key"], batch["vis_lo"], batch["vis_hi"], batch["vis_own"])
+    flags = {"detach_und": loss.detach_und, "keep_kv": False}
+    und_h, gen_h, _ = bagel.decode(und, gen, batch["positions"], seen, **flags)
+    with jax.named_scope("cross_entropy"):
+        ce, hits = cross_entropy_sums(
+            und_h[:, : text.shape[1]],
+            bagel.head_kernel,
+            batch["text_labels"],
+            batch["text_weights"],
+            loss.ce_chunk,
+            model.dtype,
+        )
+    with jax.named_scope("flow"):
+        error = bagel.velocity(gen_h).astype(jnp.float32) - flow.velocity(x0, noise)
+        weights = batch["latent_weights"]
+        mse = jnp.mean(jnp.square(error), axis=-1)
+        flow_sum = jnp.sum(jnp.where(weights > 0, weights * mse, 0.0))
+    return {"ce": ce, "hits": hits, "flow": flow_sum}
+
+
+def _ratio(total: jax.Array, count: jax.Array) -> jax.Array:
+    """total / count, and 0 where nothing was counted."""
+    return jnp.where(count > 0, total / jnp.where(count > 0, count, 1.0), 0.0)
+
+
+def combine(
+    sums: Mapping[str, jax.Array],
+    counts: Mapping[str, jax.Array],
+    loss: LossConfig,
+    updates: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The joint loss and its parts from sums and denominators; f32 scalars."""
+    ce, mse = _ratio(sums["ce"], counts["ce"]), _ratio(sums["flow"], counts["flow"])
+    ce_weight, flow_weight = loss.weights(updates)
+    total = ce_weight * ce + flow_weight * mse
+    accuracy = _ratio(jax.lax.stop_gradient(sums["hits"]), counts["ce"])
+    return total, {"loss": total, "loss/ce": ce, "loss/flow": mse, "accuracy/text": accuracy}
+
+
+def loss_fn(
+    params: Params,
+    batch: Batch,
+    *,
+    model: BagelConfig,
+    loss: LossConfig,
+    counts: Mapping[str, jax.Array] | None = None,
+    updates: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The joint loss of a batch and its parts.
+
+    Args:
+      params: all parameters.
+      batch: a packed batch, or a microbatch of one.
+      model: the model's shape.
+      loss: the loss's options.
+      counts: denominators of the whole batch when `batch` is a part of it; by default those of
+        `batch` itself.
+      updates: applied so far, for losses that are switched off; None ignores the switches.
+    """
+    sums = loss_sums(params, batch, model=model, loss=loss)
+    return combine(sums, denominators(batch) if counts is None else counts, loss, updates)
+
+
+def loss_and_grads(
+    trainable: Params,
+    frozen: Params,
+    batch: Batch,
+    *,
+    model: BagelConfig,
+    loss: LossConfig,
+    microbatches: int = 1,
+    updates: jax.Array | None = None,
+) -> tuple[dict[str, jax.Array], Params]:
+    """Metrics of the batch and the gradient with respect to the trainable leaves.
+
+    With `microbatches` > 1 the rows are walked in that many strided parts (no row changes its
+    device) and gradients are summed; since the denominators belong to the whole batch, the result
+    is the gradient of the big batch.
+
+    Raises:
+      ValueError: the rows are not a multiple of `microbatches`.
+    """
+    counts = denominators(batch)
+    rows = batch["text_ids"].shape[0]
+    if rows % microbatches:
+        raise ValueError(
+            f"train.microbatches={microbatches} must divide the batch's {rows} rows (data.rows)."
+        )
+
+    def part(trainable, rows_of_batch):
+        params = merge(trainable, frozen)
+        return loss_fn(
+            params, rows_of_batch, model=model, loss=loss, counts=counts, updates=updates
+        )
+
+    grad = jax.value_and_grad(part, has_aux=True)
+    if microbatches > 1:
+        grad = optax.microbatching.microbatch(grad, argnums=1, microbatch_size=rows // microbatches)
+    (_, metrics), grads = grad(trainable, dict(batch))
+    return metrics, grads
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: BagelConfig,
+    loss: LossConfig,
+    optimizer: Optimizer,
+    microbatches: int = 1,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step: forward, backward, guarded update. Pure; compile it with `state` donated.
+
+    Returns:
+      The next state and f32 scalar metrics: losses, the optimizer's (see `Optimizer.update`) and
+      the numbers of supervised text and latent tokens.
+    """
+    trainable, frozen = optimizer.split(state.params)
+    metrics, grads = loss_and_grads(
+        trainable,
+        frozen,
+        batch,
+        model=model,
+        loss=loss,
+        microbatches=microbatches,
+        updates=state.opt_state.accepted,
+    )
+    with jax.named_scope("update"):
+        trainable, opt_state, ema, moved = optimizer.update(
+            trainable=trainable,
+            opt_state=state.opt_state,
+            ema=state.ema,
+            grads=grads,
+            loss=metrics["loss"],
+        )
+    metrics |= moved
+    metrics["tokens/text_loss"] = jnp.sum(batch["text_weights"] > 0, dtype=jnp.float32)
+    metrics["tokens/latent_loss"] = jnp.sum(batch["latent_weights"] > 0, dtype=jnp.float32)
+    params = merge(trainable, frozen)
+    return TrainState(state.step + 1, params, opt_state, ema), metrics
