@@ -135,8 +135,8 @@ def test_the_picture_shows_every_template(folder, monkeypatch):
     rows += [{"id": "e", "instruction": "a", "input_image": "a.png", "output_image": "b.png"}]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     drawn = []
-    monkeypatch.setattr(prepare.assemble, "assemble", lambda found, *rest: drawn.extend(found))
-    monkeypatch.setattr(prepare.draw, "draw_row", lambda *_, **__: Image.new("RGB", (4, 4)))
+    monkeypatch.setattr(prepare.rows, "assemble", lambda found, *rest: drawn.extend(found))
+    monkeypatch.setattr(prepare.packed_row, "draw_row", lambda *_, **__: Image.new("RGB", (4, 4)))
     run(folder, f"--show={folder / 'pack.png'}")
     assert [sequence.record_id for sequence in drawn][:3] == ["0", "e", "1"] and len(drawn) < 41
 

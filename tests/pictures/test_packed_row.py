@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from unireason_jax.data import rows
 from unireason_jax.data.packs import Budgets
 from unireason_jax.data.rows import assemble
 from unireason_jax.data.samples import LATENT, TEXT, VIT
@@ -11,6 +10,7 @@ from unireason_jax.data.sizes import SizeCodec
 from unireason_jax.data.sources import WorldSource
 from unireason_jax.data.tokenizer import SentencePieceTokenizer
 from unireason_jax.data.tokens import SequenceSpec, render
+from unireason_jax.pictures import splits
 from unireason_jax.pictures.packed_row import draw_row
 from unireason_jax.rules import visibility
 
@@ -38,7 +38,7 @@ def packed():
 
 def test_a_row_is_read_back_into_its_records_and_splits(packed):
     tokenizer, sequences, row = packed
-    found = rows.samples(row, tokenizer.bos)
+    found = splits.samples(row, tokenizer.bos)
     assert len(found) == len(sequences)
     for sample, sequence in zip(found, sequences):
         assert [len(split.tokens) for split in sample.splits] == sequence.split_lengths.tolist()
@@ -46,7 +46,7 @@ def test_a_row_is_read_back_into_its_records_and_splits(packed):
         ranks = np.argsort(sequence.order)
         np.testing.assert_array_equal(row["positions"][sample.tokens], sequence.positions[ranks])
         for split in sample.splits:
-            streams = rows.streams_of(row)[split.tokens]
+            streams = splits.streams_of(row)[split.tokens]
             if split.mode == visibility.CAUSAL:
                 assert split.stream == TEXT and (streams == TEXT).all()
             else:
@@ -58,8 +58,8 @@ def test_a_row_is_read_back_into_its_records_and_splits(packed):
 
 def test_without_bos_adjacent_turns_count_as_one(packed):
     tokenizer, _, row = packed
-    parted = sum(len(sample.splits) for sample in rows.samples(row, tokenizer.bos))
-    assert sum(len(sample.splits) for sample in rows.samples(row)) < parted
+    parted = sum(len(sample.splits) for sample in splits.samples(row, tokenizer.bos))
+    assert sum(len(sample.splits) for sample in splits.samples(row)) < parted
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_without_bos_adjacent_turns_count_as_one(packed):
     [([0, 1, 2, 64, 65, 66], 3), ([0, 1, 2, 3], 2), ([0, 4, 8, 64, 68, 72], 3), ([0], 1)],
 )
 def test_grid_width(positions, width):
-    assert rows.grid_width(np.array(positions)) == width
+    assert splits.grid_width(np.array(positions)) == width
 
 
 def test_the_picture_grows_with_the_records_and_marks_what_is_learned(packed):
@@ -91,7 +91,7 @@ def test_the_picture_grows_with_the_records_and_marks_what_is_learned(packed):
 def test_the_mask_is_drawn_as_it_is(packed):
     """Share of coloured pixels in the mask equals the share of visible pairs."""
     _, _, row = packed
-    order = rows.true_order(row)
+    order = splits.true_order(row)
     parts = visibility.Visibility(
         *(row[f"vis_{name}"][order] for name in ("key", "lo", "hi", "own"))
     )
@@ -108,5 +108,5 @@ def test_the_mask_is_drawn_as_it_is(packed):
 def test_rows_without_images_or_tokens_can_be_drawn():
     budgets = Budgets(8, 0, 0)
     row = assemble([], budgets, (0, 0))
-    assert rows.samples(row) == []
+    assert splits.samples(row) == []
     assert draw_row(row).height > 500
