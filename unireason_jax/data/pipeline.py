@@ -26,7 +26,7 @@ from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.quotas import Quotas
 from unireason_jax.data.randomness import generator
 from unireason_jax.data.records import RecordError
-from unireason_jax.data.rows import assemble
+from unireason_jax.data.rows import assemble, row_spec
 from unireason_jax.data.samples import STREAMS, Sequence
 from unireason_jax.data.tokens import SequenceSpec, render
 
