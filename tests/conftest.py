@@ -53,6 +53,12 @@ def rl_goldens() -> Path:
     return _goldens("rl_open")
 
 
+@pytest.fixture(scope="session")
+def protocol_goldens() -> Path:
+    """Folder `protocols`: what the official scripts of inference ask their model for."""
+    return _goldens("protocols")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _release_programs():
     """Drops compiled programs after each module.

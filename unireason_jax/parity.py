@@ -15,6 +15,12 @@ A folder of recorded data (it has packs.json) is compared exactly: one row a kin
 what is different on purpose, with its reason and how often it was met.
 
 A folder with rl_values.json is compared with the formulas of reinforcement, in float64.
+
+    unireason parity --goldens ../shared/goldens/protocols     what is sampled, call by call
+
+A folder of recorded protocols (its JSON files say "protocol-1"): every case is walked by the preset
+of its script, through the code that `generate` uses with a stand-in for the model. One row a case,
+then what differs, or what differs on purpose.
 """
 
 import argparse
@@ -26,6 +32,7 @@ from pathlib import Path
 import jax
 
 from unireason_jax.models.archive import Archive
+from unireason_jax.proof import protocols
 from unireason_jax.proof.data import MARK, compare_data
 from unireason_jax.proof.generation import compare_images, compare_text
 from unireason_jax.proof.golden import Golden, read
@@ -109,6 +116,16 @@ def compare_recorded_data(folder: Path, output: Path | None) -> int:
     return 1 if tally.failures else 0
 
 
+def compare_recorded_protocols(folder: Path, output: Path | None) -> int:
+    """Prints what is found in a folder of recorded protocols; returns the exit status."""
+    result = protocols.compare_protocols(folder)
+    print(result.table())
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(result.to_json() + "\n")
+    return 1 if result.failures else 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -122,6 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if (given.goldens / MARK).exists():
         return compare_recorded_data(given.goldens, given.json)
+    if protocols.found(given.goldens):
+        return compare_recorded_protocols(given.goldens, given.json)
     # Dozens of programs that each run once on a few tokens: compiling is all the time there is.
     jax.config.update("jax_disable_most_optimizations", True)
     compile_cache.share()

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from tests.inference import toy
-from unireason_jax.data.templates import TEMPLATES, prompts
+from unireason_jax.data.records import Record
+from unireason_jax.data.templates import PLAIN, TEMPLATES, prompts
+from unireason_jax.data.templates.style import given, supervised, target
 from unireason_jax.inference import presets
 from unireason_jax.inference.context import Written
 from unireason_jax.inference.conversation import Conversation
 from unireason_jax.inference.presets import PRESETS, grow_process
 from unireason_jax.inference.reasoner import Reasoner
-from unireason_jax.inference.settings import Settings
+from unireason_jax.inference.settings import Settings, TextSettings
 from unireason_jax.world.tasks import example
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -30,7 +32,7 @@ def test_scales_and_intervals_are_those_of_the_papers():
     for name in ("bagel_t2i", "unireason_t2i", "unireason_refine", "irg", "irg_released"):
         assert numbers(made[name].flow) == t2i, name
     assert numbers(made["bagel_edit"].flow) == (4.0, 2.0, always, 3.0, "text_channel")
-    assert numbers(made["uni_edit"].flow) == numbers(made["bagel_edit"].flow)
+    assert numbers(made["uni_edit_direct"].flow) == numbers(made["bagel_edit"].flow)
     assert made["bagel_t2i_released"].flow.text_scale == 1 + 1.5 * (4 - 1)
     second = {name: numbers(made[name].refine)[:3] for name in made if made[name].refine}
     assert second["irg"] == (2.0, 2.0, always) and second["irg_released"] == (4.0, 2.0, always)
@@ -83,6 +85,28 @@ def test_a_draft_is_refined_under_another_system_prompt():
     assert systems == [prompts.BAGEL_THINK_IMAGE, prompts.REFINE]
     assert trace.steps[5].text == prompts.REFLECT
     assert [step.forwards for step in trace.steps if step.kind == "image"] == [4, 6]
+
+
+def test_what_is_kept_of_a_plan_replaces_it_in_the_context(monkeypatch):
+    prompt, kept, image = given("user", "a red circle"), "a blue square", target("image", None)
+    plan = supervised("plan", None, "think", then="image", style=PLAIN)
+    flows = {"text_scale": 2.0, "image_scale": 1.0}
+    written, told = (Record("one", (prompt, text, image)) for text in (plan, given("plan", kept)))
+    monkeypatch.setattr(Settings, "kept", lambda self, role, text: kept)
+    reasoner = toy.reasoner(flow=flows)
+    (one,), (two,) = reasoner.run([written]), reasoner.run([told])
+    assert one.content_of("plan") == kept and one.text_of("plan") != kept
+    np.testing.assert_array_equal(one.image, two.image)
+
+
+def test_samples_that_share_their_texts():
+    hot = {"text": TextSettings(temperature=3.0)}
+    record = TEMPLATES["think_t2i"]({"id": "p", "prompt": "a red circle"})
+    alone = toy.reasoner(**hot).run([record], samples=4)
+    pairs = toy.reasoner(share_texts=2, **hot).run([record], samples=4)
+    assert len({trace.texts[0] for trace in alone}) == 4
+    assert [trace.texts[0] for trace in pairs] == [alone[n].texts[0] for n in (0, 0, 2, 2)]
+    assert len({trace.image.tobytes() for trace in pairs}) == 4
 
 
 def test_irg_thinks_twice_and_draws_twice():

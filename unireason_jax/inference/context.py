@@ -78,6 +78,12 @@ class Context:
             self.turns[row] = []
         self.cache = self._at(self.cache, self.turns)
 
+    def retract(self, rows: Sequence[int]) -> None:
+        """Forgets the last turn of rows."""
+        for row in rows:
+            self.turns[row] = self.turns[row][:-1]
+        self.cache = self._at(self.cache, self.turns)
+
     def keep(self, rows: Sequence[int]) -> None:
         """Goes on with these rows only, in this order."""
         self.turns = [self.turns[row] for row in rows]

@@ -50,18 +50,21 @@ class Conversation:
       steps: what was given and generated.
       pending: turns that the context has not read yet.
       restarts: the context must be emptied before it reads.
+      retracts: the context must forget the text just written before it reads.
       ended: why it ended, None while it goes on.
       seconds: wall time by phase.
     """
 
     def __init__(self, request: Request, sample: int, spec: SequenceSpec, settings: Settings):
         """Reads up to the first hole."""
-        self.request, self.sample, self.spec, self.settings = request, sample, spec, settings
+        reading = settings.reading
+        self.request, self.sample, self.settings = request, sample, settings
+        self.spec = reading.spec(spec) if reading else spec
         self.record, self.place = request.record, 0
         self.following = collections.deque(request.following)
         self.steps: list[Step] = []
         self.pending: list[Turn] = []
-        self.restarts = False
+        self.restarts = self.retracts = False
         self.ended: str | None = None
         self.seconds: collections.Counter[str] = collections.Counter()
         self._go_on()
@@ -75,29 +78,44 @@ class Conversation:
         """uint32 from request id, sample, and how many of the hole's kind were generated."""
         kind = self.hole.kind
         made = sum(step.kind == kind and not step.given for step in self.steps)
-        return sampler.seed(self.request.record.id, self.sample, kind, made)
+        sample, shared = self.sample, self.settings.share_texts
+        if kind == "text":
+            sample -= sample % shared
+        return sampler.seed(self.request.record.id, sample, kind, made)
 
     def grid(self) -> tuple[int, int]:
-        """Latent tokens (rows, columns) of the next image: as the last one's, else as set."""
+        """Latent tokens (rows, columns) of the next image: as of one shown, else as set."""
         cell = self.spec.codec.stride * self.spec.latent_patch
         height, width = self.settings.size
-        shown = [step.image for step in self.steps if step.kind == "image"]
+        shown = [step for step in self.steps if step.kind == "image"]
         if shown:
-            height, width = shown[-1].shape[:2]
+            drawn = [step for step in shown if not step.given]
+            first = self.settings.size_from == "first"
+            if self.hole.role == "refined" and drawn:
+                first, shown = False, drawn
+            height, width = shown[0 if first else -1].image.shape[:2]
             if self.spec.latent_resize:
                 width, height = self.spec.latent_resize(width, height)
         return height // cell, width // cell
 
     def said(self) -> dict[str, str]:
-        """The last text of every role."""
-        return {step.role: step.text or "" for step in self.steps if step.kind == "text"}
+        """The request, and the last text of every role, as what follows reads them."""
+        said = {step.role: step.read for step in self.steps if step.kind == "text"}
+        asked = [step.read for step in self.steps if step.role == "user" and step.given]
+        return said | ({"prompt": asked[0]} if asked else {})
 
     def wrote(self, text: Written, seed: int) -> None:
         """Takes the text for the hole."""
         segment = self.hole
-        words = untag(self.spec.tokenizer.decode(text.ids), segment.tag)
-        step = Step("text", segment.role, text=words, seed=seed, forwards=len(text.ids) + 2)
-        self.steps.append(dataclasses.replace(step, handover=text.handover, cut=text.cut))
+        said = self.spec.tokenizer.decode(text.ids)
+        kept = self.settings.kept(segment.role, said)
+        if kept != said:
+            markers = self.spec.tokenizer
+            self.retracts = True
+            self.pending.append(text_turn([markers.bos, *markers.encode(kept), markers.eos]))
+        step = Step("text", segment.role, untag(said, segment.tag), content=kept, seed=seed)
+        step = dataclasses.replace(step, forwards=len(text.ids) + 2, handover=text.handover)
+        self.steps.append(dataclasses.replace(step, cut=text.cut))
         if segment.role == "reflection":
             self._reflected(text.handover)
         self.place += 1
@@ -156,7 +174,7 @@ class Conversation:
             self.place += 1
         if self.following and not self.ended:
             self.record, self.place = self.following.popleft()(self.trace()), 0
-            self.pending, self.restarts = [], True
+            self.pending, self.restarts, self.retracts = [], True, False
             self._go_on()
         elif not self.ended:
             limited = any(step.role == "reflection" for step in self.steps)
@@ -165,11 +183,14 @@ class Conversation:
     def _given(self, segment: Segment) -> None:
         """Takes a given segment; one that was generated before is not told twice."""
         if segment.kind == "text":
-            self.pending.append(text_turn(tokens.text_tokens(segment, self.spec)))
-            step = Step("text", segment.role, text=segment.text, given=True)
+            ids = tokens.text_tokens(segment, self.spec)
+            self.pending.append(text_turn(ids, segment.role))
+            step = Step("text", segment.role, segment.text, content=segment.content, given=True)
         else:
             image = images.load(segment.image, self.spec.image_root)
-            self._show(segment, image)
+            reading = self.settings.reading
+            shown = reading.given(image, self.spec) if reading else image
+            self._show(segment, shown, segment.role)
             step = Step("image", segment.role, image=image, given=True)
         if not self.restarts or not self._has(step):
             self.steps.append(step)
@@ -177,10 +198,15 @@ class Conversation:
     def _has(self, step: Step) -> bool:
         """Whether the same was given or generated before."""
         return any(
-            (old.kind, old.text) == (step.kind, step.text) and np.array_equal(old.image, step.image)
+            (
+                (old.kind, old.text) == (step.kind, step.text)
+                and np.array_equal(old.image, step.image)
+            )
+            or (step.kind == old.kind == "text" and old.read == step.read)
             for old in self.steps
         )
 
-    def _show(self, segment: Segment, image: Any) -> None:
-        """Puts an image before the model's eyes."""
-        self.pending += image_turns(image, self.spec, gen=segment.gen, und=segment.und)
+    def _show(self, segment: Segment, image: Any, role: str = "") -> None:
+        """Puts an image before the model's eyes; with the role of its segment if it is given."""
+        copies = {"gen": segment.gen, "und": segment.und}
+        self.pending += image_turns(image, self.spec, **copies, role=role)

@@ -14,13 +14,13 @@ from typing import Any
 from unireason_jax.data.records import Record
 from unireason_jax.data.templates import PLAIN, Style
 from unireason_jax.data.tokens import SequenceSpec, copies, text_tokens
+from unireason_jax.inference import guidance, turns
 from unireason_jax.inference import presets as systems
-from unireason_jax.inference import turns
 from unireason_jax.inference.context import Context
 from unireason_jax.inference.conversation import Conversation, Request
 from unireason_jax.inference.engine import Engine, bucket
 from unireason_jax.inference.requests import check_words
-from unireason_jax.inference.settings import Settings
+from unireason_jax.inference.settings import FlowSettings, Settings
 from unireason_jax.inference.trace import Trace
 from unireason_jax.inference.turns import text_turn
 
@@ -39,7 +39,13 @@ class Reasoner:
       mesh: spreads the rows of a batch over devices; None uses one.
       presets: names of the presets that `generate`, `edit` and `ask` use unless told otherwise.
       style: switches of the templates that the model was trained with.
+
+    Attributes:
+      contexts: (engine, rows) -> what the rows of a batch have seen; a rehearsal without a model
+        puts its own here.
     """
+
+    contexts: Callable[[Engine, int], Context] = Context
 
     def __init__(
         self,
@@ -145,11 +151,15 @@ class Reasoner:
           Number of the job, and its trace.
         """
         if jobs:
-            yield from _Batch(self.engine, settings, jobs).run()
+            rows = self.engine.rows_for(len(jobs), settings.batch_rows)
+            context = self.contexts(self.engine, rows)
+            yield from _Batch(context, settings, jobs).run()
 
     def check(self, record: Record, settings: Settings | None = None) -> None:
         """Raises ValueError when a record cannot be finished; the message names it."""
-        spec, size = self.engine.spec, (settings or self.settings).size
+        settings = settings or self.settings
+        spec, size, reading = self.engine.spec, settings.size, settings.reading
+        spec = reading.spec(spec) if reading else spec
         if not record.holes:
             raise ValueError(f"record '{record.id}' has nothing to generate: no segment is a hole.")
         found = 0
@@ -161,7 +171,8 @@ class Reasoner:
                     turns.check_size(size, spec)
                 copies(segment, spec)
                 if segment.image is not None:
-                    turns.check_image(segment.image, spec, gen=segment.gen, und=segment.und)
+                    shown = {"gen": segment.gen, "und": segment.und}
+                    turns.check_image(segment.image, spec, **shown, reading=reading)
             except (ValueError, OSError) as error:
                 raise ValueError(f"record '{record.id}', {segment.role}: {error}") from None
             if segment.kind == "text" and not segment.is_hole:
@@ -176,12 +187,10 @@ class Reasoner:
 class _Batch:
     """Rows of conversations on their way, and those that wait for a row."""
 
-    def __init__(self, engine: Engine, settings: Settings, jobs: Sequence[tuple[Request, int]]):
-        self.engine, self.settings = engine, settings
+    def __init__(self, context: Context, settings: Settings, jobs: Sequence[tuple[Request, int]]):
+        self.engine, self.context, self.settings = context.engine, context, settings
         self.waiting = collections.deque(enumerate(jobs))
-        rows = engine.rows_for(len(jobs), settings.batch_rows)
-        self.context = Context(engine, rows)
-        self.rows: list[tuple[int, Conversation] | None] = [None] * rows
+        self.rows: list[tuple[int, Conversation] | None] = [None] * context.rows
 
     def run(self) -> Iterator[tuple[int, Trace]]:
         """Works until nothing waits and every row has ended."""
@@ -214,10 +223,13 @@ class _Batch:
         restarts = [row for row, talk in talks.items() if talk.restarts]
         if restarts:
             self.context.forget(restarts)
+        retracts = [row for row, talk in talks.items() if talk.retracts]
+        if retracts:
+            self.context.retract(retracts)
         pending = {row: talk.pending for row, talk in talks.items() if talk.pending}
         wanted = self.context.read(pending)
         for talk in talks.values():
-            talk.pending, talk.restarts = [], False
+            talk.pending, talk.restarts, talk.retracts = [], False, False
         for row, handover in wanted.items():
             talks[row].heard(handover)
         self._note("read", list(pending), started)
@@ -233,26 +245,29 @@ class _Batch:
             return
         started = time.perf_counter()
         work, rows = max(groups.items(), key=lambda item: len(item[1]))
-        if work == "write":
-            self._write(rows)
+        if isinstance(work, int):
+            self._write(rows, work)
             self._note("write", rows, started)
         else:
             self._draw(rows)
             self._note("draw", rows, started)
 
     def _work_of(self, row: int, talk: Conversation) -> Any:
-        """What a row waits for; rows of equal work share a program."""
-        if talk.hole.kind == "text":
-            return "write"
-        tokens = bucket(turns.tokens_of(talk.grid()), 1)
-        flow = self.settings.flow_of(talk.hole.role)
-        return flow, len(self._guides(row, talk)), tokens
+        """What a row waits for: a text of at most so many tokens, or an image.
 
-    def _write(self, rows: Sequence[int]) -> None:
+        Rows of equal work share a program.
+        """
+        if talk.hole.kind == "text":
+            return self.settings.limit_of(talk.hole.role)
+        tokens = bucket(turns.tokens_of(talk.grid()), 1)
+        flow, guides = self._guides(row, talk)
+        return flow, len(guides), tokens
+
+    def _write(self, rows: Sequence[int], limit: int) -> None:
         """A text for each row."""
-        talks, settings = self._talks(), self.settings
+        talks = self._talks()
         seeds = {row: talks[row].seed() for row in rows}
-        texts = self.context.write(seeds, settings.text, settings.max_text)
+        texts = self.context.write(seeds, self.settings.text, limit)
         for row in rows:
             talks[row].wrote(texts[row], seeds[row])
 
@@ -261,25 +276,18 @@ class _Batch:
         talks = self._talks()
         seeds = {row: talks[row].seed() for row in rows}
         grids = {row: talks[row].grid() for row in rows}
-        flow = self.settings.flow_of(talks[rows[0]].hole.role)
-        guides = {row: self._guides(row, talks[row]) for row in rows}
-        branches = [{row: guides[row][n] for row in rows} for n in range(len(guides[rows[0]]))]
+        guided = {row: self._guides(row, talks[row]) for row in rows}
+        flow, first = guided[rows[0]]
+        branches = [{row: guided[row][1][n] for row in rows} for n in range(len(first))]
         latents = self.context.draw(seeds, grids, flow, branches)
         for row in rows:
             image = self.engine.spec.codec.decode(latents[row])
             talks[row].drew(image, seeds[row], flow.forwards(1 + len(branches)))
 
-    def _guides(self, row: int, talk: Conversation) -> list[list[turns.Turn]]:
-        """The poorer contexts of a row's next image: those that differ and whose scale is on."""
+    def _guides(self, row: int, talk: Conversation) -> tuple[FlowSettings, list[list[turns.Turn]]]:
+        """How a row's next image is guided."""
         flow, seen = self.settings.flow_of(talk.hole.role), self.context.turns[row]
-        if flow.text_scale <= 1:
-            return []
-        guides = [turns.without_text(seen, flow.text_free)]
-        if flow.image_scale > 1 and turns.has_image(seen):
-            spec, said = self.engine.spec, talk.said()
-            own = [turns.told(text, said, spec) for text in flow.image_free]
-            guides.append(own or turns.without_images(seen))
-        return guides
+        return guidance.guides(flow, seen, talk.said(), self.engine.spec)
 
     def _shrink(self) -> None:
         """Goes on with fewer rows when nothing waits and most are empty."""

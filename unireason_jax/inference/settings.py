@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 
-from unireason_jax.inference.turns import WITHOUT_TEXT
+from unireason_jax.inference.turns import WITHOUT_IMAGES, WITHOUT_TEXT, Reading
 from unireason_jax.rules import flow
 
 
@@ -45,8 +45,9 @@ class FlowSettings:
         compared with; norms are per sample.
       renorm_min: smallest factor of the renormalisation.
       text_free: what the context without text lacks, see `turns.without_text`.
-      image_free: texts that the context without images consists of, with {role} for the last text
-        of a role; empty for the texts of the conversation.
+      image_free: what the context without images lacks, see `turns.without_images`; or the texts
+        that it consists of, with {prompt} for the request and {role} for the last text of a role.
+        "given" is a context of its own also before there are images.
     """
 
     timesteps: int = 50
@@ -57,13 +58,16 @@ class FlowSettings:
     renorm: str = "global"
     renorm_min: float = 0.0
     text_free: str = "all"
-    image_free: tuple[str, ...] = ()
+    image_free: str | tuple[str, ...] = "gaps"
 
     def __post_init__(self) -> None:
         """Raises ValueError on values that cannot work."""
         if self.text_free not in WITHOUT_TEXT:
             names = ", ".join(WITHOUT_TEXT)
             raise ValueError(f"flow: text_free {self.text_free!r} is not one of {names}.")
+        if isinstance(self.image_free, str) and self.image_free not in WITHOUT_IMAGES:
+            names = ", ".join(WITHOUT_IMAGES)
+            raise ValueError(f"flow: image_free {self.image_free!r} is not one of {names}.")
         if self.timesteps < 2:
             raise ValueError(f"flow: timesteps must be at least 2, not {self.timesteps}.")
         if self.shift <= 0:
@@ -81,7 +85,7 @@ class FlowSettings:
     def program(self) -> "FlowSettings":
         """What a compiled program depends on: settings that differ elsewhere share it."""
         return dataclasses.replace(
-            self, text_scale=0.0, image_scale=0.0, text_free="all", image_free=()
+            self, text_scale=0.0, image_scale=0.0, text_free="all", image_free="gaps"
         )
 
     def times(self) -> np.ndarray:
@@ -109,7 +113,14 @@ class Settings:
       flow: how images are drawn.
       refine: how refined images are drawn; None is as all others.
       max_text: most tokens of one generated text, between bos and eos.
+      max_reflection: most tokens of a reflection; None is as all texts.
+      simple_think: of a plan, what follows reads only the words after </think>, without blanks
+        around them; all of it where nothing follows.
       size: (height, width) in pixels of images without a source; images with one keep its size.
+      size_from: whether the "first" or the "last" image shown gives the size; a refined image
+        always has that of its draft.
+      reading: how pictures are resized; None is as in training.
+      share_texts: samples of a request that share their written texts.
       min_rounds: refinements before the model may stop.
       learned_stop: end a conversation when the hand-over of a reflection is "stop"; otherwise it
         goes through all of its record.
@@ -120,10 +131,33 @@ class Settings:
     flow: FlowSettings = dataclasses.field(default_factory=FlowSettings)
     refine: FlowSettings | None = None
     max_text: int = 64
+    max_reflection: int | None = None
+    simple_think: bool = False
     size: tuple[int, int] = (32, 32)
+    size_from: str = "last"
+    reading: Reading | None = None
+    share_texts: int = 1
     min_rounds: int = 0
     learned_stop: bool = True
     batch_rows: int = 64
+
+    def __post_init__(self) -> None:
+        """Raises ValueError on values that cannot work."""
+        if self.size_from not in ("first", "last"):
+            raise ValueError(f"size_from {self.size_from!r} is not one of first, last.")
+        if self.share_texts < 1:
+            raise ValueError(f"share_texts must be at least 1, not {self.share_texts}.")
+
+    def limit_of(self, role: str) -> int:
+        """Most tokens of a text of a role."""
+        longer = role == "reflection" and self.max_reflection is not None
+        return self.max_reflection if longer else self.max_text
+
+    def kept(self, role: str, text: str) -> str:
+        """What of a written text is read by what follows it."""
+        answer = [*text.split("</think>"), ""][1]
+        simple = self.simple_think and role == "plan" and answer
+        return answer.strip() if simple else text
 
     def flow_of(self, role: str) -> FlowSettings:
         """How an image of a role is drawn."""

@@ -30,6 +30,8 @@ class Step:
       handover: what the model wanted next at the end of a text: "text", "image" or "stop".
       cut: the text was ended by the length limit.
       verdict: whether a judge accepts the image or text; None when nobody judged it.
+      content: the text exactly as what follows it reads it, tag and blanks included; None for
+        images, and in traces of before it was kept.
     """
 
     kind: str
@@ -42,6 +44,12 @@ class Step:
     handover: str | None = None
     cut: bool = False
     verdict: bool | None = None
+    content: str | None = None
+
+    @property
+    def read(self) -> str:
+        """The text as what follows it reads it; empty for images."""
+        return self.text or "" if self.content is None else self.content
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +115,11 @@ class Trace:
     def text_of(self, role: str) -> str | None:
         """The last text with a role."""
         found = [s.text for s in self.steps if s.kind == "text" and s.role == role]
+        return found[-1] if found else None
+
+    def content_of(self, role: str) -> str | None:
+        """The last text with a role, exactly as what follows it reads it."""
+        found = [s.read for s in self.steps if s.kind == "text" and s.role == role]
         return found[-1] if found else None
 
     def judged(self, verdicts: dict[int, bool], **details: Any) -> "Trace":

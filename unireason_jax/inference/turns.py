@@ -6,6 +6,7 @@ they start with.
 """
 
 import collections
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,8 @@ from unireason_jax.data.tokens import SequenceSpec, latent_tokens, vit_tokens
 GAP = -1
 """Kind of a turn that only moves the rotary position by one: an image copy that is left out."""
 
-WITHOUT_TEXT = ("all", "since_image")
+WITHOUT_TEXT = ("all", "since_image", "last_input")
+WITHOUT_IMAGES = ("gaps", "texts", "given")
 
 
 class Turn(NamedTuple):
@@ -28,11 +30,13 @@ class Turn(NamedTuple):
       kind: TEXT, VIT or LATENT (the streams of `data.samples`), or GAP.
       tokens: ids [n] int32 with bos and eos, or image features [n, F] float32; empty for GAP.
       places: [n] int32 positions in the image's grid; None for texts.
+      role: of the segment that gave it; empty for what the model made.
     """
 
     kind: int
     tokens: np.ndarray
     places: np.ndarray | None = None
+    role: str = ""
 
     @property
     def slots(self) -> int:
@@ -49,12 +53,42 @@ Turns = Sequence[Turn]
 _GAP = Turn(GAP, np.zeros(0, np.int32))
 
 
-def text_turn(ids: Sequence[int]) -> Turn:
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How pictures are resized before a model sees them, if it is one that resizes them.
+
+    Attributes:
+      latent_first: given pictures are resized by the rule of latents, and the ViT reads the result
+        (BAGEL's interleaved inference, which so enlarges small pictures for the ViT too).
+      vit: longest and shortest edge of the ViT's copy.
+      max_pixels: of the ViT's copy.
+    """
+
+    latent_first: bool = False
+    vit: tuple[int, int] = (980, 224)
+    max_pixels: int = images.Resize.max_pixels
+
+    def spec(self, spec: SequenceSpec) -> SequenceSpec:
+        """The spec with the ViT's rule in its place."""
+        if spec.vit_resize is None:
+            return spec
+        rule = images.Resize(*self.vit, spec.vit_patch, self.max_pixels)
+        return dataclasses.replace(spec, vit_resize=rule)
+
+    def given(self, image: np.ndarray, spec: SequenceSpec) -> np.ndarray:
+        """What a given picture (uint8 [H, W, 3]) is to all of the model."""
+        first = self.latent_first and spec.latent_resize
+        return spec.latent_resize.apply(image) if first else image
+
+
+def text_turn(ids: Sequence[int], role: str = "") -> Turn:
     """A text turn of ids that include bos and eos."""
-    return Turn(TEXT, np.asarray(ids, np.int32))
+    return Turn(TEXT, np.asarray(ids, np.int32), role=role)
 
 
-def image_turns(image: Any, spec: SequenceSpec, *, gen: bool, und: bool) -> list[Turn]:
+def image_turns(
+    image: Any, spec: SequenceSpec, *, gen: bool, und: bool, role: str = ""
+) -> list[Turn]:
     """An image shown as clean latents (gen), then as ViT patches (und, where there is a ViT).
 
     Raises:
@@ -62,9 +96,9 @@ def image_turns(image: Any, spec: SequenceSpec, *, gen: bool, und: bool) -> list
     """
     turns = []
     if gen:
-        turns.append(Turn(LATENT, *latent_tokens(image, spec)))
+        turns.append(Turn(LATENT, *latent_tokens(image, spec), role))
     if und and spec.vit_patch:
-        turns.append(Turn(VIT, *vit_tokens(image, spec)))
+        turns.append(Turn(VIT, *vit_tokens(image, spec), role))
     return turns
 
 
@@ -90,19 +124,34 @@ def without_text(turns: Turns, rule: str) -> list[Turn]:
 
     Args:
       turns: the full context.
-      rule: "all" leaves no text (BAGEL's and UniReason's evaluation scripts, and what condition
-        dropout trains); "since_image" drops what was said since the last image, or since the system
-        prompt where there is none (BAGEL's interleaved inference, IRG).
+      rule: "all" leaves no text (evaluation scripts that draw from a prompt, and what condition
+        dropout trains); "since_image" drops what was said since the last image or, where there is
+        none, since the system prompt (IRG, refinement); "last_input" drops the last text that was
+        given and what was written after it, nothing given where an image was given last (BAGEL's
+        interleaved inference, editing scripts).
     """
     if rule == "all":
         return [turn for turn in turns if turn.kind != TEXT]
-    last = max((n for n, turn in enumerate(turns) if turn.kind != TEXT), default=-1)
-    return list(turns[: last + 1])
+    first = next((n for n, turn in enumerate(turns) if turn.role != "system"), len(turns))
+    if rule == "since_image":
+        last = max((n for n, turn in enumerate(turns) if turn.kind != TEXT), default=first - 1)
+        return list(turns[: last + 1])
+    last = max((n for n, turn in enumerate(turns) if n >= first and turn.role), default=first)
+    return list(turns[: last + (turns[last].kind != TEXT)])
 
 
-def without_images(turns: Turns) -> list[Turn]:
-    """All texts; an image copy leaves a gap of one rotary position, as in condition dropout."""
-    return [turn if turn.kind == TEXT else _GAP for turn in turns]
+def without_images(turns: Turns, rule: str) -> list[Turn]:
+    """The context without images.
+
+    Args:
+      turns: the full context.
+      rule: "gaps" is all texts, where an image copy leaves a gap of one rotary position, as in
+        condition dropout; "texts" leaves no gaps (evaluation scripts, IRG); "given" also lacks
+        what the model wrote (BAGEL's interleaved inference).
+    """
+    if rule == "gaps":
+        return [turn if turn.kind == TEXT else _GAP for turn in turns]
+    return [turn for turn in turns if turn.kind == TEXT and (turn.role or rule == "texts")]
 
 
 def has_image(turns: Turns) -> bool:
@@ -130,10 +179,10 @@ def tokens_of(grid: tuple[int, int]) -> int:
 
 
 def told(text: str, said: Mapping[str, str], spec: SequenceSpec) -> Turn:
-    """A text turn in which {role} stands for the last text of a role."""
+    """A text turn in which {prompt} and {role} stand for what was said."""
     words = text.format_map(collections.defaultdict(str, said))
     markers = spec.tokenizer
-    return text_turn([markers.bos, *markers.encode(words), markers.eos])
+    return text_turn([markers.bos, *markers.encode(words), markers.eos], "told")
 
 
 def check_size(size: tuple[int, int], spec: SequenceSpec) -> None:
@@ -144,9 +193,13 @@ def check_size(size: tuple[int, int], spec: SequenceSpec) -> None:
     grid_places((size[0] // cell, size[1] // cell), spec)
 
 
-def check_image(image: Any, spec: SequenceSpec, *, gen: bool, und: bool) -> None:
+def check_image(
+    image: Any, spec: SequenceSpec, *, gen: bool, und: bool, reading: Reading | None = None
+) -> None:
     """Raises ValueError unless an image can be read and fits the model's grids."""
     height, width = images.load(image, spec.image_root).shape[:2]
+    if reading and reading.latent_first and spec.latent_resize:
+        width, height = spec.latent_resize(width, height)
     shown = [(spec.latent_resize, spec.codec.stride * spec.latent_patch, spec.latent_side)] * gen
     shown += [(spec.vit_resize, spec.vit_patch, spec.vit_side)] * bool(und and spec.vit_patch)
     for resize, cell, side in shown:

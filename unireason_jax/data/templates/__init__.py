@@ -12,6 +12,7 @@ from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.templates import irg
 from unireason_jax.data.templates.generation import edit, t2i, think_edit, think_t2i, uni_edit
 from unireason_jax.data.templates.hops import multi_edit
+from unireason_jax.data.templates.interleaved import answer, interleaved, think_interleaved
 from unireason_jax.data.templates.process import process, process_alignment, process_conflict
 from unireason_jax.data.templates.refinement import refine_edit, refine_t2i
 from unireason_jax.data.templates.style import PLAIN, STYLES, Example, Style
@@ -41,6 +42,12 @@ TEMPLATES: dict[str, Template] = {
         vqa,
     )
 }
+
+
+REQUESTS: dict[str, Template] = TEMPLATES | {
+    template.__name__: template for template in (interleaved, think_interleaved, answer)
+}
+"""Templates that requests may have: those of training, and those that no training data has."""
 
 
 def template_of(example: Example) -> str:

@@ -22,6 +22,28 @@ BAGEL_THINK_ANSWER = (
 )
 """BAGEL inference: think, then answer."""
 
+IRG_THINK = (
+    BAGEL_THINK_IMAGE.replace("the image. \n", "the image.\n")
+    + ".\n"
+    + "After generating an image and completing one round of thinking, you should continue to "
+    "analyze and think further, then generate another improved image. For each subsequent round, "
+    "carefully compare the previously generated image with the new one, identify specific visual "
+    'differences and improvements, and generate a detailed "think process" that explains how to '
+    "transform the previous image into the improved version.\n"
+    "The think process for each improvement round must follow this structure:\n"
+    "1. Start with <think> and end with </think>\n"
+    "2. Have clear paragraph breaks with the following sections:\n"
+    "   - Initial analysis paragraph (acknowledge shortcomings of the previous image)\n"
+    "   - ### Detailed Explanation of Required Improvements:\n"
+    "   - ### Step-by-Step Modification Guidance:\n"
+    "   - ### Final Comprehensive Prompt for the Improved Image:\n"
+    "Each section should provide concrete, actionable guidance for text-to-image generation, "
+    "focusing on composition, lighting, colors, textures, positioning, and style. Do not mention "
+    "the improved image directly; only provide the think process. Repeat this process for each new "
+    "image, ensuring each think process is specific enough to guide precise image improvements.\n"
+)
+"""IRG inference: think, draw, say what to improve, draw again (1412 bytes)."""
+
 REFINE = (
     "You are an intelligent assistant specialized in image generation and editing, "
     "self-evaluation, and iterative refinement through step-by-step interleaved text-visual chain "
@@ -36,6 +58,21 @@ REFINE = (
 
 REFLECT = "you must write a brief modification suggestion enclosed in <sugg>...</sugg>"
 """UniReason inference only: the sentence it adds before asking for a suggestion."""
+
+APPLY_SUGGESTION = (
+    "Strictly apply all modification suggestions: {reflection} to refine and correct the input "
+    "image, and ensure the final edited image is a perfect, faithful, and unambiguous realization "
+    "of the caption: {prompt} better than the input image."
+)
+APPLY_THOUGHT = APPLY_SUGGESTION.replace(
+    "modification suggestions: {reflection}", "thinking_text: {plan}"
+)
+APPLY_THOUGHT_TO_EDIT = (
+    "Strictly apply all thinking_text: {plan} to refine and correct the previous edit image, and "
+    "ensure the final edited image is a perfect, faithful, and unambiguous to edit the source "
+    "image follwing the instruction: {prompt} better than the previous edit image."
+)
+"""UniReason inference only: what stands for the context without images when a draft is refined."""
 
 UNIREASON = {
     "think_t2i": THINK_IMAGE,
