@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unireason_jax.data import images
+from unireason_jax.data.resizing import Resize
 from unireason_jax.data.samples import LATENT, TEXT, VIT
 from unireason_jax.data.tokens import SequenceSpec, latent_tokens, vit_tokens
 
@@ -66,13 +67,13 @@ class Reading:
 
     latent_first: bool = False
     vit: tuple[int, int] = (980, 224)
-    max_pixels: int = images.Resize.max_pixels
+    max_pixels: int = Resize.max_pixels
 
     def spec(self, spec: SequenceSpec) -> SequenceSpec:
         """The spec with the ViT's rule in its place."""
         if spec.vit_resize is None:
             return spec
-        rule = images.Resize(*self.vit, spec.vit_patch, self.max_pixels)
+        rule = Resize(*self.vit, spec.vit_patch, self.max_pixels)
         return dataclasses.replace(spec, vit_resize=rule)
 
     def given(self, image: np.ndarray, spec: SequenceSpec) -> np.ndarray:
