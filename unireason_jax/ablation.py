@@ -32,6 +32,7 @@ from unireason_jax.evals.world.study import (
 )
 from unireason_jax.run import command_line
 from unireason_jax.run.configuration import ConfigError
+from unireason_jax.storage import atomic
 from unireason_jax.training import manifest
 
 PLAN, REPORT = "plan.json", "report"
@@ -174,9 +175,8 @@ def run_jobs(
                 failed.append(f"{job.name}: {error}")
                 continue
             seconds = time.monotonic() - started
-            job.folder.mkdir(parents=True, exist_ok=True)
             done = {"command": list(job.command), "seconds": round(seconds, 1)}
-            job.marker.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+            atomic.write_text(job.marker, json.dumps(done, indent=1) + "\n")
             expected, spent = expected + job.seconds, spent + seconds
         after(job)
     return failed
@@ -250,8 +250,7 @@ def settled_plan(study: Study, arguments: argparse.Namespace) -> dict[str, dict[
                 saved["images"] = images_within(study, rates, *budget)
         saved["runs"] = plan_steps(study, rates, saved["images"]) | saved["runs"]
         if not arguments.dry_run:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(saved, indent=1) + "\n", "utf-8")
+            atomic.write_text(path, json.dumps(saved, indent=1) + "\n")
     return saved["runs"]
 
 

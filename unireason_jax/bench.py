@@ -24,6 +24,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from unireason_jax.storage import atomic
+
 MIXTURES = ("quickstart", "world", "stage2")
 
 
@@ -258,7 +260,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         print(json.dumps(result), flush=True)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+        atomic.write_text(args.json, json.dumps(results, indent=1) + "\n")
     return results
 
 

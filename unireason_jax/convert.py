@@ -20,7 +20,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 
 from unireason_jax.data.tokenizer import Qwen2Tokenizer
 from unireason_jax.models import functional, huggingface, released, vae
-from unireason_jax.models.archive import DTYPES, Archive, read_json, type_name, write_archive
+from unireason_jax.models.archive import DTYPES, Archive, read_json, type_name
 from unireason_jax.models.config import (
     VARIANTS,
     BagelConfig,
@@ -39,8 +39,9 @@ from unireason_jax.models.config import (
 )
 from unireason_jax.models.official_names import Tensor, layout
 from unireason_jax.models.pretrained import FreshStart
-from unireason_jax.run import configuration
+from unireason_jax.run import configuration, first_checkpoint
 from unireason_jax.run.experiment import AUTOENCODER, CODEC, TOKENIZER
+from unireason_jax.storage import atomic, lock
 from unireason_jax.training import checkpoint
 from unireason_jax.training.optim import flatten
 
@@ -135,7 +136,10 @@ def write_workdir(
     dtype: str | None,
     shard_bytes: int,
 ) -> list[str]:
-    """Checks everything, then writes checkpoint 0, configs, tokenizer and autoencoder."""
+    """Checks everything, then writes checkpoint 0, configs, tokenizer and autoencoder.
+
+    The checkpoint's manifest comes last: a workdir that has it is whole.
+    """
     huggingface.check(archive, config)
     if autoencoder is not None and autoencoder.exists():
         found = vae.read_config(Archive(autoencoder))
@@ -151,35 +155,22 @@ def write_workdir(
                 f"{tokenizer}: the tokenizer has {size} ids, but the embedding table "
                 f"{config.llm.vocab} rows."
             )
-    files = _write_weights(_new_checkpoint(workdir), config, archive, dtype, shard_bytes)
+    directory = first_checkpoint.new(workdir)
+    files, known = _write_weights(directory, config, archive, dtype, shard_bytes)
     configuration.save(workdir, workdir_config(config))
     lines = [f"{functional.count(functional.abstract(config)):,} parameters", *files]
     if autoencoder is not None and autoencoder.exists():
-        shutil.copyfile(autoencoder, workdir / AUTOENCODER)
-        lines += [AUTOENCODER, *_copy(autoencoder.parent, workdir, (vae.CONFIG,))]
-    words = _copy(tokenizer, workdir / TOKENIZER, TOKENIZER_FILES) if tokenizer else []
+        with atomic.replacing(workdir / AUTOENCODER) as part:
+            shutil.copyfile(autoencoder, part)
+        lines += [AUTOENCODER, *first_checkpoint.copy(autoencoder.parent, workdir, (vae.CONFIG,))]
+    words = (
+        first_checkpoint.copy(tokenizer, workdir / TOKENIZER, TOKENIZER_FILES) if tokenizer else []
+    )
     lines += [f"{TOKENIZER}/{name}" for name in words]
     if not words:
         lines.append("no tokenizer files found: this workdir can start a training, but not write")
+    first_checkpoint.finish(directory, known)
     return lines
-
-
-def _copy(source: Path, target: Path, names: Sequence[str]) -> list[str]:
-    """Copies the files that are there; returns their names."""
-    present = [name for name in names if (source / name).exists()]
-    for name in present:
-        target.mkdir(exist_ok=True)
-        shutil.copyfile(source / name, target / name)
-    return present
-
-
-def _new_checkpoint(workdir: Path) -> Path:
-    """The folder of checkpoint 0, made; a ValueError if it is there already."""
-    directory = workdir / checkpoint.FOLDER / "0"
-    if directory.exists():
-        raise ValueError(f"{directory}: exists; choose another --output, or remove it.")
-    directory.mkdir(parents=True)
-    return directory
 
 
 def _write_weights(
@@ -188,8 +179,8 @@ def _write_weights(
     archive: Archive | FreshStart,
     dtype: str | None,
     shard_bytes: int,
-) -> list[str]:
-    """Streams official tensors into our stacked leaves; returns the files written."""
+) -> tuple[list[str], dict[str, list]]:
+    """Streams official tensors into our stacked leaves; result as `_write_leaves`."""
     table, shapes = layout(config), _shapes(config)
     kinds = {
         path: type_name(dtype) if dtype else archive.dtype(t.names[0]) for path, t in table.items()
@@ -200,21 +191,7 @@ def _write_weights(
             yield from _blocks(table[path], archive.read(name), DTYPES[kinds[path]])
 
     announced = {path: (shapes[path], kinds[path]) for path in table}
-    return _write_leaves(directory, announced, produce, shard_bytes)
-
-
-def _write_leaves(
-    directory: Path,
-    leaves: Mapping[str, tuple[tuple[int, ...], str]],
-    produce: Callable[[str], Iterable[np.ndarray]],
-    shard_bytes: int,
-) -> list[str]:
-    """Writes leaves (shape and type by path) as a checkpoint; returns the names of its files."""
-    files = write_archive(directory, "params", leaves, produce, shard_bytes=shard_bytes)
-    known = {path: [list(shape), str(DTYPES[kind])] for path, (shape, kind) in leaves.items()}
-    facts = checkpoint.file_facts(directory, hashes=False)
-    checkpoint.write_manifest(directory, step=0, data=None, leaves={"params": known}, files=facts)
-    return [f"{checkpoint.FOLDER}/0/{name}" for name in files]
+    return first_checkpoint.write_leaves(directory, announced, produce, shard_bytes)
 
 
 def _blocks(tensor: Tensor, official: np.ndarray, dtype: np.dtype) -> Iterator[np.ndarray]:
@@ -267,8 +244,8 @@ def to_bagel(
     config = configuration.model_config(configuration.load_workdir(workdir))
     read = leaf_source(workdir, config, which=which, step=step)
     files = huggingface.save(target, config, read, dtype=dtype, shard_bytes=shard_bytes)
-    files += _copy(workdir, target, (AUTOENCODER, vae.CONFIG))
-    return files + _copy(workdir / TOKENIZER, target, TOKENIZER_FILES)
+    files += first_checkpoint.copy(workdir, target, (AUTOENCODER, vae.CONFIG))
+    return files + first_checkpoint.copy(workdir / TOKENIZER, target, TOKENIZER_FILES)
 
 
 def to_weights(
@@ -287,11 +264,14 @@ def to_weights(
         yield np.asarray(load([name])[name]).astype(DTYPES[kind])
 
     leaves = {name: (tuple(shapes[name].shape), kind) for name in names}
-    files = _write_leaves(_new_checkpoint(target), leaves, produce, shard_bytes)
+    directory = first_checkpoint.new(target)
+    files, known = first_checkpoint.write_leaves(directory, leaves, produce, shard_bytes)
     configuration.save(target, made)
-    files += _copy(workdir, target, (CODEC, AUTOENCODER, vae.CONFIG))
+    files += first_checkpoint.copy(workdir, target, (CODEC, AUTOENCODER, vae.CONFIG))
     words = sorted(path.name for path in (workdir / TOKENIZER).glob("*"))
-    return [*files, *_copy(workdir / TOKENIZER, target / TOKENIZER, words)]
+    files += first_checkpoint.copy(workdir / TOKENIZER, target / TOKENIZER, words)
+    first_checkpoint.finish(directory, known)
+    return files
 
 
 def leaf_source(
@@ -355,6 +335,11 @@ def parser() -> argparse.ArgumentParser:
 
 def convert(given: argparse.Namespace) -> list[str]:
     """What the command line asks for; returns what was done, one line each."""
+    with lock.hold(given.output, "unireason convert"):
+        return _convert(given)
+
+
+def _convert(given: argparse.Namespace) -> list[str]:
     options = {"dtype": given.dtype, "shard_bytes": int(given.shard_gib * 2**30)}
     if given.source is None:
         options |= {"which": given.which, "step": given.step, "dtype": given.dtype or "bfloat16"}

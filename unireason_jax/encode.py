@@ -100,11 +100,19 @@ def encode(
       FileNotFoundError: `folder` is not prepared, or a process does not see `output`.
       FileExistsError: `output` holds another result, or an interrupted run of another request.
       ValueError: the codec does not fit the folder's sizes, or the folder holds latents already.
+      FolderBusy: another command is at work in `output`.
     """
+    with pod.holding(output, "unireason encode"):
+        return _encode(folder, output, encoder, dtype, overwrite)
+
+
+def _encode(folder: Path, output: Path, encoder: "Encoder", dtype: str, overwrite: bool) -> str:
     source, codec = ArrayRecordSource(folder), encoder.codec
     spec = _spec(source, codec)
     made = {"codec": type(codec).__name__, "dtype": dtype, "probe": latents.probe(codec)}
     about = {"source": repr(source), "sizes": source.manifest["sizes"], "latents": made}
+    if jax.process_index() == 0:
+        shards.tidy(output)
     if not overwrite and shards.is_made(output, about):
         return f"{output} holds these latents already"
     if jax.process_index() == 0:
@@ -123,7 +131,7 @@ def encode(
     pod.gather(f"encoded {output}", None, timeout=_PATIENCE)
     report = ""
     if jax.process_index() == 0:
-        manifest = shards.finish(output, about)
+        manifest = shards.finish(output, len(tasks), about)
         report = (
             f"{manifest['records']} records with {dtype} latents in {len(manifest['shards'])} "
             f"shards of {output}, {manifest['bytes'] / 2**20:.1f} MiB"

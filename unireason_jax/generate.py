@@ -34,6 +34,7 @@ from unireason_jax.inference.settings import Settings
 from unireason_jax.pictures.strips import contact_sheet
 from unireason_jax.pods import sharding
 from unireason_jax.run import command_line
+from unireason_jax.storage import atomic
 
 SHOWN = 24
 
@@ -134,7 +135,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{len(traces)} conversations in {arguments.out}")
     if len(traces) > 1:
         sheet = contact_sheet([trace.strip() for trace in traces[:SHOWN]], columns=2)
-        sheet.save(arguments.out / _mine("strips.png"))
+        with atomic.replacing(arguments.out / _mine("strips.png")) as part:
+            sheet.save(part)
         print(f"the first strips: {arguments.out / _mine('strips.png')}")
     _tell(refused, arguments.out / _mine("refused.jsonl"))
     return len(refused)
@@ -147,7 +149,7 @@ def _tell(refused: Sequence[Refused], file: Path) -> None:
         return
     rows = [{k: v for k, v in one._asdict().items() if v is not None} for one in refused]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    file.write_text(lines, encoding="utf-8")
+    atomic.write_text(file, lines)
     print(
         f"error: {len(refused)} requests refused, see {file}; the first: {refused[0].reason}",
         file=sys.stderr,

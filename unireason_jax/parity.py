@@ -47,6 +47,7 @@ from unireason_jax.proof.training import (
 )
 from unireason_jax.proof.verdicts import Report
 from unireason_jax.run import compile_cache
+from unireason_jax.storage import atomic
 
 FILES = {
     "vae.safetensors": (compare_autoencoder,),
@@ -112,7 +113,7 @@ def compare_recorded_data(folder: Path, output: Path | None) -> int:
     print(tally.table())
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(tally.to_json(), indent=1) + "\n")
+        atomic.write_text(output, json.dumps(tally.to_json(), indent=1) + "\n")
     return 1 if tally.failures else 0
 
 
@@ -155,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(report.table())
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(report.to_json() + "\n")
+        atomic.write_text(given.json, report.to_json() + "\n")
     return 1 if report.failures else 0
 
 

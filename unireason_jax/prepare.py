@@ -55,6 +55,7 @@ from unireason_jax.data.tokenizer import (
 from unireason_jax.data.tokens import SequenceSpec, lengths, render
 from unireason_jax.pictures import packed_row
 from unireason_jax.run import command_line
+from unireason_jax.storage import atomic, lock
 
 TOKENIZER = "tokenizer"
 _SHOWN_TOKENS, _SHOWN_FROM = 512, 256
@@ -99,6 +100,7 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f"prepare: {error}")
 
 
+@lock.alone("unireason prepare", folder="output")
 def prepare(
     records: FileRecords | IndexedRecords,
     output: Path,
@@ -129,6 +131,7 @@ def prepare(
       FileExistsError: `output` holds prepared data, or an interrupted run of another request.
       ValueError: there are no rows, or none is usable.
       RuntimeError: a worker process died.
+      FolderBusy: another command is at work in `output`.
     """
     output = Path(output)
     tasks = list(tqdm(in_shards(records, shard_records), desc="counting rows", unit=" shards"))
@@ -145,7 +148,7 @@ def prepare(
     tokenizer = _tokenizer(output / TOKENIZER, tokenizer, tasks, records, keep=resumed)
     job = Conversion(records, SequenceSpec(tokenizer, **SIZES[sizes]))
     shards.build(output, tasks, job, workers=workers, about="preparing")
-    manifest = shards.finish(output, {"source": repr(records), "sizes": sizes})
+    manifest = shards.finish(output, len(tasks), {"source": repr(records), "sizes": sizes})
     return report(output, manifest, tokens or row_tokens(sizes))
 
 
@@ -225,9 +228,9 @@ def show(folder: Path, picture: Path, *, sizes: str) -> None:
     sequences = [render(source[i], spec, np.random.default_rng(i)) for i in order[:count]]
     budgets = Budgets(*np.sum([s.lengths for s in sequences], 0).tolist())
     row = rows.assemble(sequences, budgets, spec.patch_sizes)
-    picture.parent.mkdir(parents=True, exist_ok=True)
     title = f"the first records of {folder.name}"
-    packed_row.draw_row(row, spec.tokenizer, title=title).save(picture)
+    with atomic.replacing(picture) as part:
+        packed_row.draw_row(row, spec.tokenizer, title=title).save(part)
 
 
 def _tokenizer(folder: Path, given: Tokenizer | None, tasks, records, *, keep: bool) -> Tokenizer:

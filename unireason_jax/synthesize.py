@@ -21,6 +21,7 @@ from unireason_jax.evals.progress import Progress
 from unireason_jax.inference.load import add_flags, from_flags
 from unireason_jax.pictures.strips import Note, Panel, contact_sheet, strip
 from unireason_jax.run import command_line
+from unireason_jax.storage import atomic
 from unireason_jax.synthesis import critiques, world_roles
 from unireason_jax.world.scenes import CELL
 
@@ -95,7 +96,8 @@ def show(folder: Path) -> None:
             for n, (name, text) in enumerate(zip(names, words))
         ]
         strips.append(strip(record["prompt"], panels, subtitle=record["explanation"]))
-    contact_sheet(strips, columns=2).save(folder / "examples.png")
+    with atomic.replacing(folder / "examples.png") as part:
+        contact_sheet(strips, columns=2).save(part)
 
 
 def _read(path: Path) -> np.ndarray:

@@ -32,6 +32,7 @@ from unireason_jax.pods.watchdog import Watchdog
 from unireason_jax.run import compile_cache, configuration, corpus, forecast
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.experiment import Plan
+from unireason_jax.storage import atomic
 from unireason_jax.training import checkpoint, metrics, state
 from unireason_jax.training.checkpoint import Checkpoints
 from unireason_jax.training.goodput import Ledger
@@ -289,13 +290,10 @@ def show_packs(plan: Plan, workdir: epath.Path) -> None:
     print(f"{len(plan.pipeline.plan)} packs in an epoch; text, vit and latent fill: {fill}")
     first = {name: array[0] for name, array in next(plan.pipeline).items()}
     plan.pipeline.close()
-    workdir.mkdir(parents=True, exist_ok=True)
     picture = workdir / "pack.png"
-    with picture.open("wb") as file:
-        drawing = packed_row.draw_row(
-            first, plan.experiment.tokenizer, title="first row of the run"
-        )
-        drawing.save(file, format="PNG")
+    drawing = packed_row.draw_row(first, plan.experiment.tokenizer, title="first row of the run")
+    with atomic.replacing(picture) as part:
+        drawing.save(part)
     print(f"the first row is drawn in {picture}")
 
 

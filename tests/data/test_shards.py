@@ -127,7 +127,7 @@ def test_shards_without_a_record_are_left_out(tmp_path):
         yield Refused("file", f"{task}: x", "no") if task != 1 else Kept(b"data", (1, 2, 3), ("a",))
 
     shards.build(tmp_path, tasks, job, about="test")
-    manifest = shards.finish(tmp_path, {})
+    manifest = shards.finish(tmp_path, len(tasks), {})
     assert [shard["file"] for shard in manifest["shards"]] == ["records-00001.array_record"]
     assert manifest["quarantined"] == 2 and manifest["tokens"] == {"text": 1, "vit": 2, "latent": 3}
 
@@ -140,3 +140,46 @@ def test_a_worker_that_dies_is_an_error_with_a_remedy(tmp_path):
     shards.begin(tmp_path, {})
     with pytest.raises(RuntimeError, match="run the same command again"):
         shards.build(tmp_path, [(0, 1)], _dies, workers=1, about="test")
+
+
+def made(folder, numbers=range(3)):
+    """A folder whose shards are made but not finished."""
+    assert not shards.begin(folder, {"n": 1})
+    tasks = [(number, 1) for number in numbers]
+    shards.build(folder, tasks, lambda task: [Kept(b"x" * 9, (1, 0, 0))], about="test")
+    return tasks
+
+
+@pytest.mark.parametrize(
+    "damage, told",
+    [
+        (lambda f: (f / "records-00001.array_record").unlink(), "records-00001.array_record is"),
+        (lambda f: (f / "unfinished" / "00002.json").unlink(), "the note of shard 2 is missing"),
+        (lambda f: (f / "records-00007.array_record").write_bytes(b"x"), "00007.* was not planned"),
+        (lambda f: os.truncate(f / "records-00000.array_record", 5), "has 5 bytes instead of"),
+    ],
+)
+def test_what_is_there_is_compared_with_what_was_planned(tmp_path, damage, told):
+    tasks = made(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(RuntimeError, match=told):
+        shards.finish(tmp_path, len(tasks), {})
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_run_killed_behind_its_manifest_goes_on_and_leaves_nothing(tmp_path, monkeypatch):
+    tasks = made(tmp_path)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shards, "_end", killed)
+        shards.finish(tmp_path, len(tasks), {})
+    (tmp_path / ".records-00001.part.array_record").write_bytes(b"half")
+    assert shards.begin(tmp_path, {"n": 1})
+    shards.finish(tmp_path, len(tasks), {})
+    names = ["lengths.npy", "manifest.json", "quarantine.jsonl"]
+    assert sorted(p.name for p in tmp_path.glob("[!r]*")) == names
+    with pytest.raises(FileExistsError, match="already holds"):
+        shards.begin(tmp_path, {"n": 1})

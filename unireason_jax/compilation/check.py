@@ -19,6 +19,7 @@ from unireason_jax.data.packs import Budgets
 from unireason_jax.models import functional
 from unireason_jax.pods import sharding
 from unireason_jax.run.program import TrainProgram
+from unireason_jax.storage import atomic
 from unireason_jax.training import metrics
 
 
@@ -126,8 +127,8 @@ def save(found: dict[str, Any], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[^a-z0-9*]+", "_", f"{found['program']} {found['topology']}".lower())
     path = folder / f"{stem.replace('*', '_slices_')}.md"
-    path.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n")
-    path.write_text(summary.markdown(found))
+    atomic.write_text(path.with_suffix(".json"), json.dumps(found, indent=2) + "\n")
+    atomic.write_text(path, summary.markdown(found))
     return path
 
 

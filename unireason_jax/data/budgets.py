@@ -9,7 +9,6 @@ advisor looks for the best one near the wished length and proves it by packing a
 import dataclasses
 import hashlib
 import json
-import os
 import zipfile
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from unireason_jax.data import packs
 from unireason_jax.data.packs import STREAMS, Budgets, PackPlan, plan_packs
 from unireason_jax.data.quotas import Quotas
 from unireason_jax.data.randomness import generator
+from unireason_jax.storage import atomic
 
 _SAMPLE = 2048  # records packed to compare candidates
 _FINALISTS = 6  # candidates packed
@@ -188,12 +188,9 @@ def cached_plan(
 
 def save_plan(plan: PackPlan, path: str | Path) -> None:
     """Writes a plan as one npz file; a reader never sees half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with open(part, "wb") as file:
+    with atomic.replacing(path, shared=True) as part:
         np.savez(
-            file,
+            part,
             budgets=plan.budgets.array(),
             members=plan.members,
             offsets=plan.offsets,
@@ -203,7 +200,6 @@ def save_plan(plan: PackPlan, path: str | Path) -> None:
             staleness=plan.staleness,
             unmet=plan.unmet,
         )
-    os.replace(part, path)
 
 
 def load_plan(path: str | Path) -> PackPlan:

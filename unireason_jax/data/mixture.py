@@ -7,7 +7,6 @@ same on every host.
 
 import dataclasses
 import hashlib
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from unireason_jax.data.randomness import generator
 from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.tokens import SequenceSpec
 from unireason_jax.data.tokens import lengths as record_lengths
+from unireason_jax.storage import atomic
 
 _SPOT_CHECKS = 64  # records measured again before cached lengths are believed
 
@@ -198,7 +198,5 @@ def _agree(known: np.ndarray, source, records: np.ndarray, spec: SequenceSpec) -
 
 def _save(path: Path, lengths: np.ndarray) -> None:
     """Writes the file whole; a reader never sees a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.stem}.{os.getpid()}.part.npy")
-    np.save(part, lengths)
-    part.replace(path)
+    with atomic.replacing(path, shared=True) as part:
+        np.save(part, lengths)

@@ -6,7 +6,6 @@ for every shard that is done; the manifest comes last, and with it the notes go.
 """
 
 import concurrent.futures
-import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -22,11 +21,13 @@ import numpy as np
 from tqdm import tqdm
 
 from unireason_jax.data.samples import STREAMS
+from unireason_jax.storage import atomic
 
 MANIFEST = "manifest.json"
 LENGTHS = "lengths.npy"
 QUARANTINE = "quarantine.jsonl"
 _UNFINISHED, _REQUEST = "unfinished", "request.json"
+_ENDED = f".{_UNFINISHED}"  # the notes of a finished run, on their way out
 
 
 class Kept(NamedTuple):
@@ -60,10 +61,7 @@ def begin(folder: Path, request: dict[str, Any], *, overwrite: bool = False) -> 
       FileExistsError: there is a finished result, or an interrupted run of another request.
     """
     notes = folder / _UNFINISHED
-    if (folder / MANIFEST).exists() and not overwrite:
-        raise FileExistsError(
-            f"{folder} already holds prepared data; give --overwrite to replace it"
-        )
+    tidy(folder)
     if any(notes.glob("[0-9]*.json")) and not overwrite:
         if json.loads((notes / _REQUEST).read_text()) == json.loads(json.dumps(request)):
             return True
@@ -71,14 +69,27 @@ def begin(folder: Path, request: dict[str, Any], *, overwrite: bool = False) -> 
             f"{folder} holds an interrupted run with other inputs or settings; repeat those to go "
             "on with it, or give --overwrite to start anew"
         )
-    for path in [*folder.glob("records-*.array_record*"), *folder.glob(f"{MANIFEST}*")]:
+    if (folder / MANIFEST).exists() and not overwrite:
+        raise FileExistsError(
+            f"{folder} already holds prepared data; give --overwrite to replace it"
+        )
+    (folder / MANIFEST).unlink(missing_ok=True)  # first: without one nothing here is a result
+    for path in folder.glob("records-*.array_record*"):
         path.unlink()
     for name in (LENGTHS, QUARANTINE):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(notes, ignore_errors=True)
     notes.mkdir(parents=True)
-    _write(notes / _REQUEST, json.dumps(request))
+    atomic.write_text(notes / _REQUEST, json.dumps(request))
     return False
+
+
+def tidy(folder: Path) -> None:
+    """Removes what killed processes have left half written; for who holds the folder's lock."""
+    shutil.rmtree(folder / _ENDED, ignore_errors=True)
+    for pattern in (".*.part.*", f"{_UNFINISHED}/.*.part.*", "*.part"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def is_unfinished(folder: Path) -> bool:
@@ -89,7 +100,9 @@ def is_unfinished(folder: Path) -> bool:
 def is_made(folder: Path, about: dict[str, Any]) -> bool:
     """Whether a folder holds the finished result with these entries in its manifest."""
     path = folder / MANIFEST
-    return path.is_file() and about.items() <= json.loads(path.read_text()).items()
+    if is_unfinished(folder) or not path.is_file():
+        return False
+    return about.items() <= json.loads(path.read_text()).items()
 
 
 def build(
@@ -128,19 +141,22 @@ def build(
             bar.update(rows[number])
 
 
-def finish(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+def finish(folder: Path, planned: int, about: dict[str, Any]) -> dict[str, Any]:
     """Joins the notes of all shards into index, quarantine and manifest; returns the manifest.
 
     Args:
       folder: all its shards made.
+      planned: number of tasks that `build` was given.
       about: entries of the manifest beside those that follow from the shards.
 
     Raises:
       ValueError: no shard holds a record; the message has the first reason.
+      RuntimeError: there is not what was planned; nothing has been finished.
     """
+    _compare(folder, planned)
     shards, counts, quarantined, first = [], Counter(), 0, "the input is empty"
     lengths = []
-    with (folder / QUARANTINE).open("w", encoding="utf-8") as book:
+    with atomic.replacing(folder / QUARANTINE) as part, part.open("w", encoding="utf-8") as book:
         for path in sorted((folder / _UNFINISHED).glob("[0-9]*.json")):
             note = json.loads(path.read_text())
             for number, refused in enumerate(note["refused"]):
@@ -152,10 +168,11 @@ def finish(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
                 lengths.append(np.array(note["lengths"], np.int32))
                 shards.append(note["shard"])
     if not lengths:
-        shutil.rmtree(folder / _UNFINISHED)
+        _end(folder)
         raise ValueError(f"no record can be used; the first: {first}")
     table = np.concatenate(lengths)
-    _write(folder / LENGTHS, table)
+    with atomic.replacing(folder / LENGTHS) as part:
+        np.save(part, table)
     manifest = {
         "version": 1,
         "records": len(table),
@@ -168,11 +185,38 @@ def finish(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
         "quarantined": quarantined,
         "counts": dict(sorted(counts.items())),
     }
-    _write(folder / MANIFEST, json.dumps(manifest, indent=1))
-    shutil.rmtree(folder / _UNFINISHED)
-    for path in folder.glob("*.part"):
-        path.unlink()
+    atomic.write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
+    _end(folder)
     return manifest
+
+
+def _compare(folder: Path, planned: int) -> None:
+    """Raises RuntimeError where shards and their notes are not what was planned."""
+    notes = {path.name: path for path in (folder / _UNFINISHED).glob("[0-9]*.json")}
+    wanted = {_note(folder, number).name for number in range(planned)}
+    wrong = [f"the note of shard {int(name[:-5])} is missing" for name in wanted - notes.keys()]
+    wrong += [f"shard {int(name[:-5])} was not planned" for name in notes.keys() - wanted]
+    present = {path.name: path.stat().st_size for path in folder.glob("records-*.array_record")}
+    for name in sorted(wanted & notes.keys()):
+        shard = json.loads(notes[name].read_text())["shard"]
+        size = present.pop(shard["file"], None)
+        if size is None and shard["records"]:
+            wrong.append(f"{shard['file']} is missing")
+        elif size is not None and size != shard["bytes"]:
+            wrong.append(f"{shard['file']} has {size} bytes instead of {shard['bytes']}")
+    wrong += [f"{name} was not planned" for name in sorted(present)]
+    if wrong:
+        raise RuntimeError(
+            f"{folder} does not hold the {planned} shards that were planned: "
+            f"{'; '.join(sorted(wrong)[:3])}; something else has written here: run the command "
+            "again with --overwrite"
+        )
+
+
+def _end(folder: Path) -> None:
+    """Takes the notes away, all at once: half of them would be an interrupted run."""
+    (folder / _UNFINISHED).rename(folder / _ENDED)
+    shutil.rmtree(folder / _ENDED)
 
 
 def _statistics(tokens: np.ndarray) -> dict[str, float]:
@@ -191,7 +235,7 @@ def _make(folder: Path, number: int, found: Iterable[Kept | Refused]) -> None:
 
     name = f"records-{number:05}.array_record"
     lengths, refused, counts = [], [], Counter()
-    with _replacing(folder / name) as part:
+    with atomic.replacing(folder / name) as part:
         writer = ArrayRecordWriter(str(part), "group_size:1")
         for entry in found:
             if isinstance(entry, Refused):
@@ -207,7 +251,7 @@ def _make(folder: Path, number: int, found: Iterable[Kept | Refused]) -> None:
     if not lengths:
         (folder / name).unlink()
     note = {"shard": shard, "lengths": lengths, "refused": refused, "counts": counts}
-    _write(_note(folder, number), json.dumps(note))
+    atomic.write_text(_note(folder, number), json.dumps(note))
 
 
 def _counted(found: Iterable, bar: tqdm, rows: int) -> Iterator:
@@ -254,16 +298,3 @@ def _work(number: int, task: Any) -> None:
 
 def _note(folder: Path, number: int) -> Path:
     return folder / _UNFINISHED / f"{number:05}.json"
-
-
-def _write(path: Path, content: str | np.ndarray) -> None:
-    with _replacing(path) as part, part.open("wb") as file:
-        np.save(file, content) if isinstance(content, np.ndarray) else file.write(content.encode())
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file to write that takes the place of `path` when it is whole."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    yield part
-    part.replace(path)

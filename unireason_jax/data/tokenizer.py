@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from unireason_jax.storage import atomic
 from unireason_jax.world import vocabulary
 
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
@@ -113,7 +114,7 @@ class SentencePieceTokenizer:
     def save(self, folder: Path) -> None:
         """Writes the model into `folder`."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / self.FILE).write_bytes(self._model)
+        atomic.write_bytes(Path(folder) / self.FILE, self._model)
 
     def encode(self, text: str) -> list[int]:
         """Ids of the words of `text`."""
@@ -206,7 +207,7 @@ class Qwen2Tokenizer:
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json` into `folder`."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / self.FILE).write_text(self._tokenizer.to_str(), encoding="utf-8")
+        atomic.write_text(Path(folder) / self.FILE, self._tokenizer.to_str())
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, nothing added."""

@@ -19,6 +19,7 @@ from PIL import Image
 
 from unireason_jax.evals.published.asking import JudgeFailure, Reply
 from unireason_jax.evals.published.base import Picture, Question
+from unireason_jax.storage import atomic
 
 _RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0
@@ -83,10 +84,7 @@ class EndpointJudge:
             return Reply(json.loads(path.read_text("utf-8"))["text"], cached=True)
         reply = self._retried(data)
         if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{threading.get_ident()}.part")
-            part.write_text(json.dumps({"text": reply.text}), encoding="utf-8")
-            part.replace(path)
+            atomic.write_text(path, json.dumps({"text": reply.text}), shared=True)
         return reply
 
     def _cache_path(self, data: bytes) -> Path | None:

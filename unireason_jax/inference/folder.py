@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import Settings
 from unireason_jax.inference.trace import Trace
+from unireason_jax.storage import atomic
 
 IDENTITY = "settings.json"
 ASKED = "asked"
@@ -43,9 +43,7 @@ class Folder:
         path.mkdir(parents=True, exist_ok=True)
         file = path / IDENTITY
         if not file.exists():
-            partial = path / f"{IDENTITY}.{os.getpid()}"
-            partial.write_text(told, encoding="utf-8")
-            partial.rename(file)
+            atomic.write_text(file, told, shared=True)
         elif file.read_text(encoding="utf-8") != told:
             raise ValueError(
                 f"{file} says that this folder holds conversations of other settings; choose "

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from unireason_jax.pictures.strips import Note, Panel, strip, tidy
+from unireason_jax.storage import atomic
 
 FILE = "trace.json"
 PICTURE = "strip.png"
@@ -193,14 +194,14 @@ class Trace:
             values = {f.name: getattr(step, f.name) for f in dataclasses.fields(step)}
             if step.image is not None:
                 values["image"] = f"{number:02d}_{step.role}.png"
-                Image.fromarray(step.image).save(folder / values["image"])
+                with atomic.replacing(folder / values["image"]) as part:
+                    Image.fromarray(step.image).save(part)
             steps.append(values)
-        self.strip().save(folder / PICTURE)
+        with atomic.replacing(folder / PICTURE) as part:
+            self.strip().save(part)
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         text = json.dumps(values | {"steps": steps}, indent=1, ensure_ascii=False)
-        partial = folder / f"{FILE}.partial"
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.rename(folder / FILE)
+        atomic.write_text(folder / FILE, text + "\n")
         return folder
 
 

@@ -17,6 +17,7 @@ from etils import epath
 
 from unireason_jax.models import archive_header
 from unireason_jax.models.archive_header import DTYPES, shown
+from unireason_jax.storage import atomic
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PIECE = 1 << 24
@@ -242,7 +243,7 @@ def write_archive(
         total = sum(math.prod(s) * DTYPES[k].itemsize for s, k in tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": where}
         files.append(f"{stem}.safetensors.index.json")
-        (folder / files[-1]).write_text(json.dumps(index, indent=1))
+        atomic.write_text(folder / files[-1], json.dumps(index, indent=1))
     return files
 
 
@@ -261,8 +262,7 @@ def _write_file(
         at += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    temporary = path.parent / (path.name + ".tmp")
-    with temporary.open("wb") as stream:
+    with atomic.replacing(path) as part, part.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for name, (shape, kind) in tensors.items():
             written = 0
@@ -273,7 +273,6 @@ def _write_file(
                 written += piece.size
             if written != math.prod(shape):
                 raise ValueError(f"{path}: {name!r} has {written} elements, announced {shape}.")
-    temporary.replace(path)
 
 
 def type_name(dtype: Any) -> str:

@@ -20,6 +20,7 @@ from unireason_jax.models.archive import DTYPES, Archive, read_json, type_name, 
 from unireason_jax.models.config import BagelConfig, LatentConfig
 from unireason_jax.models.layers import sincos_row
 from unireason_jax.models.official_names import ROOT, VIT, Tensor, at_path, layout
+from unireason_jax.storage import atomic
 
 WEIGHTS = ("ema.safetensors", "model.safetensors")
 LATENT_TABLE = "latent_pos_embed.pos_embed"
@@ -230,7 +231,7 @@ def save(
     announced = {name: (shape, kind) for name, shape in shapes.items()}
     files = write_archive(folder, "ema", announced, produce, shard_bytes=shard_bytes)
     for name, value in released.json_configs(config).items():
-        (folder / name).write_text(json.dumps(value, indent=1) + "\n")
+        atomic.write_text(folder / name, json.dumps(value, indent=1) + "\n")
         files.append(name)
     return files
 

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from unireason_jax.models.config import VARIANTS, BagelConfig, variant
 from unireason_jax.run import hardware
+from unireason_jax.storage import atomic
 from unireason_jax.training.objective import LossConfig
 from unireason_jax.training.optim import OptimConfig
 
@@ -205,9 +206,7 @@ def plain(config: ConfigDict) -> dict[str, Any]:
 
 def save(workdir: epath.PathLike, config: ConfigDict) -> None:
     """Writes the resolved config to <workdir>/config.json."""
-    path = epath.Path(workdir) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plain(config), indent=2) + "\n")
+    atomic.write_text(epath.Path(workdir) / FILE, json.dumps(plain(config), indent=2) + "\n")
 
 
 def load_workdir(workdir: epath.PathLike) -> ConfigDict:

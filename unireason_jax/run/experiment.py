@@ -25,6 +25,7 @@ from unireason_jax.models.config import BagelConfig
 from unireason_jax.run import configuration, corpus
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.program import TrainProgram
+from unireason_jax.storage import atomic
 from unireason_jax.training import metrics
 from unireason_jax.training.state import TrainState
 from unireason_jax.world.basis import PatchBasis
@@ -62,10 +63,11 @@ class Experiment:
         configuration.save(workdir, self.config)
         self.tokenizer.save(Path(workdir / TOKENIZER))
         if self.config.data.vae:
-            epath.Path(self.config.data.vae).copy(workdir / AUTOENCODER, overwrite=True)
+            with atomic.replacing(workdir / AUTOENCODER) as part:
+                epath.Path(self.config.data.vae).copy(part, overwrite=True)
         elif isinstance(self.codec, PatchBasis):
-            with (workdir / CODEC).open("wb") as file:
-                np.savez(file, **self.codec.to_arrays())
+            with atomic.replacing(workdir / CODEC) as part:
+                np.savez(part, **self.codec.to_arrays())
 
 
 def create(config: ConfigDict) -> Experiment:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from unireason_jax.storage import atomic
+
 
 class Journal:
     """Rows by key in a JSON-lines file whose first line says what the rows are rows of.
@@ -24,8 +26,7 @@ class Journal:
         self.path, self.rows = Path(path), {}
         header = {"journal": json.loads(json.dumps(settings))}
         if not self.path.exists() or not self._read(header):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._write("wb", [header])
+            atomic.write_text(self.path, _lines([header]))
 
     def __contains__(self, key: str) -> bool:
         return key in self.rows
@@ -33,7 +34,7 @@ class Journal:
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows, each with its "key"."""
         rows = list(rows)
-        self._write("ab", rows)
+        atomic.append(self.path, _lines(rows), durable=True)
         self.rows |= {row["key"]: row for row in rows}
 
     def _read(self, header: Mapping[str, Any]) -> bool:
@@ -56,6 +57,6 @@ class Journal:
             os.truncate(self.path, len(whole))
         return True
 
-    def _write(self, mode: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        with self.path.open(mode) as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)

@@ -11,6 +11,8 @@ its lock (it was suspended for too long) ends at once: two would be writing.
 """
 
 import contextlib
+import functools
+import inspect
 import json
 import os
 import socket
@@ -18,9 +20,9 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from etils import epath
 
@@ -33,6 +35,7 @@ except ImportError:  # Windows has other locks; there the beat decides
 
 FILE = ".lock"
 BEAT, PATIENCE = 5.0, 30.0
+T = TypeVar("T", bound=Callable)
 _BYTES = 512  # a lock's content is overwritten in place, so it always has one length
 
 
@@ -75,6 +78,27 @@ def hold(folder: epath.PathLike, command: str) -> Iterator[None]:
                 place.remove()
     finally:
         place.close()
+
+
+def alone(command: str, folder: str) -> Callable[[T], T]:
+    """Decorates a function that must not run twice at once in the folder that an argument names.
+
+    Args:
+      command: see `hold`.
+      folder: the argument's name.
+    """
+
+    def decorate(function: T) -> T:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def held(*given: Any, **named: Any) -> Any:
+            with hold(signature.bind(*given, **named).arguments[folder], command):
+                return function(*given, **named)
+
+        return held
+
+    return decorate
 
 
 def _enter(place: "_Local | _Bucket", folder: epath.PathLike, holder: dict[str, Any]) -> None:

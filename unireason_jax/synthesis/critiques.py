@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from unireason_jax.storage import atomic
 from unireason_jax.storage.journal import Journal
 from unireason_jax.synthesis.roles import Draft, Request, Roles, Unusable
 
@@ -61,9 +62,8 @@ def criticise(
     if not records:
         reasons = collections.Counter(row.get("reason", row["fate"]) for row in rows)
         raise ValueError(f"{folder}: no draft gave a record; fates: {dict(reasons.most_common(5))}")
-    part = folder / f"{RECORDS}.part"
-    part.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    part.replace(folder / RECORDS)
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    atomic.write_text(folder / RECORDS, lines)
     return counts
 
 
@@ -84,7 +84,8 @@ def _fate(request: Request, draft: Draft, roles: Roles, folder: Path) -> dict[st
         return row | {"fate": WORSE, "reason": "the judge does not prefer the repaired picture"}
     names = [f"{IMAGES}/{request.id}_{number}.png" for number in range(1 + len(refined))]
     for name, picture in zip(names, [image, *refined]):
-        Image.fromarray(picture).save(folder / name)
+        with atomic.replacing(folder / name) as part:
+            Image.fromarray(picture).save(part)
     record = {
         "task": "refine_t2i",
         "id": f"own-{request.id}",

@@ -14,6 +14,8 @@ from typing import Any
 import jax
 from etils import epath
 
+from unireason_jax.storage import atomic
+
 KINDS = ("productive", "redone", "compile", "checkpoint", "eval", "data", "restart")
 _LAUNCHED = time.time()  # about when this process began
 
@@ -83,8 +85,7 @@ class Ledger:
     def _add(self, row: dict[str, Any]) -> None:
         """Appends a row to the file and to the account."""
         self._account.take(row)
-        with self._path.open("a") as file:
-            file.write("\n" + json.dumps(row))  # a line torn by a kill spoils no other
+        atomic.append(self._path, json.dumps(row) + "\n")
 
     def add(self, step: int, phases: Mapping[str, float]) -> dict[str, float]:
         """Books the seconds by phase since the last call.

@@ -18,6 +18,7 @@ from absl import logging
 from etils import epath
 
 from unireason_jax.pods import pod
+from unireason_jax.storage import atomic
 
 MANIFEST = "manifest.json"
 FOLDER = "checkpoints"
@@ -80,9 +81,7 @@ def write_manifest(
     """
     directory = epath.Path(directory)
     text = json.dumps({"step": step, "data": data, "leaves": leaves, "files": files})
-    temporary = directory / (MANIFEST + ".tmp")
-    temporary.write_text(text)
-    temporary.rename(directory / MANIFEST)
+    atomic.write_text(directory / MANIFEST, text)
 
 
 def read_manifest(directory: epath.PathLike) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 from etils import epath
 
+from unireason_jax.storage import atomic
+
 HEADLINE = ("loss", "loss/ce", "loss/flow", "accuracy/text", "grad_norm", "lr")
 WARNINGS = ("skipped", "consecutive_skips", "data/quarantined")  # on stdout when not zero
 
@@ -51,8 +53,7 @@ class Writers:
         if not self.active:
             return
         self._jsonl = epath.Path(workdir) / "metrics.jsonl"
-        self._rows = _rows_until(self._jsonl, start)
-        self._jsonl.write_text("".join(self._rows))
+        _drop_rows_after(self._jsonl, start)
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -75,8 +76,7 @@ class Writers:
         if not self.active:
             return
         row = {"step": step, **{k: float(v) for k, v in metrics.items()}}
-        with self._jsonl.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        atomic.append(self._jsonl, json.dumps(row) + "\n")
         if self._events is not None:
             for name, value in metrics.items():
                 self._events.add_scalar(name, float(value), step)
@@ -116,18 +116,20 @@ class Writers:
             self._wandb.finish()
 
 
-def _rows_until(path: epath.Path, step: int) -> list[str]:
-    """Complete rows of a metrics file up to a step, each with its newline."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                rows.append(line + "\n")
-        except (json.JSONDecodeError, KeyError):
-            continue  # the line a killed process was writing
-    return rows
+def _drop_rows_after(path: epath.Path, step: int) -> None:
+    """Leaves the complete rows of a metrics file up to a step; the file is there afterwards."""
+    before = path.read_text() if path.exists() else None
+    kept = "".join(line for line in (before or "").splitlines(True) if _is_kept(line, step))
+    if kept != before:
+        atomic.write_text(path, kept)
+
+
+def _is_kept(line: str, step: int) -> bool:
+    """Whether a line is a whole row of a step up to this one."""
+    try:
+        return line.endswith("\n") and json.loads(line)["step"] <= step
+    except (ValueError, KeyError, TypeError):
+        return False  # what a killed process was writing
 
 
 def _start_wandb(project: str, workdir: str, config: dict[str, Any]) -> Any:

@@ -1,6 +1,5 @@
 """Images for a benchmark's prompts, in the layout its official scripts expect."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from unireason_jax.data.templates import TEMPLATES
 from unireason_jax.evals.published.base import Item, Suite
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.trace import Trace
+from unireason_jax.storage import atomic
 
 BATCH = 32
 MODES = {
@@ -77,18 +77,10 @@ def _save(suite: Suite, item: Item, traces: Sequence[Trace], folder: Path) -> No
         starts = range(0, len(pictures), suite.grid)
         pictures = [np.vstack([np.hstack(pictures[i : i + suite.grid]) for i in starts])]
     for name, text in suite.files(item).items():
-        _write(folder / name, lambda path, text=text: path.write_text(text + "\n", "utf-8"))
+        atomic.write_text(folder / name, text + "\n")
     for place, picture, trace in zip(places, pictures, traces):
         path = folder / place
-        plan = trace.text_of("plan")
-        if plan:
-            _write(path.with_suffix(".txt"), lambda part, plan=plan: part.write_text(plan, "utf-8"))
-        image = Image.fromarray(picture)
-        _write(path, lambda part, image=image: image.save(part, format="PNG"))
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    write(part)
-    part.replace(path)
+        if plan := trace.text_of("plan"):
+            atomic.write_text(path.with_suffix(".txt"), plan)
+        with atomic.replacing(path) as part:
+            Image.fromarray(picture).save(part, format="PNG")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from unireason_jax.evals.published.base import Scored, Scores, Suite, by_group
+from unireason_jax.storage import atomic
 
 RESAMPLES = 500
 
@@ -46,7 +47,6 @@ def report(
     total = len(scored) + len(missing)
     reasons = collections.Counter(reason.split(":")[0] for reason in missing.values())
     coverage = {"images": total, "scored": len(scored), "missing": dict(reasons.most_common())}
-    folder.mkdir(parents=True, exist_ok=True)
     values = {
         "suite": suite.name,
         "facts": dict(facts),
@@ -55,7 +55,7 @@ def report(
         "missing": dict(missing),
     }
     text = json.dumps(values, indent=1, ensure_ascii=False)
-    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    atomic.write_text(folder / "report.json", text + "\n")
     lines = [f"# {suite.name}", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     lines.append(f"- official judge: {suite.official_judge}")
@@ -67,5 +67,5 @@ def report(
     for name, value in numbers.items():
         low, high = spread[name]
         lines.append(f"| {name} | {value:.3f} | {low:.3f} to {high:.3f} |")
-    (folder / "report.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    atomic.write_text(folder / "report.md", "\n".join([*lines, ""]))
     return numbers

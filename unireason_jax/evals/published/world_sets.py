@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from unireason_jax.evals.world.exam import Example, requests
+from unireason_jax.storage import atomic
 from unireason_jax.world import instructions, knowledge, prompts, questions
 from unireason_jax.world.language import noun, phrase, plan_text
 from unireason_jax.world.requirements import Want, geneval_record
@@ -56,15 +57,13 @@ class _Writer:
 
     def text(self, name: str, text: str) -> None:
         """Writes a text file and notes its hash."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / name).write_text(text, encoding="utf-8", newline="")
+        atomic.write_text(self.folder / name, text)
         self.digests[name] = hashlib.sha256(text.encode()).hexdigest()
 
     def picture(self, name: str, image: np.ndarray) -> str:
         """Writes a picture under images/ and returns its path."""
-        path = self.folder / "images" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
+        with atomic.replacing(self.folder / "images" / f"{name}.png", durable=False) as part:
+            Image.fromarray(image).save(part)
         self._pixels.update(image.tobytes())
         return f"images/{name}.png"
 
@@ -78,7 +77,7 @@ class _Writer:
         key = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]
         manifest = {"version": VERSION, **facts, "key": key, "sha256": digests}
         text = json.dumps(manifest, indent=1) + "\n"
-        (self.folder / "manifest.json").write_text(text, encoding="utf-8")
+        atomic.write_text(self.folder / "manifest.json", text)
 
 
 def write(folder: Path, seed: int = 1, *, counts: Mapping[str, int] = COUNTS) -> None:

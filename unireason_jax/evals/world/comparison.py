@@ -15,6 +15,7 @@ from unireason_jax.evals.world.exam import Groups
 from unireason_jax.evals.world.report import Report, Section
 from unireason_jax.pictures.chart import curves
 from unireason_jax.pictures.strips import contact_sheet
+from unireason_jax.storage import atomic
 
 MEASURES = ("held-out prompts", "knowledge")
 WAYS = (
@@ -145,7 +146,8 @@ def draw_curves(metrics: Mapping[str, Path], picture: Path) -> None:
             rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
             lines[name] = [(row["step"], row[key]) for row in rows if key in row]
         charts.append(curves(title, {name: line for name, line in lines.items() if line}))
-    contact_sheet(charts, columns=2).save(picture)
+    with atomic.replacing(picture) as part:
+        contact_sheet(charts, columns=2).save(part)
 
 
 def _at(row: tuple[Sequence[Outcomes], str], measure: str) -> tuple[Sequence[Outcomes], str, str]:

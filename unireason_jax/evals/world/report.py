@@ -10,6 +10,7 @@ from unireason_jax.evals.rates import Rate
 from unireason_jax.inference.trace import Trace
 from unireason_jax.pictures.chart import Bars, bar_chart
 from unireason_jax.pictures.strips import contact_sheet
+from unireason_jax.storage import atomic
 
 Row = tuple[str, tuple[Rate | None, ...]]
 NOTE = (
@@ -107,10 +108,12 @@ class Report:
                 trace.save(folder / "traces" / f"{name}_{number:02d}_{_file_name(trace.id)}")
             strips = [trace.strip() for trace in traces]
             title = f"{self.title}: {'wrong in the end' if name == 'failures' else 'examples'}"
-            contact_sheet(strips, title=title, columns=3).save(folder / f"{name}.png")
+            with atomic.replacing(folder / f"{name}.png") as part:
+                contact_sheet(strips, title=title, columns=3).save(part)
         charts = [_chart(section) for section in self.sections if section.chart]
         if charts:
-            contact_sheet(charts).save(folder / "chart.png")
+            with atomic.replacing(folder / "chart.png") as part:
+                contact_sheet(charts).save(part)
         values = {
             "title": self.title,
             "facts": dict(self.facts),
@@ -122,9 +125,9 @@ class Report:
             name: {group: [int(x) for x in values] for group, values in groups.items()}
             for name, groups in self.outcomes.items()
         }
-        (folder / "outcomes.json").write_text(json.dumps(outcomes) + "\n", encoding="utf-8")
-        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "report.md").write_text(self.markdown(), encoding="utf-8")
+        atomic.write_text(folder / "outcomes.json", json.dumps(outcomes) + "\n")
+        atomic.write_text(folder / "report.json", text + "\n")
+        atomic.write_text(folder / "report.md", self.markdown())
         return folder
 
     def _strips(self) -> dict[str, tuple[Trace, ...]]:
