@@ -11,7 +11,8 @@ from unireason_jax.models import functional
 from unireason_jax.rules import visibility
 from unireason_jax.rules.visibility import NOISE
 from unireason_jax.run import configuration
-from unireason_jax.speed import attention, mixtures, sampling, step, train
+from unireason_jax.speed import attention, mixtures, reference, sampling, step, train
+from unireason_jax.training.metrics import batch_counts, train_flops
 
 
 def test_packing_reports_fill_and_speed_as_json(tmp_path, capsys):
@@ -88,17 +89,31 @@ def test_train_times_steps(capsys):
     assert found["tokens"] == 2 * 64 and found["full_loop"] is True
     assert 0 < found["wall_min_s"] <= found["wall_median_s"]
     assert np.isfinite(found["loss"]) and found["loss"] < np.log(128) + 2.5
-    assert "cpu_ratio" not in found
+    assert 0 < found["share_of_ceiling"] < 1 and found["official"] == []
 
 
-def test_ratios_compare_like_with_like():
-    found = {"size": "small", "dtype": "float32", "full_loop": False, "backend": "cpu"}
-    found |= {"cpu_median_s": 2.975, "wall_min_s": 6.15}
-    assert train.compare(found, 2)["cpu_ratio"] == pytest.approx(0.5)
-    assert train.compare(found, 1)["cpu_ratio"] == pytest.approx(2.975 / 5.55)
-    assert train.compare(found, 2)["wall_ratio"] == pytest.approx(1)
-    assert train.compare(found | {"backend": "tpu"}, 2) == {}
-    assert train.compare(found | {"size": "nano"}, 2) == {}
+def test_the_useful_work_of_the_official_sizes_is_what_the_reference_counted():
+    """402 GFLOP a step and 501 an image, as counted for the official code."""
+    model = train.model_of("small", "float32", False)
+    useful = train_flops(model, batch_counts(train.make_batch(model)))
+    assert useful / 1e9 == pytest.approx(402, rel=0.01)
+    tokens, passes = 258, 35
+    drawn = passes * sampling.forward_flops(model, tokens, tokens + sampling.IMAGE_PROMPT)
+    assert drawn / 1e9 == pytest.approx(501, rel=0.02)
+
+
+def test_official_figures_stand_beside_their_machine_and_are_not_divided_by():
+    machines = reference.official("train", "small", "float32")
+    assert [found["cpu_s"] for found in machines] == [5.95, 8.92]
+    assert len({found["machine"] for found in machines}) == 2
+    assert reference.official("train", "nano", "float32") == []
+
+
+def test_the_share_of_the_ceiling_is_this_machine_s(monkeypatch):
+    monkeypatch.setattr(reference, "ceiling", lambda dtype: {"float32": 80e9}[dtype])
+    found = reference.share_of_ceiling(400e9, 10.0, "float32")
+    assert found["share_of_ceiling"] == pytest.approx(0.5)
+    assert found["gflop_per_cpu_s"] == pytest.approx(40)
 
 
 def test_wrong_numbers_are_refused():
@@ -129,11 +144,8 @@ def test_decode_and_image_are_timed_at_the_official_sizes(capsys):
     assert (one["batch"], two["batch"], one["tokens"]) == (1, 2, 128)
     assert two["cpu_s_per_row"] * 2 == pytest.approx(two["cpu_median_s"])
     assert image["passes"] == 51 and image["guidance"] == "text_image"
-    assert all(0 < r["wall_min_s"] and "cpu_ratio" not in r for r in (one, two, image))
-    official = sampling.OFFICIAL[("decode", None, "float32")]
-    measured = {"cpu_median_s": 3.62, "wall_min_s": 2.0}
-    found = sampling.result("decode", None, "small", "float32", 4, measured)
-    assert found["cpu_ratio"] == pytest.approx(0.5) and found["official_cpu_s"] == official[0]
+    assert all(0 < r["wall_min_s"] and 0 < r["share_of_ceiling"] for r in (one, two, image))
+    assert all(r["official"] == [] for r in (one, two, image))
 
 
 def test_the_step_of_a_recipe_on_full_rows(quick_compile, capsys):

@@ -6,8 +6,7 @@ image:  256 x 256 pixels (256 latent tokens), a prompt of 32 tokens, 19 Euler st
         guided at shift 3 and interval (0.4, 1]: 35 passes with text guidance 4, 51 with image
         guidance 2 as well; the prompt is timed, the autoencoder is not.
 
-`OFFICIAL` holds what BAGEL's PyTorch code takes for the same on two cores of an AVX-512 CPU
-(medians, seconds). CPU-seconds are comparable between quiet and busy machines, wall seconds not.
+What the official code takes for the same is in `speed.reference`.
 """
 
 import dataclasses
@@ -27,21 +26,12 @@ from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.models import functional
 from unireason_jax.models.config import BagelConfig, variant
 from unireason_jax.rules import flow
+from unireason_jax.speed import reference
 
 SIZES = ("small", "nano")  # nano: to try the benchmark itself
 GUIDANCE = ("text", "text_image")
 PROMPT, WRITTEN = 128, 128
 IMAGE_PROMPT, STEPS = 32, 19
-
-# (bench, guidance, dtype) -> CPU-seconds with 2 threads and with 1, wall seconds minimum, median
-OFFICIAL = {
-    ("decode", None, "float32"): (1.81, 1.54, 1.47, 2.52),
-    ("decode", None, "bfloat16"): (1.57, 1.28, 1.38, 2.17),
-    ("image", "text", "float32"): (7.04, 6.32, 6.38, 9.96),
-    ("image", "text_image", "float32"): (10.11, 9.38, 9.35, 14.60),
-    ("image", "text", "bfloat16"): (2.92, 2.58, 2.78, 4.13),
-    ("image", "text_image", "bfloat16"): (4.31, 3.90, 3.98, 6.08),
-}
 
 
 def decode(size: str, *, dtype: str = "float32", batch: int = 1, repeats: int = 3) -> dict:
@@ -54,8 +44,8 @@ def decode(size: str, *, dtype: str = "float32", batch: int = 1, repeats: int = 
       repeats: timed runs, after one that compiles.
 
     Returns:
-      Plain numbers, with tokens a second and the ratio to the official figures where there are
-      any (ours / official for batch 1, so 0.5 is twice as fast).
+      Plain numbers, with tokens a second, the share of this machine's matrix rate, and the
+      official code's figures (batch 1) where there are any.
 
     Raises:
       ValueError: unknown size.
@@ -73,7 +63,10 @@ def decode(size: str, *, dtype: str = "float32", batch: int = 1, repeats: int = 
 
     found = _measure(write, repeats)
     done = {"tokens": WRITTEN, "tokens_per_cpu_s": batch * WRITTEN / found["cpu_median_s"]}
-    return result("decode", None, size, dtype, batch, found | done)
+    llm = model.llm
+    useful = forward_flops(model, WRITTEN, PROMPT + WRITTEN / 2)
+    useful += 2.0 * WRITTEN * llm.width * llm.vocab
+    return result("decode", None, model, size, batch, found | done, useful)
 
 
 def image(
@@ -112,7 +105,9 @@ def image(
     found = _measure(draw, repeats)
     passes = settings.forwards(branches)
     done = {"passes": passes, "cpu_s_per_pass": found["cpu_median_s"] / passes / batch}
-    return result("image", guidance, size, dtype, batch, found | done)
+    tokens = side * side + 2
+    useful = passes * forward_flops(model, tokens, tokens + IMAGE_PROMPT)
+    return result("image", guidance, model, size, batch, found | done, useful)
 
 
 def _model(size: str, dtype: str) -> tuple[BagelConfig, Any, Markers]:
@@ -153,20 +148,37 @@ def _measure(run: Callable[[], Any], repeats: int) -> dict:
 
 
 def result(
-    bench: str, guidance: str | None, size: str, dtype: str, batch: int, found: dict
+    bench: str,
+    guidance: str | None,
+    model: BagelConfig,
+    size: str,
+    batch: int,
+    found: dict,
+    useful: float,
 ) -> dict:
-    """What was measured, with its names, and the official figures where there are any."""
-    out = {"bench": bench, "size": size, "dtype": dtype, "batch": batch}
+    """What was measured, with its names, the share of the ceiling, and the official figures.
+
+    Args:
+      bench, guidance, model, size, batch: what ran.
+      found: seconds of `_measure` and what else was counted.
+      useful: FLOP that a row needs.
+    """
+    out = {"bench": bench, "size": size, "dtype": model.dtype, "batch": batch}
     out |= ({"guidance": guidance} if guidance else {}) | {"backend": jax.default_backend()}
-    out |= found | {"cpu_s_per_row": found["cpu_median_s"] / batch}
-    key = (bench, guidance, dtype)
-    if size != "small" or key not in OFFICIAL or jax.default_backend() != "cpu":
-        return out
-    cpu, cpu_one_thread, wall_min, wall_median = OFFICIAL[key]
-    return out | {
-        "official_cpu_s": cpu,
-        "official_cpu_one_thread_s": cpu_one_thread,
-        "official_wall_min_s": wall_min,
-        "official_wall_median_s": wall_median,
-        "cpu_ratio": out["cpu_s_per_row"] / cpu,
-    }
+    a_row = found["cpu_median_s"] / batch
+    out |= found | {"cpu_s_per_row": a_row}
+    out |= reference.share_of_ceiling(useful, a_row, model.dtype)
+    case = f"{size}, {guidance} guidance" if guidance else size
+    return out | {"official": reference.official(bench, case, model.dtype)}
+
+
+def forward_flops(model: BagelConfig, tokens: int, context: float) -> float:
+    """FLOP of a forward pass of `tokens` tokens of one expert, each of which sees `context` keys.
+
+    Heads on text or latents are left out.
+    """
+    llm = model.llm
+    attention = llm.width * llm.head_dim * (2 * llm.heads + 2 * llm.kv_heads)
+    weights = attention + 3 * llm.width * llm.mlp
+    seen = 2 * context * llm.heads * llm.head_dim
+    return 2.0 * tokens * llm.layers * (weights + seen)

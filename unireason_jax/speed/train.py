@@ -6,9 +6,7 @@ for a picture of 256 patches. Model: width 512, 8 layers, two experts, 59.74 M p
 ViT. AdamW at 1e-4, betas 0.9 and 0.95, eps 1e-15. (The reference
 counts its fixed table of latent positions, 0.52 M, as parameters; here it is computed.)
 
-`OFFICIAL` holds what BAGEL's PyTorch code takes for the same step on two cores of an AVX-512 CPU
-(float32, or bfloat16 with float32 master weights; medians, seconds). CPU-seconds are comparable
-between quiet and busy machines, wall seconds are not.
+What the official code takes for the same step is in `speed.reference`.
 """
 
 import functools
@@ -25,21 +23,14 @@ from unireason_jax.data.packs import Budgets
 from unireason_jax.data.rows import assemble, stack
 from unireason_jax.models import functional
 from unireason_jax.models.config import BagelConfig, variant
+from unireason_jax.speed import reference
 from unireason_jax.training import objective
+from unireason_jax.training.metrics import batch_counts, train_flops
 from unireason_jax.training.optim import OptimConfig, make_optimizer
 from unireason_jax.training.state import new_state
 
 ROWS = 2
 SIZES = ("small", "small_vit", "nano")  # nano: to try the benchmark itself
-
-# (size, dtype, full loop) -> CPU-seconds with 2 threads and with 1, wall seconds minimum, median
-OFFICIAL = {
-    ("small", "float32", False): (5.95, 5.55, 6.15, 8.70),
-    ("small", "bfloat16", False): (2.66, 2.32, 3.43, 3.93),
-    ("small", "float32", True): (7.52, None, 7.22, 11.31),
-    ("small", "bfloat16", True): (3.48, None, 3.13, 5.45),
-    ("small_vit", "float32", False): (5.85, None, 5.63, 9.37),
-}
 
 
 def model_of(size: str, dtype: str, full: bool) -> BagelConfig:
@@ -89,8 +80,8 @@ def run(
       warmup: steps before.
 
     Returns:
-      Plain numbers: seconds, tokens a second, compile time, and ratios to the official figures
-      (ours / official, so 0.5 is twice as fast) where there are any.
+      Plain numbers: seconds, tokens a second, compile time, the share of this machine's matrix
+      rate, and the official code's figures where there are any.
 
     Raises:
       ValueError: unknown size or dtype, or no steps.
@@ -105,7 +96,8 @@ def run(
     params = jax.jit(lambda: functional.init(model, jax.random.key(0)))()
     count = functional.count(params)
     state = jax.jit(lambda p: new_state(p, optimizer), donate_argnums=0)(params)
-    batch = jax.device_put(make_batch(model))
+    made = make_batch(model)
+    batch = jax.device_put(made)
     step = functools.partial(
         objective.train_step, model=model, loss=objective.LossConfig(), optimizer=optimizer
     )
@@ -120,7 +112,8 @@ def run(
         if number >= warmup:
             walls.append(time.perf_counter() - start)
             cpus.append(time.process_time() - start_cpu)
-    tokens = int(batch["positions"].size)
+    tokens, cpu = int(batch["positions"].size), statistics.median(cpus)
+    useful = train_flops(model, batch_counts(made))
     return {
         "bench": "train",
         "size": size,
@@ -135,26 +128,12 @@ def run(
         "wall_min_s": min(walls),
         "wall_median_s": statistics.median(walls),
         "cpu_min_s": min(cpus),
-        "cpu_median_s": statistics.median(cpus),
+        "cpu_median_s": cpu,
         "compile_s": compile_s,
         "compile_cpu_s": compile_cpu_s,
         "tokens_per_wall_s": tokens / min(walls),
-        "tokens_per_cpu_s": tokens / statistics.median(cpus),
+        "tokens_per_cpu_s": tokens / cpu,
         "loss": float(metrics["loss"]),
-    }
-
-
-def compare(found: dict, threads: int | None) -> dict:
-    """The official figures for a result of `run`, and ours / official; {} where there are none."""
-    key = (found["size"], found["dtype"], found["full_loop"])
-    if key not in OFFICIAL or found["backend"] != "cpu":
-        return {}
-    two, one, wall_min, wall_median = OFFICIAL[key]
-    cpu = one if threads == 1 and one is not None else two
-    return {
-        "official_cpu_s": cpu,
-        "official_wall_min_s": wall_min,
-        "official_wall_median_s": wall_median,
-        "cpu_ratio": found["cpu_median_s"] / cpu,
-        "wall_ratio": found["wall_min_s"] / wall_min,
+        **reference.share_of_ceiling(useful, cpu, dtype),
+        "official": reference.official("train", f"{size}, full loop" if full else size, dtype),
     }
