@@ -42,6 +42,9 @@ from unireason_jax.training.writers import Writers
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/tiny.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; an existing run goes on.")
+START_OVER = flags.DEFINE_bool(
+    "start_over", False, "Begin anew where every checkpoint in --workdir is damaged."
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would happen and draw a pack.")
 SWEEP_INDEX = flags.DEFINE_integer("sweep_index", None, "Entry of the config's sweep().")
 
@@ -81,10 +84,12 @@ def attempt(config: ConfigDict, workdir: epath.Path) -> None:
         dry_run(plan, workdir)
         return
     try:
-        train(plan, workdir)
+        train(plan, workdir, start_over=START_OVER.value)
     except (
         ConfigError,
         ArchiveError,
+        OSError,
+        checkpoint.CheckpointFailed,
         checkpoint.CheckpointMismatch,
         checkpoint.CheckpointMissing,
     ) as error:
@@ -132,8 +137,14 @@ def held_out_loss(plan: Plan) -> LossEvaluator | None:
     return LossEvaluator(batches, mesh=plan.mesh, model=plan.model, loss=plan.loss)
 
 
-def train(plan: Plan, workdir: epath.Path) -> TrainState:
-    """The whole run, in the order the machine lives it; returns the last state."""
+def train(plan: Plan, workdir: epath.Path, *, start_over: bool = False) -> TrainState:
+    """The whole run, in the order the machine lives it; returns the last state.
+
+    Args:
+      plan: the run.
+      workdir: its directory.
+      start_over: begin anew where every checkpoint there is damaged.
+    """
     config, lead = plan.config, jax.process_index() == 0
     workdir.mkdir(parents=True, exist_ok=True)
     with (
@@ -145,6 +156,7 @@ def train(plan: Plan, workdir: epath.Path) -> TrainState:
             keep=config.train.keep,
             keep_every=config.train.keep_every,
             hashes=config.train.hash_checkpoints,
+            start_over=start_over,
         ) as checkpoints,
     ):
         watchdog.note("loading or drawing the weights")

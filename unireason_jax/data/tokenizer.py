@@ -4,10 +4,11 @@
 control ids into a sequence.
 """
 
+import functools
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,14 @@ from unireason_jax.world import vocabulary
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 TAGS = ("think", "sugg", "ins", "des", "refine")
 TAG_WORDS = tuple(f"<{mark}{tag}>" for tag in TAGS for mark in ("", "/"))
+_WITHOUT_BLANKS = (
+    "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Tibetan, Burmese, Khmer
+    "\u3001-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"  # kana, Han, and their punctuation
+    "\uf900-\ufaff\uff01-\uffef\U00020000-\U0003ffff"
+    "\u200d\u2600-\u27bf\u2b00-\u2bff\ufe0f\U0001f000-\U0001faff"  # signs and emoji
+)
+"""Characters of scripts that write no blanks between words, as a range of a regular expression."""
+_LONGEST = 1000  # characters; words above 4191 bytes SentencePiece leaves out without saying so
 
 
 class Tokenizer(Protocol):
@@ -37,33 +46,47 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, control tokens left out."""
 
+    def unknown(self, text: str) -> list[str]:
+        """Words (or characters) of the text that its ids do not hold, in order."""
+
     def save(self, folder: Path) -> None:
         """Writes what `load_tokenizer` needs into `folder`."""
 
 
 class SentencePieceTokenizer:
-    """A word-level SentencePiece vocabulary for the embedded world.
+    """A word-level SentencePiece vocabulary.
 
-    Words are separated by blanks; tags and the signs , . ; : ? ! are words of their own, so
-    `<think>red` and `<think> red` are the same ids. Decoding joins words with single blanks.
-    Words that were not seen in training become the unknown id, written as "<unk>".
+    Words are separated by blanks, line ends and tabs; tags and the signs , . ; : ? ! are words of
+    their own, so `<think>red` and `<think> red` are the same ids. In scripts that write no blanks
+    every character is a word, so are emoji; what runs on for thousands of letters is several words.
+    A control token in the text is three words, its marks and its name. Decoding joins words with
+    single blanks. Words that were not seen in training become the unknown id, written as "<unk>".
 
     Args:
       model: the bytes of a SentencePiece model.
+
+    Raises:
+      ValueError: the bytes are no such model, or it lacks the control tokens.
     """
 
     FILE = "sentencepiece.model"
     _WORDS = re.compile("|".join([*map(re.escape, TAG_WORDS), r"[,.;:?!]"]))
+    _CONTROL = re.compile("|".join(map(re.escape, CONTROLS)))
+    _APART = re.compile("|".join(f"<[|] ({name[2:-2]}) [|]>" for name in CONTROLS))
+    _PARTS = re.compile(f"[{_WITHOUT_BLANKS}]|[^{_WITHOUT_BLANKS}\\s]{{1,{_LONGEST}}}")
 
     def __init__(self, model: bytes):
         import sentencepiece
 
         self._model = model
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError:
+            raise ValueError("not a SentencePiece model") from None
         pieces = {name: self._processor.piece_to_id(name) for name in CONTROLS}
-        unknown = self._processor.unk_id()
+        self._unknown = self._processor.unk_id()
         for name, piece in pieces.items():
-            if piece == unknown or not self._processor.is_control(piece):
+            if piece == self._unknown or not self._processor.is_control(piece):
                 raise ValueError(
                     f"the SentencePiece model has no control symbol {name}; train it with "
                     "SentencePieceTokenizer.train"
@@ -80,11 +103,11 @@ class SentencePieceTokenizer:
         """
         import sentencepiece
 
-        found = {word for text in texts for word in cls._separated(text).split()}
-        found |= {word for text in words for word in cls._separated(text).split()} | {*TAG_WORDS}
-        found -= {*CONTROLS}
+        found = {part for text in texts for word in cls._split(text) for part in cls._parts(word)}
+        found |= {part for text in words for word in cls._split(text) for part in cls._parts(word)}
         if not found - {*TAG_WORDS}:
             raise ValueError("no words to train a tokenizer on; give texts or words")
+        found |= {*TAG_WORDS}
         model = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(sorted(found)),
@@ -108,8 +131,13 @@ class SentencePieceTokenizer:
 
         Raises:
           FileNotFoundError: the folder has no SentencePiece model.
+          ValueError: its file is damaged; the message names it.
         """
-        return cls(_existing(Path(folder) / cls.FILE).read_bytes())
+        path = _existing(Path(folder) / cls.FILE)
+        try:
+            return cls(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def save(self, folder: Path) -> None:
         """Writes the model into `folder`."""
@@ -118,18 +146,49 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of the words of `text`."""
-        return self._processor.encode(self._separated(text))
+        words = self._split(text)
+        ids = self._processor.encode(" ".join(words))
+        if self._unknown not in ids:
+            return ids
+        return self._processor.encode(" ".join(self._known_parts(words)))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Words joined by blanks, control tokens left out."""
-        return self._processor.decode([int(i) for i in ids])
+        text = self._processor.decode([int(i) for i in ids])
+        return self._APART.sub(lambda found: found.group().replace(" ", ""), text)
+
+    def unknown(self, text: str) -> list[str]:
+        """Words of the text that become the unknown id, in order."""
+        return [word for word in self._known_parts(self._split(text)) if not self._knows(word)]
+
+    @property
+    def words(self) -> list[str]:
+        """The vocabulary without control tokens and the unknown word, by id."""
+        pieces = map(self._processor.id_to_piece, range(self.vocab_size))
+        return [piece[1:] for piece in pieces if piece.startswith("▁")]
 
     def __reduce__(self):
         return type(self), (self._model,)
 
     @classmethod
-    def _separated(cls, text: str) -> str:
-        return cls._WORDS.sub(r" \g<0> ", text)
+    def _split(cls, text: str) -> list[str]:
+        """Words between blanks; tags and signs are words of their own."""
+        return cls._WORDS.sub(r" \g<0> ", text).split()
+
+    @classmethod
+    def _parts(cls, word: str) -> list[str]:
+        """A word cut: characters of scripts without blanks, marks of control tokens, by length."""
+        apart = cls._CONTROL.sub(lambda control: f" <| {control.group()[2:-2]} |> ", word)
+        return cls._PARTS.findall(apart)
+
+    def _known_parts(self, words: Iterable[str]) -> Iterator[str]:
+        """The words; of one that is unknown its parts, if any of them is known."""
+        for word in words:
+            parts = [word] if self._knows(word) else self._parts(word)
+            yield from parts if any(map(self._knows, parts)) else [word]
+
+    def _knows(self, word: str) -> bool:
+        return self._processor.piece_to_id(f"▁{word}") != self._unknown
 
 
 def world_tokenizer() -> SentencePieceTokenizer:
@@ -216,6 +275,17 @@ class Qwen2Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, control tokens left out."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def unknown(self, text: str) -> list[str]:
+        """Characters that have no ids, in order; a vocabulary with all bytes has none."""
+        return [] if self._has_all_bytes else [c for c in text if not self.encode(c)]
+
+    @functools.cached_property
+    def _has_all_bytes(self) -> bool:
+        from tokenizers import pre_tokenizers
+
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
+        return all(letter in vocabulary for letter in pre_tokenizers.ByteLevel.alphabet())
 
     def __reduce__(self):
         return _restored, (self._tokenizer.to_str(), self._parse_controls)

@@ -3,23 +3,28 @@
     <workdir>/checkpoints/<step>/{params,opt_state,ema}/   Orbax trees
     <workdir>/checkpoints/<step>/manifest.json             written last, see `manifest`
 
-An unfinished or damaged step is named, set aside, and the step before it is used. A step is deleted
-only after a newer one has its manifest, so a run killed at any moment keeps a sound checkpoint.
+An unfinished or damaged step is named, set aside, and the step before it is used; where every step
+is damaged, nothing is touched and the run has to be told to start over. A step is deleted only
+after a newer one has its manifest, so a run killed at any moment keeps a sound checkpoint. (Orbax
+would delete it when the newer one is written, before anything says that it is whole.)
 """
 
 import concurrent.futures
-import time
-from collections.abc import Callable, Collection, Mapping
+import contextlib
+import errno
+import functools
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from unireason_jax.models.archive import Archive, place
 from unireason_jax.pods import pod
+from unireason_jax.training.fallback import SAVING, newest_usable
 from unireason_jax.training.manifest import (
     FOLDER,
     MANIFEST,
@@ -40,6 +45,10 @@ CONVERTED = ("params.safetensors", "params.safetensors.index.json")  # instead o
 
 class CheckpointMismatch(ValueError):
     """A checkpoint that belongs to another model or another training set-up."""
+
+
+class CheckpointFailed(RuntimeError):
+    """A checkpoint that could not be written; the message says why and what stays."""
 
 
 def _leaves(tree: Any) -> dict[str, list]:
@@ -147,7 +156,7 @@ def leaf_loader(
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context:
-            loaded = ocp.load_checkpointables(directory, wanted)
+            loaded = _arrays(directory, wanted)
         return {k: v for part in loaded.values() for k, v in flatten(part).items()}
 
     return list(leaves["params"]), load
@@ -187,16 +196,39 @@ def _load(directory: epath.Path, abstract: TrainState) -> tuple[TrainState, Any]
         expected = _leaves(parts[part]) if part in parts else {}
         _compare(directory, part, manifest["leaves"].get(part, {}), expected, hint)
     with ocp.Context():
-        loaded = ocp.load_checkpointables(directory, parts)
+        loaded = _arrays(directory, parts)
     step = jax.device_put(jnp.int32(manifest["step"]), abstract.step.sharding)
     state = TrainState(step, loaded["params"], loaded["opt_state"], loaded.get("ema", {}))
     return state, manifest["data"]
+
+
+def _arrays(directory: epath.Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """What Orbax reads. Whatever it raises over files becomes CheckpointMissing naming them."""
+    try:
+        return ocp.load_checkpointables(directory, wanted)
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise  # of this machine, not of the files
+    except Exception as error:
+        raise CheckpointMissing(
+            f"{directory}: its arrays cannot be loaded ({_line(error)})."
+        ) from error
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error, or its kind where it says nothing."""
+    text = str(error).strip().splitlines()
+    return text[0][:300] if text else type(error).__name__
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
     """The trees of a state that are saved, by name; an absent average is left out."""
     parts = {"params": state.params, "opt_state": state.opt_state}
     return parts | ({"ema": state.ema} if state.ema else {})
+
+
+def _is_not_orbax(record: logging.LogRecord) -> bool:
+    """Whether a message is not Orbax's of an error, which it also raises and which is told once."""
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
 class Checkpoints:
@@ -208,18 +240,31 @@ class Checkpoints:
       keep_every: additionally keep every step that is a multiple of this; 0 keeps none.
       hashes: store a CRC-32 of every file (reads each save once more, in the background); without
         it only sizes are checked.
+      start_over: go on without a checkpoint where all of them are damaged.
+
+    Raises:
+      CheckpointMissing: there are checkpoints, none is sound, and `start_over` is False.
     """
 
     def __init__(
-        self, workdir: epath.PathLike, *, keep: int = 2, keep_every: int = 0, hashes: bool = True
+        self,
+        workdir: epath.PathLike,
+        *,
+        keep: int = 2,
+        keep_every: int = 0,
+        hashes: bool = True,
+        start_over: bool = False,
     ):
+        logging.getLogger("absl").addFilter(_is_not_orbax)
         self.workdir, self.hashes = epath.Path(workdir), hashes
         self._keep, self._keep_every = keep, keep_every
+        self._newest_usable = functools.partial(
+            newest_usable, self.workdir.resolve(), start_over=start_over
+        )
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint manifest")
         self._describing: concurrent.futures.Future | None = None
         self._folder = (self.workdir / FOLDER).resolve()
-        self.saved: int | None = self._newest_sound()
-        pod.gather("checkpoints are checked", None)
+        self.saved: int | None = self._newest_usable(faults)
         self._orbax = ocp.training.Checkpointer(
             self._folder,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
@@ -230,34 +275,41 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is None or jax.process_count() == 1:
-            self.close()  # after an error elsewhere, waiting for the other processes could hang
-
-    def _newest_sound(self) -> int | None:
-        """The newest sound step; unusable newer ones are moved to <workdir>/damaged."""
-        for step in reversed(steps(self.workdir)):
-            directory = self._folder / str(step)
-            wrong = faults(directory)
-            if not wrong:
-                return step
-            if jax.process_index() == 0:
-                aside = self.workdir / "damaged" / f"{step}-{time.time_ns()}"
-                aside.parent.mkdir(parents=True, exist_ok=True)
-                directory.rename(aside)
-                logging.error(
-                    "CHECKPOINT OF STEP %d IS UNUSABLE, falling back to the one before it. "
-                    "Moved to %s. Faults: %s",
-                    step,
-                    aside,
-                    " ".join(wrong[:5]),
-                )
-        return None
+        if kind is None:
+            self.close()
+        elif jax.process_count() == 1:  # elsewhere, waiting for the other processes could hang
+            with contextlib.suppress(CheckpointFailed):  # the first error is the one to tell
+                self.close()
 
     def load(self, abstract: TrainState) -> tuple[TrainState, Any]:
-        """`load_state` of the step `saved`, whose files were checked when this was made."""
+        """`load_state` of the step `saved`, whose files were checked when this was made.
+
+        Files without checksums can be damaged all the same: then the step before is loaded.
+
+        Raises:
+          CheckpointMissing: there is none, or none can be loaded.
+          CheckpointMismatch: as `load_params`.
+        """
+        loaded = None
+
+        def look(directory: epath.Path) -> list[str]:
+            nonlocal loaded
+            wrong, loaded = [], None
+            try:
+                loaded = _load(directory, abstract)
+            except CheckpointMissing as error:
+                if _is_hashed(directory):
+                    raise  # the files are as they were written: nothing is gained by moving them
+                wrong = [str(error)]
+            return [fault for part in pod.gather(f"arrays of {directory}", wrong) for fault in part]
+
+        if self.saved is not None:
+            newest, self.saved = self.saved, self._newest_usable(look)
+            if self.saved != newest:
+                self._orbax.reload()
         if self.saved is None:
             raise CheckpointMissing(f"{self.workdir}: no usable checkpoint.")
-        return _load(self._folder / str(self.saved), abstract)
+        return loaded
 
     def save(self, step: int, state: TrainState, data: Any) -> None:
         """Starts to save; returns as soon as the arrays are copied out of the devices.
@@ -266,25 +318,46 @@ class Checkpoints:
           step: number of finished steps.
           state: the state after them.
           data: JSON state of the data iterator, before the batch of the next step is drawn.
+
+        Raises:
+          CheckpointFailed: this save could not begin, or the one before could not be finished.
         """
         self.wait()
         parts = _parts(state)
         leaves = {part: _leaves(tree) for part, tree in parts.items()}
-        self._orbax.save_checkpointables_async(step, parts, force=True)
+        with self._telling(step):
+            if jax.process_index() == 0:
+                (self.workdir / SAVING).write_text(str(step))
+            writing = self._orbax.save_checkpointables_async(step, parts, force=True)
+        self._describing = self._background.submit(self._describe, step, data, leaves, writing)
         self.saved = step
-        self._describing = self._background.submit(self._describe, step, data, leaves)
 
-    def _describe(self, step: int, data: Any, leaves: dict) -> None:
+    def _describe(self, step: int, data: Any, leaves: dict, writing: Any) -> None:
         """Waits until Orbax has committed the step, then writes its manifest."""
-        while self._orbax.is_saving_in_progress():
-            time.sleep(0.02)
-        directory = self._folder / str(step)
-        if not directory.exists():
-            return  # the save failed; `wait` raises why
-        files = file_facts(directory, hashes=self.hashes)
-        if jax.process_index() == 0:
-            write_manifest(directory, step=step, data=data, leaves=leaves, files=files)
-            self._delete_before(step)
+        with self._telling(step):
+            writing.result()
+            directory = self._folder / str(step)
+            files = file_facts(directory, hashes=self.hashes)
+            if jax.process_index() == 0:
+                write_manifest(directory, step=step, data=data, leaves=leaves, files=files)
+                (self.workdir / SAVING).unlink(missing_ok=True)
+                self._delete_before(step)
+
+    @contextlib.contextmanager
+    def _telling(self, step: int) -> Iterator[None]:
+        """Turns what fails while a step is written into CheckpointFailed."""
+        try:
+            yield
+        except Exception as error:
+            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            full = full or "No space left" in str(error) or "Disk quota" in str(error)
+            why = "no space is left on that disk" if full else _line(error)
+            older = [n for n in steps(self.workdir) if n < step]
+            stay = f"that of step {older[-1]} stays" if older else "there is no older one"
+            raise CheckpointFailed(
+                f"the checkpoint of step {step} could not be written to {self._folder}: {why}; "
+                f"{stay}. Make room or mend the place, and give the same command again."
+            ) from error
 
     def _delete_before(self, newest: int) -> None:
         """Deletes what need not be kept now that the newest step is described."""
@@ -297,14 +370,21 @@ class Checkpoints:
                 directory.rmtree()
 
     def wait(self) -> None:
-        """Returns when nothing is being saved; raises what a background save failed with."""
-        self._orbax.wait()
-        if self._describing is not None:
-            self._describing.result()
-            self._describing = None
+        """Returns when nothing is being saved; raises CheckpointFailed where a save failed."""
+        describing, self._describing = self._describing, None
+        if describing is not None:
+            describing.result()
 
     def close(self) -> None:
-        """Finishes what is being saved and releases the directory."""
-        self.wait()
-        self._background.shutdown()
-        self._orbax.close()
+        """Finishes what is being saved and releases the directory; raises as `wait`."""
+        try:
+            self.wait()
+        finally:
+            self._background.shutdown()
+            with contextlib.suppress(Exception):  # of a failed save, which has been told
+                self._orbax.close()
+
+
+def _is_hashed(directory: epath.Path) -> bool:
+    """Whether the manifest of a step has the checksums of all files."""
+    return all(crc is not None for _, crc in read_manifest(directory)["files"].values())

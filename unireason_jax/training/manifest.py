@@ -3,17 +3,20 @@
     <workdir>/checkpoints/<step>/manifest.json
 
 The manifest is written last: a step without one was never finished, and a step that disagrees with
-it is damaged. It holds the data iterator's state, shape and dtype of every leaf, and size and
-CRC-32 of every file. Several processes share the reading of the files, so all of them must call
-`file_facts`, `faults` and `find`, and in the same order.
+it is damaged. It holds the data iterator's state, shape and dtype of every leaf, size and CRC-32 of
+every file, and at its end the CRC-32 of itself. Several processes share the reading of the files,
+so all of them must call `file_facts`, `faults` and `find`, and in the same order.
 """
 
 import json
+import re
 import zlib
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 from etils import epath
 
@@ -23,6 +26,8 @@ from unireason_jax.storage import atomic
 MANIFEST = "manifest.json"
 FOLDER = "checkpoints"
 _CHUNK = 1 << 22
+_SEAL = re.compile(rb', "crc32": (\d{1,10})\}$')
+_KEYS = {"step", "data", "leaves", "files"}
 
 
 class CheckpointMissing(FileNotFoundError):
@@ -79,20 +84,75 @@ def write_manifest(
       leaves: {"params": {path: [shape, dtype]}, ...}.
       files: result of `file_facts`.
     """
-    directory = epath.Path(directory)
     text = json.dumps({"step": step, "data": data, "leaves": leaves, "files": files})
-    atomic.write_text(directory / MANIFEST, text)
+    sealed = f'{text[:-1]}, "crc32": {zlib.crc32(text.encode())}}}'
+    atomic.write_text(epath.Path(directory) / MANIFEST, sealed)
 
 
 def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
-    """The manifest of a step directory. Raises CheckpointMissing when there is none."""
+    """The manifest of a step directory.
+
+    Raises:
+      CheckpointMissing: there is none, or it is damaged.
+    """
     path = epath.Path(directory) / MANIFEST
     try:
-        return json.loads(path.read_text())
+        return _opened(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointMissing(f"{directory}: no {MANIFEST}; the save was not finished.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise CheckpointMissing(f"{path}: not readable as JSON; the save is damaged.") from None
+    except OSError as error:
+        raise CheckpointMissing(f"{path}: cannot be read ({error.strerror or error}).") from None
+    except ValueError as error:
+        raise CheckpointMissing(f"{path}: {error}; the save is damaged.") from None
+
+
+def _opened(data: bytes) -> dict[str, Any]:
+    """The manifest in the bytes of its file. Raises ValueError saying what is wrong with them.
+
+    Those of earlier versions have no checksum; of them only the form is checked.
+    """
+    seal = _SEAL.search(data)
+    if seal and zlib.crc32(data[: seal.start()] + b"}") != int(seal.group(1)):
+        raise ValueError("the content changed (checksum differs)")
+    try:
+        found = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise ValueError("not readable as JSON") from None
+    if not isinstance(found, dict) or set(found) != (_KEYS | {"crc32"} if seal else _KEYS):
+        raise ValueError("its keys are not those of a manifest")
+    found.pop("crc32", None)
+    if type(found["step"]) is not int or not isinstance(found["data"], dict | None):
+        raise ValueError("'step' or 'data' is not what a manifest has there")
+    files, leaves = found["files"], found["leaves"]
+    if not isinstance(files, dict) or not all(_is_file(*entry) for entry in files.items()):
+        raise ValueError("'files' is not what a manifest has there")
+    if not isinstance(leaves, dict) or not all(
+        isinstance(part, dict) and all(map(_is_leaf, part.values())) for part in leaves.values()
+    ):
+        raise ValueError("'leaves' is not what a manifest has there")
+    return found
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _is_file(name: str, facts: Any) -> bool:
+    """Whether an entry of `files` names a file inside the directory, its size and checksum."""
+    inside = not name.startswith("/") and ".." not in PurePosixPath(name).parts and "\0" not in name
+    whole = isinstance(facts, list) and len(facts) == 2 and _is_count(facts[0])
+    return inside and whole and (facts[1] is None or _is_count(facts[1]))
+
+
+def _is_leaf(value: Any) -> bool:
+    """Whether an entry of `leaves` is a shape and the name of a dtype."""
+    if not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], list)):
+        return False
+    try:
+        jnp.dtype(value[1])
+    except TypeError:
+        return False
+    return isinstance(value[1], str) and all(map(_is_count, value[0]))
 
 
 def faults(directory: epath.PathLike) -> list[str]:
@@ -104,27 +164,42 @@ def faults(directory: epath.PathLike) -> list[str]:
 def _own_faults(directory: epath.Path) -> list[str]:
     """The faults among the files that this process reads."""
     try:
-        files = read_manifest(directory)["files"]
+        manifest = read_manifest(directory)
     except CheckpointMissing as error:
         return [str(error)]
+    if str(manifest["step"]) != directory.name:
+        return [f"{directory / MANIFEST}: describes step {manifest['step']}, not this one."]
     found = []
-    for name in _share(list(files)):
-        path, (size, crc) = directory / name, files[name]
-        if not path.exists():
-            found.append(f"{path}: the file is missing.")
-        elif path.stat().length != size:
-            found.append(f"{path}: {path.stat().length} bytes instead of {size}.")
-        elif crc is not None and _crc(path) != crc:
-            found.append(f"{path}: the content changed (checksum differs).")
+    for name in _share(list(manifest["files"])):
+        try:
+            found += _file_faults(directory / name, *manifest["files"][name])
+        except OSError as error:
+            found.append(f"{directory / name}: cannot be read ({error.strerror or error}).")
     return found
+
+
+def _file_faults(path: epath.Path, size: int, crc: int | None) -> list[str]:
+    """What is wrong with one file."""
+    if not path.exists():
+        return [f"{path}: the file is missing."]
+    if path.stat().length != size:
+        return [f"{path}: {path.stat().length} bytes instead of {size}."]
+    if crc is not None and _crc(path) != crc:
+        return [f"{path}: the content changed (checksum differs)."]
+    return []
 
 
 def steps(workdir: epath.PathLike) -> list[int]:
     """Steps present in a workdir, sound or not, ascending."""
     folder = epath.Path(workdir) / FOLDER
-    if not folder.exists():
+    if not folder.is_dir():
         return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
+    return sorted(int(p.name) for p in folder.iterdir() if _is_step(p.name) and p.is_dir())
+
+
+def _is_step(name: str) -> bool:
+    """Whether a directory's name is that of a step."""
+    return name.isascii() and name.isdigit() and str(int(name)) == name
 
 
 def find(path: epath.PathLike, step: int | None = None) -> epath.Path:
@@ -140,7 +215,7 @@ def find(path: epath.PathLike, step: int | None = None) -> epath.Path:
     path = epath.Path(path)
     if "://" not in str(path):
         path = path.absolute()  # Orbax refuses relative paths
-    if path.name.isdigit() and not (path / FOLDER).exists() and (path / MANIFEST).exists():
+    if _is_step(path.name) and not (path / FOLDER).exists() and (path / MANIFEST).exists():
         path, step = path.parent.parent, int(path.name)
     if path.name == FOLDER:
         path = path.parent
