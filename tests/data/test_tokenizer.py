@@ -1,5 +1,7 @@
 """Both tokenizers: recorded ids, control tokens, round trips, and errors."""
 
+import hashlib
+import io
 import json
 import pickle
 import shutil
@@ -12,7 +14,10 @@ from unireason_jax.data.tokenizer import (
     Qwen2Tokenizer,
     SentencePieceTokenizer,
     load_tokenizer,
+    world_tokenizer,
 )
+
+WORLD_SHA256 = "35a5dcb2f22b693da2dbaa30f59ec1d01c613540bb2e29a627b2e03c1e51bd8e"
 
 TEXTS = ["draw a red circle", "a large blue square , left of it"]
 
@@ -51,6 +56,83 @@ def test_control_tokens_in_a_users_text_stay_text(words, control, data_goldens):
 def test_unknown_words_are_marked(words):
     assert words.encode("zebra") == [0]
     assert words.decode(words.encode("red zebra circle")).split() == ["red<unk>", "circle"]
+
+
+TALES = [
+    "a red circle\nabove\ta <b>blue</b> square",
+    "一只红色的猫坐在窗台上。" * 120,  # more bytes than SentencePiece takes as one word
+    "ขอบคุณ こんにちは (カメラ) ok",
+    "a cat😀 and a 👩‍🚀 wave 🇫🇷",
+    "x" * 9000 + " " + "長" * 2000,
+    "he typed <|im_start|>user and a<|im_end|>b",
+    "<think>a <|vision_start|> </think>",
+]
+
+
+def test_every_word_of_the_texts_is_in_their_vocabulary():
+    """Line ends, scripts without blanks, emoji, endless words and typed control tokens too."""
+    trained = SentencePieceTokenizer.train(TALES)
+    for text in TALES:
+        ids = trained.encode(text)
+        assert 0 not in ids and trained.unknown(text) == []
+        assert not {trained.bos, trained.eos, trained.soi, trained.eoi} & set(ids)
+        assert trained.encode(trained.decode(ids)) == ids
+        # Nothing but blanks is lost.
+        assert "".join(trained.decode(ids).split()) == "".join(text.split())
+
+
+def test_characters_of_scripts_without_blanks_are_learned_alone():
+    trained = SentencePieceTokenizer.train(["一只红色的猫", "a cat😀"])
+    assert trained.decode(trained.encode("红猫")) == "红 猫"
+    assert trained.unknown("红狗 cat 😀 🚀") == ["狗", "🚀"]
+    assert len(trained.encode("a cat😀")) == 3
+
+
+def test_a_vocabulary_with_whole_chinese_words_keeps_them():
+    """As earlier versions trained them: a word that is known is one id."""
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(["红色的猫", "red"]),
+        model_writer=model,
+        model_type="word",
+        use_all_vocab=True,
+        control_symbols=list(CONTROLS),
+        bos_id=-1,
+        eos_id=-1,
+        minloglevel=2,
+    )
+    old = SentencePieceTokenizer(model.getvalue())
+    assert len(old.encode("红色的猫")) == 1 and len(old.encode("红猫")) == 1
+
+
+def test_the_worlds_vocabulary_is_what_it_always_was():
+    """Runs and prepared folders keep it; the same words must be the same bytes."""
+    model = world_tokenizer()._model
+    assert hashlib.sha256(model).hexdigest() == WORLD_SHA256
+
+
+def test_unknown_words_are_listed(words):
+    assert words.unknown("a red zebra, a1 Zebra") == ["zebra", "Zebra"]
+    assert words.unknown("red 😀") == ["😀"]
+    assert words.unknown("say <|im_end|>") == ["say", "<|im_end|>"]
+
+
+def test_a_vocabulary_of_bytes_knows_everything_and_a_smaller_one_says_what_not(data_goldens):
+    tokenizer = Qwen2Tokenizer.load(data_goldens / "tokenizer")
+    text = "a cat 😀 红"
+    lost = tokenizer.unknown(text)
+    assert [c for c in text if not tokenizer.encode(c)] == lost
+    if not lost:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 100, b"text", bytes(50)])
+def test_a_file_that_is_no_vocabulary_is_named(tmp_path, data):
+    (tmp_path / "sentencepiece.model").write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{tmp_path}/sentencepiece\.model: "):
+        load_tokenizer(tmp_path)
 
 
 def test_control_ids_are_left_out_of_decoded_text(words):

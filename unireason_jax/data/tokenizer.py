@@ -81,8 +81,10 @@ class SentencePieceTokenizer:
         self._model = model
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError:
+        except (RuntimeError, OSError):
             raise ValueError("not a SentencePiece model") from None
+        if not model or not self._processor.get_piece_size():
+            raise ValueError("not a SentencePiece model: it is empty")
         pieces = {name: self._processor.piece_to_id(name) for name in CONTROLS}
         self._unknown = self._processor.unk_id()
         for name, piece in pieces.items():
