@@ -32,7 +32,7 @@ from unireason_jax.evals.world.study import (
 )
 from unireason_jax.run import command_line
 from unireason_jax.run.configuration import ConfigError
-from unireason_jax.storage import atomic
+from unireason_jax.storage import atomic, lock
 from unireason_jax.training import manifest
 
 PLAN, REPORT = "plan.json", "report"
@@ -258,6 +258,13 @@ def run(arguments: argparse.Namespace, execute: Execute = execute) -> Path | Non
     """The whole study; returns the folder of the report, None for a dry run."""
     if arguments.seeds < 1:
         raise ConfigError("--seeds must be >= 1.")
+    if arguments.dry_run:
+        return _run(arguments, execute)
+    with lock.hold(arguments.workdir, "unireason ablation"):
+        return _run(arguments, execute)
+
+
+def _run(arguments: argparse.Namespace, execute: Execute) -> Path | None:
     rows = [name.strip() for name in arguments.only.split(",") if name.strip()]
     whole = load_study(arguments.config)
     study = whole.only(rows)

@@ -29,6 +29,7 @@ from unireason_jax.evals.published.base import Item, Scored, Suite
 from unireason_jax.evals.published.world_judge import ProgramJudge
 from unireason_jax.inference.load import add_flags, from_flags, told
 from unireason_jax.run import command_line
+from unireason_jax.storage import lock
 from unireason_jax.storage.journal import Journal
 
 
@@ -133,6 +134,7 @@ def _bill(journal: Journal) -> float:
     return sum(row["cost"] for row in journal.rows.values())
 
 
+@lock.alone("unireason benchmark", folder="arguments.out")
 def run(arguments: argparse.Namespace) -> Path:
     """Draws, judges and reports as far as the flags say; returns the folder written."""
     if arguments.write_world:

@@ -18,6 +18,7 @@ from unireason_jax.evals.world import evaluation
 from unireason_jax.evals.world.exam import CONVERSATIONS
 from unireason_jax.inference.load import add_flags, from_flags
 from unireason_jax.run import command_line, experiment
+from unireason_jax.storage import lock
 
 HELP = {
     "prompts": "held-out prompts per tag (6 tags), drawn in three modes",
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+@lock.alone("unireason evaluate", folder="arguments.out")
 def run(arguments: argparse.Namespace) -> Path:
     """Evaluates and writes the report; returns its folder."""
     names = [field.name for field in dataclasses.fields(evaluation.Sizes)]

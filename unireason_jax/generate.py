@@ -32,7 +32,7 @@ from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.requests import Asked, Refused, check_words, read_file
 from unireason_jax.inference.settings import Settings
 from unireason_jax.pictures.strips import contact_sheet
-from unireason_jax.pods import sharding
+from unireason_jax.pods import pod, sharding
 from unireason_jax.run import command_line
 from unireason_jax.storage import atomic
 
@@ -117,8 +117,17 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.samples < 1:
         raise ValueError("--samples must be >= 1.")
-    preset, (asked, unread) = presets.find(arguments.preset), read_requests(arguments)
+    presets.find(arguments.preset)  # a wrong name is told before anything is made
+    asked, unread = read_requests(arguments)
     sharding.initialize_distributed()
+    with pod.holding(arguments.out, "unireason generate"):
+        return _generate(arguments, asked, unread)
+
+
+def _generate(
+    arguments: argparse.Namespace, asked: Sequence[Asked], unread: Sequence[Refused]
+) -> int:
+    preset = presets.find(arguments.preset)
     reasoner = from_flags(arguments)
     settings = with_flags(preset.settings(reasoner.settings), arguments)
     jobs, refused = jobs_of(asked, arguments, reasoner, settings)

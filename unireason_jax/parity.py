@@ -123,7 +123,7 @@ def compare_recorded_protocols(folder: Path, output: Path | None) -> int:
     print(result.table())
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(result.to_json() + "\n")
+        atomic.write_text(output, result.to_json() + "\n")
     return 1 if result.failures else 0
 
 

@@ -21,7 +21,7 @@ from unireason_jax.evals.progress import Progress
 from unireason_jax.inference.load import add_flags, from_flags
 from unireason_jax.pictures.strips import Note, Panel, contact_sheet, strip
 from unireason_jax.run import command_line
-from unireason_jax.storage import atomic
+from unireason_jax.storage import atomic, lock
 from unireason_jax.synthesis import critiques, world_roles
 from unireason_jax.world.scenes import CELL
 
@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+@lock.alone("unireason synthesize", folder="arguments.out")
 def run(arguments: argparse.Namespace) -> Path:
     """Makes the records; returns their folder."""
     if arguments.count < 1 or not 0 <= arguments.right_share < 1:

@@ -13,6 +13,7 @@ Where the weights come from, first match wins:
 On SIGTERM the run saves and exits with status 0; start the same command again to go on.
 """
 
+import contextlib
 import functools
 from typing import Any
 
@@ -70,10 +71,18 @@ def main(argv: list[str]) -> None:
 
 def attempt(config: ConfigDict, workdir: epath.Path) -> None:
     """One process's part of the job; what the user can mend becomes one line, not a traceback."""
+    with contextlib.ExitStack() as stack:
+        _attempt(config, workdir, stack)
+
+
+def _attempt(config: ConfigDict, workdir: epath.Path, stack: contextlib.ExitStack) -> None:
+    """`attempt` within what is held until it ends."""
     try:
         if SWEEP_INDEX.value is not None:
             path = config_flags.get_config_filename(flags.FLAGS["config"])
             workdir /= configuration.apply_sweep(config, path, SWEEP_INDEX.value)
+        if not DRY_RUN.value:
+            stack.enter_context(pod.holding(workdir, "unireason train"))
         missing = corpus.absent(config) if DRY_RUN.value else []
         plan = Plan(config, workdir, is_outline=bool(missing))
     except (ValueError, FileNotFoundError) as error:

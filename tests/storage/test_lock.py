@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -149,3 +150,16 @@ def test_a_bucket_is_locked_by_its_beat(tmp_path, monkeypatch):
         with pytest.raises(lock.FolderBusy), lock.hold(tmp_path, "other"):
             pass
     assert not is_held(tmp_path)
+
+
+def test_a_function_is_alone_in_the_folder_that_an_argument_names(tmp_path):
+    @lock.alone("unireason evaluate", folder="arguments.out")
+    def run(number, arguments):
+        if number:
+            return run(number - 1, arguments)
+        return is_held(tmp_path)
+
+    assert run(0, SimpleNamespace(out=tmp_path))
+    assert not run(3, arguments=SimpleNamespace(out=None))
+    with pytest.raises(lock.FolderBusy, match="'unireason evaluate'"):
+        run(1, SimpleNamespace(out=tmp_path))

@@ -85,15 +85,19 @@ def alone(command: str, folder: str) -> Callable[[T], T]:
 
     Args:
       command: see `hold`.
-      folder: the argument's name.
+      folder: the argument's name, or that of an attribute of it, as "arguments.out". Nothing is
+        held where it is None.
     """
+    argument, _, attribute = folder.partition(".")
 
     def decorate(function: T) -> T:
         signature = inspect.signature(function)
 
         @functools.wraps(function)
         def held(*given: Any, **named: Any) -> Any:
-            with hold(signature.bind(*given, **named).arguments[folder], command):
+            place = signature.bind(*given, **named).arguments[argument]
+            place = getattr(place, attribute) if attribute else place
+            with contextlib.nullcontext() if place is None else hold(place, command):
                 return function(*given, **named)
 
         return held

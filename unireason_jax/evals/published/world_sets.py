@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from unireason_jax.evals.world.exam import Example, requests
-from unireason_jax.storage import atomic
+from unireason_jax.storage import atomic, lock
 from unireason_jax.world import instructions, knowledge, prompts, questions
 from unireason_jax.world.language import noun, phrase, plan_text
 from unireason_jax.world.requirements import Want, geneval_record
@@ -80,6 +80,7 @@ class _Writer:
         atomic.write_text(self.folder / "manifest.json", text)
 
 
+@lock.alone("unireason benchmark --write_world", folder="folder")
 def write(folder: Path, seed: int = 1, *, counts: Mapping[str, int] = COUNTS) -> None:
     """Writes all sets, pictures and manifest.json into a folder.
 
