@@ -48,6 +48,12 @@ def data_goldens() -> Path:
 
 
 @pytest.fixture(scope="session")
+def janus_goldens() -> Path:
+    """Folder `janus_open`: what the official Janus-Pro code computes with small random weights."""
+    return _goldens("janus_open")
+
+
+@pytest.fixture(scope="session")
 def rl_goldens() -> Path:
     """Folder `rl_open`: values of the formulas of reinforcement."""
     return _goldens("rl_open")

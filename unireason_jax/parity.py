@@ -3,6 +3,7 @@
     unireason parity --goldens ../shared/goldens/open
     unireason parity --goldens DIR --json parity.json
     unireason parity --goldens DIR --dtype bfloat16     inside the recorded bfloat16 envelope?
+    unireason parity --goldens ../shared/goldens/janus_open
     unireason parity --goldens ../shared/goldens/data_open     records, packs, images, masks
 
 Prints one row a tensor: relative L2 difference, largest absolute difference, the recording's own
@@ -10,6 +11,9 @@ float32-against-float64 deviation, the limit and the verdict; then what was left
 exit status is 1 when a tensor differs. In float32 the limit is 1e-5 for forward passes, 1e-4 for
 gradients and optimiser steps, or ten times the recording's own deviation where that is larger. In
 bfloat16 it is the deviation of the official bfloat16 run.
+
+A folder of Janus-Pro (templates.json and a multi_modality config.json) has its own, tighter limits:
+5e-6, and 2e-5 for the VQ model and gradients; integers, strings and ids are equal.
 
 A folder of recorded data (it has packs.json) is compared exactly: one row a kind of check, then
 what is different on purpose, with its reason and how often it was met.
@@ -36,6 +40,8 @@ from unireason_jax.proof import protocols
 from unireason_jax.proof.data import MARK, compare_data
 from unireason_jax.proof.generation import compare_images, compare_text
 from unireason_jax.proof.golden import Golden, read
+from unireason_jax.proof.janus import is_janus
+from unireason_jax.proof.janus_report import compare_janus
 from unireason_jax.proof.policies import MARK as POLICY_MARK
 from unireason_jax.proof.policies import compare_policies
 from unireason_jax.proof.training import (
@@ -70,6 +76,8 @@ def compare(folder: Path, dtype: str = "float32") -> Report:
       FileNotFoundError, ValueError: the folder holds no recording, or its checkpoint cannot be
         read; the message names file and tensor.
     """
+    if is_janus(folder):
+        return compare_janus(folder, dtype)
     present = [name for name in FILES if (folder / name).exists()]
     if not present:
         raise FileNotFoundError(f"{folder}: no recordings; looked for {', '.join(FILES)}.")

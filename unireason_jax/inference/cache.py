@@ -105,22 +105,30 @@ def advance(cache: Cache, by: jax.Array) -> Cache:
 def append_text(
     model: Any, cache: Cache, ids: jax.Array, counts: jax.Array
 ) -> tuple[Cache, jax.Array]:
+    """Words as causal tokens: `append_causal` of ids [B, T] int32, control tokens included."""
+    return append_causal(model, cache, model.embed_text(ids), counts)
+
+
+def append_causal(
+    model: Any, cache: Cache, tokens: jax.Array, counts: jax.Array
+) -> tuple[Cache, jax.Array]:
     """Causal tokens: rotary positions and order indices go on by one a token.
 
     Args:
-      model: a bound `Bagel`.
+      model: a bound model.
       cache: B rows.
-      ids: [B, T] int32, control tokens included.
+      tokens: [B, T, D] float32 embedded tokens.
       counts: [B] int32, tokens that count; the others are ignored and 0 leaves a row unchanged.
 
     Returns:
       The longer cache and the hidden states [B, T, D] (final norm applied) of the new tokens.
     """
-    offsets = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
+    shape = tokens.shape[:2]
+    offsets = jnp.broadcast_to(jnp.arange(shape[1], dtype=jnp.int32), shape)
     block = _Block(cache, offsets, offsets < counts[:, None], counts)
     und, _, new = model.decode(
-        model.embed_text(ids),
-        _nothing(model, ids.shape[0]),
+        tokens,
+        _nothing(model, shape[0]),
         cache.positions[:, None] + offsets,
         block.causal(),
         past=_past(cache),

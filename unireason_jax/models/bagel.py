@@ -6,39 +6,25 @@ vocabulary for und tokens, the flow velocity for gen tokens. UniReason uses the 
 """
 
 import jax
-import jax.numpy as jnp
-from flax import nnx
 
 from unireason_jax.models.config import BagelConfig
-from unireason_jax.models.layers import (
-    Projection,
-    parameter,
-    sincos_positions,
-    timestep_features,
-)
-from unireason_jax.models.mot import Past, Stack
+from unireason_jax.models.layers import Projection, sincos_positions, timestep_features
+from unireason_jax.models.trunk import Trunk
 from unireason_jax.models.vit import ViT
-from unireason_jax.pods.sharding import constrain, gathered
-from unireason_jax.rules.visibility import Visibility
 
 TIME_FEATURES = 256
 
 
-class Bagel(nnx.Module):
+class Bagel(Trunk):
     """The network. Inputs and outputs of every method are float32 unless said otherwise."""
 
     def __init__(self, config: BagelConfig):
         """Starts so that a token says where and what it is: words as large as the position tables,
         latents (mostly noise) smaller, and `latent_out` zero, so that the first velocity is zero.
         """
-        self.config = config
+        super().__init__(config)
         width, features = config.llm.width, config.latent.features
-        made = {"dtype": config.dtype}
-        wide = {"bias": True, **made}
-        table = (config.llm.vocab, width)
-        self.embed = parameter(table, ("vocab", "embed"), std=0.5**0.5)
-        self.stack = Stack(config)
-        self.head = Projection((width,), (config.llm.vocab,), axes=("embed", "vocab"), **made)
+        wide = {"bias": True, "dtype": config.dtype}
         if config.vit is not None:
             self.vit = ViT(config)
             inner = config.vit.width
@@ -52,12 +38,6 @@ class Bagel(nnx.Module):
         self.latent_out = Projection(
             (width,), (features,), axes=("embed", "patch"), scale=0.0, **wide
         )
-
-    def embed_text(self, ids: jax.Array) -> jax.Array:
-        """Token ids [B, T] int32 -> [B, T, D]."""
-        with jax.named_scope("embed_text"):
-            table = gathered(self.embed[...], ("vocab", "embed"), ("vocab", None))
-            return constrain(table[ids].astype(jnp.float32), "batch", "length", None)
 
     def embed_vit(self, patches: jax.Array, positions: jax.Array, images: jax.Array) -> jax.Array:
         """Image patches as und tokens: vision tower, connector, fixed 2-D position.
@@ -102,49 +82,6 @@ class Bagel(nnx.Module):
             x = self.latent_in(x_t, "float32") + self.embed_time(t)
             fixed = sincos_positions(positions, self.config.latent.side, self.config.llm.width)
             return x + fixed
-
-    def decode(
-        self,
-        und: jax.Array,
-        gen: jax.Array,
-        positions: jax.Array,
-        visibility: Visibility,
-        past: Past | tuple[jax.Array, jax.Array, jax.Array] | None = None,
-        *,
-        detach_und: bool = False,
-        keep_kv: bool = True,
-    ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, jax.Array] | None]:
-        """Runs the stack over a split-packed row.
-
-        Args:
-          und: [B, Tu, D] embeddings of text then ViT tokens; Tu may be 0.
-          gen: [B, Tg, D] embeddings of latent tokens; Tg may be 0.
-          positions: [B, Tu + Tg] int32 rotary positions.
-          visibility: (key, lo, hi, own), each [B, Tu + Tg] int32.
-          past: cached (k [L, B, S, K, H], v, ids [B, S]) that the tokens may also see, under the
-            same rule; an unused slot has an id that no query accepts.
-          detach_und: BAGEL's freeze_und: und tokens are constants for the backward pass, so the
-            und experts, the vision tower and the embeddings get a gradient of exactly zero.
-          keep_kv: whether to return the keys and values; training does not need them.
-
-        Returns:
-          und [B, Tu, D] and gen [B, Tg, D] after the final norm of their expert, and (k, v), each
-          [L, B, Tu + Tg, K, H] in the matmul dtype, rotated, ready to append to a cache.
-        """
-        past = None if past is None else Past(*past)
-        flags = {"past": past, "detach_und": detach_und, "keep_kv": keep_kv}
-        with jax.named_scope("decode"):
-            return self.stack(und, gen, positions, visibility, **flags)
-
-    @property
-    def head_kernel(self) -> jax.Array:
-        """The vocabulary head [D, V], for a cross entropy that never holds all logits."""
-        return self.head.kernel[...]
-
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """Normed und states [..., D] -> float32 logits [..., V]."""
-        with jax.named_scope("logits"):
-            return self.head(hidden, "float32")
 
     def velocity(self, hidden: jax.Array) -> jax.Array:
         """Normed gen states [..., D] -> float32 flow velocity [..., P]."""

@@ -1,8 +1,8 @@
 """Models as plain values: a config, a nested dict of parameters, and methods on the two.
 
 `abstract` and `logical_axes` say what the parameters look like, `init` draws them, and `bind`
-gives the methods of `Bagel` inside a jitted function. Nothing outside this room touches Flax, and
-nothing is ever built unsharded: jit `init` with `out_shardings` made from the two former.
+gives the methods of `Bagel` or `Janus` inside a jitted function. Nothing outside this room touches
+Flax, and nothing is ever built unsharded: jit `init` with `out_shardings` made from the two former.
 """
 
 import dataclasses
@@ -15,32 +15,35 @@ import jax
 from flax import nnx
 
 from unireason_jax.models.bagel import Bagel
-from unireason_jax.models.config import BagelConfig
+from unireason_jax.models.config import BagelConfig, ModelConfig
+from unireason_jax.models.janus.config import JanusConfig
+from unireason_jax.models.janus.model import Janus
 from unireason_jax.models.layers import draw
 
 Params = dict[str, Any]
+_NETWORKS = {BagelConfig: Bagel, JanusConfig: Janus}
 
 
-def abstract(config: BagelConfig) -> Params:
+def abstract(config: ModelConfig) -> Params:
     """Shapes and dtypes of the parameters as ShapeDtypeStruct; allocates nothing."""
     return nnx.to_pure_dict(_template(config)[1])
 
 
-def logical_axes(config: BagelConfig) -> Params:
+def logical_axes(config: ModelConfig) -> Params:
     """Like `abstract`, with a tuple of logical names (or None) per dimension as leaves."""
     state = _template(config)[1]
     names = jax.tree.map(_names, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
     return nnx.to_pure_dict(names)
 
 
-def starts(config: BagelConfig) -> Params:
+def starts(config: ModelConfig) -> Params:
     """Like `abstract`, with (mean, standard deviation) of the freshly drawn parameter as leaves."""
     state = _template(config)[1]
     values = jax.tree.map(_start, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
     return nnx.to_pure_dict(values)
 
 
-def init(config: BagelConfig, key: jax.Array) -> Params:
+def init(config: ModelConfig, key: jax.Array) -> Params:
     """Freshly drawn float32 parameters; jit it, with `out_shardings` on more than one device.
 
     Keys start as the queries of their group's first head, so that every head looks for what is
@@ -60,7 +63,7 @@ def init(config: BagelConfig, key: jax.Array) -> Params:
     return params
 
 
-def bind(config: BagelConfig, params: Params) -> Bagel:
+def bind(config: ModelConfig, params: Params) -> Bagel | Janus:
     """The model with these parameters; cheap, and meant to be called inside jit.
 
     Raises:
@@ -73,7 +76,7 @@ def bind(config: BagelConfig, params: Params) -> Bagel:
     return nnx.merge(graph, state)
 
 
-def for_sampling(config: BagelConfig, params: Params) -> tuple[BagelConfig, Params]:
+def for_sampling(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
     """A model as a sampler reads it: every matrix once for every token it writes.
 
     Matrices have the dtype they are multiplied in, else they were cast again and again; vectors
@@ -89,7 +92,9 @@ def for_sampling(config: BagelConfig, params: Params) -> tuple[BagelConfig, Para
     """
 
     def cast(path: Any, leaf: jax.Array) -> jax.Array:
-        return leaf.astype(config.dtype) if path[-1].key in ("kernel", "embed") else leaf
+        return (
+            leaf.astype(config.dtype) if path[-1].key in ("kernel", "embed", "gen_embed") else leaf
+        )
 
     params, layers = jax.tree_util.tree_map_with_path(cast, params), config.llm.layers
     if config.unroll < layers:
@@ -106,9 +111,9 @@ def count(params: Params) -> int:
 
 
 @functools.lru_cache(maxsize=16)
-def _template(config: BagelConfig) -> tuple[Any, Any]:
+def _template(config: ModelConfig) -> tuple[Any, Any]:
     """Graph definition and abstract state."""
-    model = nnx.eval_shape(lambda: Bagel(config))
+    model = nnx.eval_shape(lambda: _NETWORKS[type(config)](config))
     return nnx.split(model, nnx.Param)
 
 

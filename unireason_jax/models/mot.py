@@ -3,6 +3,7 @@
 The und expert handles text and ViT tokens, the gen expert latent tokens. A row is two static
 blocks [und | gen], so routing is choosing the block: nothing is gathered or scattered. Every
 token of a row attends over both blocks in one softmax; everything else is done by its expert.
+A model with one expert (`LLMConfig.experts`) is the same stack with an empty gen block.
 """
 
 import operator
@@ -14,8 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unireason_jax.models.attention import Keys, Queries, attend
-from unireason_jax.models.config import BagelConfig, LLMConfig
 from unireason_jax.models.layers import Projection, RMSNorm, rotary, rotate, stacked
+from unireason_jax.models.sizes import LLMConfig
 from unireason_jax.pods.sharding import constrain
 from unireason_jax.rules.visibility import Visibility
 
@@ -32,17 +33,16 @@ class Expert(nnx.Module):
     """The weights one kind of token meets in one layer: attention projections and gated MLP."""
 
     def __init__(self, config: LLMConfig, dtype: str):
-        """Qwen2 shapes: biases on queries, keys and values only."""
+        """Biases on queries, keys and values at most (Qwen2 has them, LLaMA does not)."""
         c = config
         made = {"dtype": dtype}
         into = ("embed", "heads", "head_dim"), ("embed", "kv_heads", "head_dim")
         deep = (2 * c.layers) ** -0.5
         self.attention_norm = RMSNorm(c.width, axis="embed", eps=c.norm_eps)
-        self.query = Projection((c.width,), (c.heads, c.head_dim), axes=into[0], bias=True, **made)
-        self.key = Projection((c.width,), (c.kv_heads, c.head_dim), axes=into[1], bias=True, **made)
-        self.value = Projection(
-            (c.width,), (c.kv_heads, c.head_dim), axes=into[1], bias=True, **made
-        )
+        biased = {"bias": c.qkv_bias, **made}
+        self.query = Projection((c.width,), (c.heads, c.head_dim), axes=into[0], **biased)
+        self.key = Projection((c.width,), (c.kv_heads, c.head_dim), axes=into[1], **biased)
+        self.value = Projection((c.width,), (c.kv_heads, c.head_dim), axes=into[1], **biased)
         norm = c.qk_norm and {"axis": "head_dim", "eps": c.norm_eps}
         self.query_norm = RMSNorm(c.head_dim, **norm) if norm else None
         self.key_norm = RMSNorm(c.head_dim, **norm) if norm else None
@@ -76,12 +76,12 @@ class Expert(nnx.Module):
 
 
 class Block(nnx.Module):
-    """One layer: both experts and the attention that joins them."""
+    """One layer: its experts and the attention that joins them."""
 
-    def __init__(self, config: BagelConfig):
-        """Two experts of the same shape."""
+    def __init__(self, config: Any):
+        """Two experts of the same shape; or one, and then the gen stream is empty."""
         self.und = Expert(config.llm, config.dtype)
-        self.gen = Expert(config.llm, config.dtype)
+        self.gen = Expert(config.llm, config.dtype) if config.llm.experts == 2 else None
         self.attention = {"backend": config.attention, "chunk": config.chunk}
 
     def __call__(
@@ -127,10 +127,10 @@ class Block(nnx.Module):
 class Stack(nnx.Module):
     """All layers and the final norm of each expert.
 
-    Layers are stacked on axis 0 and run by a scan, or (`BagelConfig.apart`) a list.
+    Layers are stacked on axis 0 and run by a scan, or (`Policies.apart`) a list.
     """
 
-    def __init__(self, config: BagelConfig):
+    def __init__(self, config: Any):
         """Layers are initialised independently."""
         self.config = config
         layers = config.llm.layers
@@ -138,8 +138,9 @@ class Stack(nnx.Module):
             self.blocks = nnx.List([Block(config) for _ in range(layers)])
         else:
             self.blocks = stacked(lambda: Block(config), layers)
-        self.und_norm = RMSNorm(config.llm.width, axis="embed", eps=config.llm.norm_eps)
-        self.gen_norm = RMSNorm(config.llm.width, axis="embed", eps=config.llm.norm_eps)
+        norm, two = {"axis": "embed", "eps": config.llm.norm_eps}, config.llm.experts == 2
+        self.und_norm = RMSNorm(config.llm.width, **norm)
+        self.gen_norm = RMSNorm(config.llm.width, **norm) if two else None
 
     def __call__(
         self,
@@ -152,7 +153,7 @@ class Stack(nnx.Module):
         detach_und: bool = False,
         keep_kv: bool = True,
     ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, jax.Array] | None]:
-        """See `Bagel.decode`."""
+        """See `Trunk.decode`."""
         llm = self.config.llm
         turn = rotary(positions, llm.head_dim, llm.rope_theta)
         carry = _held(und.astype(jnp.float32), detach_und), gen.astype(jnp.float32)
@@ -173,7 +174,8 @@ class Stack(nnx.Module):
             else:
                 scanned, unroll = (self.blocks, cached), self.config.unroll
                 (und, gen), kv = jax.lax.scan(body, carry, scanned, unroll=unroll)
-        return _held(self.und_norm(und), detach_und), self.gen_norm(gen), kv
+        gen = gen if self.gen_norm is None else self.gen_norm(gen)
+        return _held(self.und_norm(und), detach_und), gen, kv
 
 
 def remat(body: Callable, policy: str) -> Callable:

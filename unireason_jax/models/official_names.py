@@ -12,8 +12,11 @@ import jax
 import numpy as np
 
 from unireason_jax.models import functional
-from unireason_jax.models.config import BagelConfig
+from unireason_jax.models.config import ModelConfig
+from unireason_jax.models.janus import names
+from unireason_jax.models.janus.config import JanusConfig
 
+TABLES = ("embed", "position", "gen_embed")  # read by row, stored as they are
 LLM = "language_model.model."
 VIT = "vit_model.vision_model."
 ROOT = {
@@ -124,38 +127,41 @@ class Tensor(NamedTuple):
         return tuple(shape)
 
 
-def layout(config: BagelConfig) -> dict[str, Tensor]:
+def layout(config: ModelConfig) -> dict[str, Tensor]:
     """Where every parameter of a model is stored, by its path such as "stack/und_norm/scale"."""
+    pattern = names.pattern if isinstance(config, JanusConfig) else _pattern
     leaves = jax.tree_util.tree_leaves_with_path(functional.abstract(config))
     paths = {jax.tree_util.keystr(p, simple=True, separator="/"): leaf.shape for p, leaf in leaves}
-    return {path: _tensor(path, shape) for path, shape in paths.items()}
+    return {path: _tensor(path, shape, pattern(path)) for path, shape in paths.items()}
 
 
-def _tensor(path: str, shape: tuple[int, ...]) -> Tensor:
+def _pattern(path: str) -> str:
+    """BAGEL's name of one leaf, with {layer} in that of a stacked one."""
+    module, _, kind = path.rpartition("/")
+    if path in ROOT:
+        return ROOT[path]
+    suffix = "bias" if kind == "bias" else "weight"
+    if "/blocks/" not in path:
+        return f"{ROOT[module]}.{suffix}"
+    if module.startswith("vit/"):
+        return VIT + "encoder.layers.{layer}." + f"{_TOWER[module.rpartition('/')[2]]}.{suffix}"
+    _, _, expert, part = module.split("/")
+    gen = "_moe_gen" if expert == "gen" else ""
+    return LLM + "layers.{layer}." + f"{_EXPERT[part].replace('{gen}', gen)}.{suffix}"
+
+
+def _tensor(path: str, shape: tuple[int, ...], pattern: str) -> Tensor:
     """The layout of one leaf."""
     module, _, kind = path.rpartition("/")
     stacked = "/blocks/" in path
-    if path in ROOT:
-        names = (ROOT[path],)
-    else:
-        suffix = "bias" if kind == "bias" else "weight"
-        if not stacked:
-            patterns = ROOT[module]
-        elif module.startswith("vit/"):
-            patterns = VIT + "encoder.layers.{layer}." + _TOWER[module.rpartition("/")[2]]
-        else:
-            _, _, expert, part = module.split("/")
-            gen = "_moe_gen" if expert == "gen" else ""
-            patterns = LLM + "layers.{layer}." + _EXPERT[part].replace("{gen}", gen)
-        count = shape[0] if stacked else 1
-        names = tuple(f"{patterns}.{suffix}".replace("{layer}", str(i)) for i in range(count))
+    official = tuple(pattern.replace("{layer}", str(i)) for i in range(shape[0] if stacked else 1))
     inner = shape[1:] if stacked else shape
     if kind != "kernel":
-        flat = inner if path in ("embed", "vit/position") else (math.prod(inner),)
-        return Tensor(names, flat, stacked, inner, 0)
-    inputs = len(inner) - 1 if module.endswith("/out") else 1
+        flat = inner if kind in TABLES else (math.prod(inner),)
+        return Tensor(official, flat, stacked, inner, 0)
+    inputs = len(inner) - 1 if stacked and module.endswith("/out") else 1
     flat = (math.prod(inner[inputs:]), math.prod(inner[:inputs]))
-    return Tensor(names, flat, stacked, inner, inputs)
+    return Tensor(official, flat, stacked, inner, inputs)
 
 
 def at_path(tree: functional.Params, path: str) -> Any:
@@ -163,7 +169,7 @@ def at_path(tree: functional.Params, path: str) -> Any:
     return functools.reduce(lambda node, name: node[name], path.split("/"), tree)
 
 
-def official_tensors(config: BagelConfig, params: functional.Params) -> dict[str, np.ndarray]:
+def official_tensors(config: ModelConfig, params: functional.Params) -> dict[str, np.ndarray]:
     """A tree of parameters (or their gradients) by official name and in official layout."""
     found = {}
     for path, tensor in layout(config).items():

@@ -16,15 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from unireason_jax.models import released
+from unireason_jax.models import convolutional, released
 from unireason_jax.models.archive import Archive, read_json
-from unireason_jax.models.attention import Keys, Queries, attend
 from unireason_jax.models.config import VAEConfig
 from unireason_jax.models.layers import draw
 
 Params = dict[str, jax.Array]
-GROUPS = 32
-EPSILON = 1e-6
 SIDES = ("encoder", "decoder")
 CONFIG = "vae_config.json"
 
@@ -38,49 +35,29 @@ def _shapes(config: VAEConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every parameter."""
     widths = [config.channels * m for m in config.multipliers]
     last = len(widths) - 1
-    yield from _conv("encoder.conv_in", 3, config.image_channels, config.channels)
+    yield from convolutional.conv("encoder.conv_in", 3, config.image_channels, config.channels)
     inner = config.channels
     for level, width in enumerate(widths):
         for i in range(config.blocks):
-            yield from _residual(f"encoder.down.{level}.block.{i}", inner, width)
+            yield from convolutional.residual(f"encoder.down.{level}.block.{i}", inner, width)
             inner = width
         if level < last:
-            yield from _conv(f"encoder.down.{level}.downsample.conv", 3, inner, inner)
+            yield from convolutional.conv(f"encoder.down.{level}.downsample.conv", 3, inner, inner)
     for side in SIDES:
-        yield from _residual(f"{side}.mid.block_1", inner, inner)
-        yield from _norm(f"{side}.mid.attn_1.norm", inner)
-        for part in ("q", "k", "v", "proj_out"):
-            yield from _conv(f"{side}.mid.attn_1.{part}", 1, inner, inner)
-        yield from _residual(f"{side}.mid.block_2", inner, inner)
-    yield from _norm("encoder.norm_out", inner)
-    yield from _conv("encoder.conv_out", 3, inner, 2 * config.latents)
-    yield from _conv("decoder.conv_in", 3, config.latents, inner)
+        yield from convolutional.residual(f"{side}.mid.block_1", inner, inner)
+        yield from convolutional.attention(f"{side}.mid.attn_1", inner)
+        yield from convolutional.residual(f"{side}.mid.block_2", inner, inner)
+    yield from convolutional.norm("encoder.norm_out", inner)
+    yield from convolutional.conv("encoder.conv_out", 3, inner, 2 * config.latents)
+    yield from convolutional.conv("decoder.conv_in", 3, config.latents, inner)
     for level in reversed(range(len(widths))):
         for i in range(config.blocks + 1):
-            yield from _residual(f"decoder.up.{level}.block.{i}", inner, widths[level])
+            yield from convolutional.residual(f"decoder.up.{level}.block.{i}", inner, widths[level])
             inner = widths[level]
         if level:
-            yield from _conv(f"decoder.up.{level}.upsample.conv", 3, inner, inner)
-    yield from _norm("decoder.norm_out", inner)
-    yield from _conv("decoder.conv_out", 3, inner, config.image_channels)
-
-
-def _conv(name: str, size: int, inner: int, outer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{name}.weight", (size, size, inner, outer)
-    yield f"{name}.bias", (outer,)
-
-
-def _norm(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{name}.weight", (width,)
-    yield f"{name}.bias", (width,)
-
-
-def _residual(name: str, inner: int, outer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for i, width in enumerate((inner, outer), 1):
-        yield from _norm(f"{name}.norm{i}", width)
-        yield from _conv(f"{name}.conv{i}", 3, width, outer)
-    if inner != outer:
-        yield from _conv(f"{name}.nin_shortcut", 1, inner, outer)
+            yield from convolutional.conv(f"decoder.up.{level}.upsample.conv", 3, inner, inner)
+    yield from convolutional.norm("decoder.norm_out", inner)
+    yield from convolutional.conv("decoder.conv_out", 3, inner, config.image_channels)
 
 
 def init(config: VAEConfig, key: jax.Array) -> Params:
@@ -102,15 +79,14 @@ def moments(params: Params, config: VAEConfig, images: jax.Array) -> tuple[jax.A
     Returns:
       Two arrays [B, H / stride, W / stride, C]. A latent is scale * (z - shift), z the encoder's.
     """
-    p = _Side(params, "encoder")
+    p = convolutional.Side(params, "encoder.")
     x = p.conv("conv_in", images.astype(jnp.float32))
     for level in range(len(config.multipliers)):
         for i in range(config.blocks):
             x = p.residual(f"down.{level}.block.{i}", x)
         if level < len(config.multipliers) - 1:
-            x = jnp.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)])
-            x = p.conv(f"down.{level}.downsample.conv", x, stride=2, padding="VALID")
-    x = p.head(p.middle(x))
+            x = p.down(f"down.{level}.downsample", x)
+    x = p.head(_middle(p, x))
     mean, logvar = jnp.split(x, 2, axis=-1)
     return config.scale * (mean - config.shift), logvar + 2 * np.log(config.scale)
 
@@ -134,68 +110,20 @@ def encode(
 
 def decode(params: Params, config: VAEConfig, latents: jax.Array) -> jax.Array:
     """Scaled latents [B, h, w, C] -> images [B, h * stride, w * stride, 3], about [-1, 1]."""
-    p = _Side(params, "decoder")
-    x = p.middle(p.conv("conv_in", latents.astype(jnp.float32) / config.scale + config.shift))
+    p = convolutional.Side(params, "decoder.")
+    x = _middle(p, p.conv("conv_in", latents.astype(jnp.float32) / config.scale + config.shift))
     for level in reversed(range(len(config.multipliers))):
         for i in range(config.blocks + 1):
             x = p.residual(f"up.{level}.block.{i}", x)
         if level:
-            x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-            x = p.conv(f"up.{level}.upsample.conv", x)
+            x = p.up(f"up.{level}.upsample", x)
     return p.head(x)
 
 
-class _Side:
-    """The layers of the encoder or the decoder, by the official names of their parameters."""
-
-    def __init__(self, params: Params, side: str):
-        self.params = params
-        self.side = side
-
-    def _get(self, name: str, part: str) -> jax.Array:
-        return self.params[f"{self.side}.{name}.{part}"]
-
-    def conv(self, name: str, x: jax.Array, stride: int = 1, padding: str = "SAME") -> jax.Array:
-        y = jax.lax.conv_general_dilated(
-            x,
-            self._get(name, "weight"),
-            (stride, stride),
-            padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=jax.lax.Precision.HIGHEST,
-        )
-        return y + self._get(name, "bias")
-
-    def norm(self, name: str, x: jax.Array) -> jax.Array:
-        rows, height, width, channels = x.shape
-        x = x.reshape(rows, height, width, GROUPS, channels // GROUPS)
-        x = x - jnp.mean(x, axis=(1, 2, 4), keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=(1, 2, 4), keepdims=True) + EPSILON)
-        x = x.reshape(rows, height, width, channels)
-        return x * self._get(name, "weight") + self._get(name, "bias")
-
-    def residual(self, name: str, x: jax.Array) -> jax.Array:
-        y = x
-        for i in (1, 2):
-            y = self.conv(f"{name}.conv{i}", jax.nn.silu(self.norm(f"{name}.norm{i}", y)))
-        shortcut = f"{self.side}.{name}.nin_shortcut.weight" in self.params
-        return y + (self.conv(f"{name}.nin_shortcut", x) if shortcut else x)
-
-    def middle(self, x: jax.Array) -> jax.Array:
-        x = self.residual("mid.block_1", x)
-        return self.residual("mid.block_2", self.attention("mid.attn_1", x))
-
-    def attention(self, name: str, x: jax.Array) -> jax.Array:
-        rows, height, width, channels = x.shape
-        h = self.norm(f"{name}.norm", x)
-        parts = (self.conv(f"{name}.{part}", h) for part in "qkv")
-        q, k, v = (part.reshape(rows, -1, 1, channels) for part in parts)
-        every = jnp.zeros((rows, height * width), jnp.int32)
-        out = attend(q, Queries(every, every, every - 1), [Keys(k, v, every)], chunk=1024)
-        return x + self.conv(f"{name}.proj_out", out.reshape(x.shape))
-
-    def head(self, x: jax.Array) -> jax.Array:
-        return self.conv("conv_out", jax.nn.silu(self.norm("norm_out", x)))
+def _middle(p: convolutional.Side, x: jax.Array) -> jax.Array:
+    """The layers at the lowest resolution."""
+    x = p.residual("mid.block_1", x)
+    return p.residual("mid.block_2", p.attention("mid.attn_1", x))
 
 
 class Autoencoder:
@@ -302,7 +230,7 @@ def _scaled(config: VAEConfig, file: epath.Path) -> VAEConfig:
 
 def check(archive: Archive, config: VAEConfig) -> None:
     """Raises ValueError naming the first missing, extra or misshaped tensor."""
-    wanted = {name: _official(shape) for name, shape in shapes(config).items()}
+    wanted = {name: convolutional.official(shape) for name, shape in shapes(config).items()}
     for name, shape in wanted.items():
         if name not in archive:
             raise ValueError(f"{archive.path}: tensor {name!r} {list(shape)} is missing.")
@@ -324,11 +252,6 @@ def load(path: epath.PathLike) -> tuple[VAEConfig, Params]:
         value = archive.read(name).astype(np.float32)
         params[name] = jnp.asarray(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value)
     return config, params
-
-
-def _official(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Our convolution order to the official [out, in, height, width]."""
-    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
 
 
 def _count(archive: Archive, pattern: str) -> int:

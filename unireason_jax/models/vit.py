@@ -1,7 +1,7 @@
 """The vision tower: SigLIP in NaViT form, on patches of any number of images packed in a row.
 
 Learned positions on a fixed grid, pre-norm layers with biases, attention inside each image only,
-final layer norm applied, no class token (as used by BAGEL).
+final layer norm applied, no class token (as used by BAGEL and Janus).
 """
 
 from typing import Any
@@ -10,16 +10,16 @@ import jax
 from flax import nnx
 
 from unireason_jax.models.attention import Keys, Queries, attend
-from unireason_jax.models.config import BagelConfig, ViTConfig
 from unireason_jax.models.layers import LayerNorm, Projection, parameter, stacked
 from unireason_jax.models.mot import remat
+from unireason_jax.models.sizes import ViTConfig
 from unireason_jax.pods.sharding import constrain
 
 
 class ViTBlock(nnx.Module):
     """One pre-norm layer."""
 
-    def __init__(self, config: BagelConfig):
+    def __init__(self, config: Any):
         """SigLIP shapes; every projection has a bias."""
         c = config.vit
         size = c.width // c.heads
@@ -35,22 +35,30 @@ class ViTBlock(nnx.Module):
         self.up = Projection((c.width,), (c.mlp,), axes=("embed", "mlp"), **made)
         self.down = Projection((c.mlp,), (c.width,), axes=("mlp", "embed"), scale=deep, **made)
         self.attention = {"backend": config.attention, "chunk": config.chunk}
+        self.approximate = c.gelu == "tanh"
 
     def __call__(self, x: jax.Array, images: jax.Array) -> jax.Array:
         """[B, T, D] float32 and image numbers [B, T] -> [B, T, D] float32."""
+        x = x + self.attended(x, images)
+        return constrain(x + self.mlp(x), "batch", "length", None)
+
+    def attended(self, x: jax.Array, images: jax.Array) -> jax.Array:
+        """What attention adds to x."""
         h = self.attention_norm(x)
         q, k, v = self.query(h), self.key(h), self.value(h)
         same = Queries(images, images, images)
-        x = x + self.out(attend(q, same, [Keys(k, v, images)], **self.attention), "float32")
-        h = jax.nn.gelu(self.up(self.mlp_norm(x)), approximate=True)
-        x = x + self.down(constrain(h, "batch", "length", "mlp"), "float32")
-        return constrain(x, "batch", "length", None)
+        return self.out(attend(q, same, [Keys(k, v, images)], **self.attention), "float32")
+
+    def mlp(self, x: jax.Array) -> jax.Array:
+        """What the MLP adds to x."""
+        h = jax.nn.gelu(self.up(self.mlp_norm(x)), approximate=self.approximate)
+        return self.down(constrain(h, "batch", "length", "mlp"), "float32")
 
 
 class ViT(nnx.Module):
     """Patch embedding, learned positions, scanned layers, final norm."""
 
-    def __init__(self, config: BagelConfig):
+    def __init__(self, config: Any):
         """Layers are stacked on axis 0."""
         c: ViTConfig = config.vit
         self.remat = config.remat
@@ -74,10 +82,14 @@ class ViT(nnx.Module):
         Returns:
           [B, T, width] float32.
         """
-        x = self.patch(patches, "float32") + self.position[...][positions]
+        x = self.embed(patches, positions)
 
         def body(x: jax.Array, block: Any) -> tuple[jax.Array, None]:
             return block(x, images), None
 
         x, _ = jax.lax.scan(remat(body, self.remat), x, self.blocks)
         return self.norm(x)
+
+    def embed(self, patches: jax.Array, positions: jax.Array) -> jax.Array:
+        """Patches at their places: what the first layer reads."""
+        return self.patch(patches, "float32") + self.position[...][positions]

@@ -43,8 +43,21 @@ class Row:
 class Report:
     """Rows, and what was left out and why."""
 
-    def __init__(self, folder: Path, envelope: Mapping[str, float] | None = None):
-        """`envelope`: limits by "file.tensor"; when given, only these tensors are compared."""
+    def __init__(
+        self,
+        folder: Path,
+        envelope: Mapping[str, float] | None = None,
+        *,
+        margin: float = MARGIN,
+    ):
+        """Nothing compared yet.
+
+        Args:
+          folder: where the recordings are.
+          envelope: limits by "file.tensor"; when given, only these tensors are compared.
+          margin: a limit is at least so many of the recording's own deviations; 0: as it is given.
+        """
+        self.margin = margin
         self.rows: list[Row] = []
         self.excluded: list[tuple[str, str, str]] = []
         self._compared: set[tuple[str, str]] = set()
@@ -64,9 +77,10 @@ class Report:
         wanted: Any,
         *,
         limit: float = FORWARD,
+        level: int = 0,
         label: str | None = None,
     ) -> None:
-        """Compares a tensor; the limit is at least `MARGIN` times the recording's own deviation.
+        """Compares a tensor; the limit grows with the recording's own deviation (see `margin`).
 
         Args:
           file: name of the recording.
@@ -74,6 +88,7 @@ class Report:
           found: our value.
           wanted: the recorded value.
           limit: largest relative L2 difference; integers must be equal.
+          level: instead, by how much each integer may differ.
           label: shown instead of the name, when something derived from the tensor is compared.
         """
         shown = label or name
@@ -86,7 +101,7 @@ class Report:
         elif not np.issubdtype(np.asarray(wanted).dtype, np.floating):
             limit = 0.0
         else:
-            limit = max(limit, MARGIN * (own or 0.0))
+            limit = max(limit, self.margin * (own or 0.0))
         try:
             error = relative(found, wanted)
         except ValueError as mismatch:
@@ -94,7 +109,14 @@ class Report:
             return
         gap = np.abs(np.asarray(found, np.float64) - np.asarray(wanted, np.float64))
         largest = float(gap.max()) if gap.size else 0.0
-        self.rows.append(Row(file, shown, error, largest, own, limit, bool(error <= limit)))
+        good = largest <= level if level else error <= limit
+        self.rows.append(Row(file, shown, error, largest, own, limit, bool(good)))
+
+    def check(self, file: str, name: str, holds: bool) -> None:
+        """Notes whether something that is no tensor is equal; not with an envelope."""
+        if self.envelope is None:
+            error = 0.0 if holds else float("inf")
+            self.rows.append(Row(file, name, error, error, None, 0.0, holds))
 
     def exclude(self, file: str, names: str, reason: str) -> None:
         """Notes tensors that are not compared, as file patterns separated by ", "."""

@@ -1,10 +1,12 @@
-"""What is minimised: cross entropy of text plus velocity error of latents, in one compiled step.
+"""What is minimised: cross entropy of text plus the error of pictures, in one compiled step.
 
     loss = ce_weight * sum(w * ce) / sum(w)  +  flow_weight * sum(w * mean_P((v - v*)^2)) / sum(w)
 
-with v* = noise - x0. Both denominators are counted over the *global* batch before any forward
-pass, so ragged packs and gradient accumulation leave the gradient unbiased (BAGEL training loop:
-per-token means over all ranks; there each micro-step is normalised on its own).
+with v* = noise - x0 where pictures are latents (BAGEL). Where they are codes (Janus), the second
+term is code_weight * the cross entropy of codes. All denominators are counted over the *global*
+batch before any forward pass, so ragged packs and gradient accumulation leave the gradient
+unbiased (BAGEL training loop: per-token means over all ranks; there each micro-step is normalised
+on its own).
 """
 
 import dataclasses
@@ -16,7 +18,8 @@ import jax.numpy as jnp
 import optax
 
 from unireason_jax.models import functional
-from unireason_jax.models.config import BagelConfig
+from unireason_jax.models.config import ModelConfig
+from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.pods.sharding import constrain
 from unireason_jax.rules import flow
 from unireason_jax.rules.visibility import Visibility
@@ -33,6 +36,9 @@ class LossConfig:
     Attributes:
       ce_weight: weight of the text loss.
       flow_weight: weight of the velocity loss.
+      code_weight: weight of the cross entropy of codes.
+      pooled: text and codes are one mean over the tokens of both (each counted by its weight),
+        instead of the sum of two means.
       timestep_shift: s in t -> s t / (1 + (s - 1) t); above 1 moves training towards noise.
       ce_chunk: text tokens of a row whose logits exist at the same time.
       detach_und: cut the gradient of the understanding expert's stream (BAGEL's freeze_und);
@@ -43,6 +49,8 @@ class LossConfig:
 
     ce_weight: float = 1.0
     flow_weight: float = 1.0
+    code_weight: float = 1.0
+    pooled: bool = False
     timestep_shift: float = 1.0
     ce_chunk: int = 1024
     detach_und: bool = False
@@ -68,12 +76,13 @@ def cross_entropy_sums(
     weights: jax.Array,
     chunk: int,
     dtype: str,
+    bias: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Weighted sums of next-token cross entropy, `chunk` tokens of logits at a time.
 
     The gradient is computed together with the value, chunk by chunk, so logits are neither kept
     nor computed twice, and memory is rows x chunk x vocabulary instead of rows x tokens x
-    vocabulary. Only `hidden` and `kernel` receive gradients, and only from the first output.
+    vocabulary. Only `hidden`, `kernel` and `bias` receive gradients, only from the first output.
 
     Args:
       hidden: [B, T, D], final hidden states of the text tokens.
@@ -82,29 +91,33 @@ def cross_entropy_sums(
       weights: f32 [B, T].
       chunk: tokens per chunk.
       dtype: dtype of the matmuls; sums, softmax and the kernel's gradient are float32.
+      bias: f32 [V], of heads that have one.
 
     Returns:
       (sum of weight * cross entropy, sum of weight where the largest logit is the label), f32.
     """
-    loss, hits, _ = _chunked(hidden, kernel, labels, weights, chunk, dtype, gradient=False)
+    inputs = (hidden, kernel, labels, weights, chunk, dtype, bias)
+    loss, hits, _ = _chunked(*inputs, gradient=False)
     return loss, hits
 
 
-def _cross_entropy_forward(hidden, kernel, labels, weights, chunk, dtype):
-    loss, hits, grads = _chunked(hidden, kernel, labels, weights, chunk, dtype, gradient=True)
+def _cross_entropy_forward(hidden, kernel, labels, weights, chunk, dtype, bias=None):
+    inputs = (hidden, kernel, labels, weights, chunk, dtype, bias)
+    loss, hits, grads = _chunked(*inputs, gradient=True)
     return (loss, hits), grads
 
 
 def _cross_entropy_backward(chunk, dtype, grads, cotangents):
-    d_hidden, d_kernel = grads
+    d_hidden, d_kernel, d_bias = grads
     scale = cotangents[0]
-    return (d_hidden * scale).astype(d_hidden.dtype), d_kernel * scale, None, None
+    d_bias = None if d_bias is None else d_bias * scale
+    return (d_hidden * scale).astype(d_hidden.dtype), d_kernel * scale, None, None, d_bias
 
 
 cross_entropy_sums.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
-def _chunked(hidden, kernel, labels, weights, chunk, dtype, *, gradient):
+def _chunked(hidden, kernel, labels, weights, chunk, dtype, bias, *, gradient):
     """Scan over chunks of the token axis; see `cross_entropy_sums`."""
     rows, tokens, width = hidden.shape
     chunk = max(min(chunk, tokens), 1)
@@ -117,10 +130,11 @@ def _chunked(hidden, kernel, labels, weights, chunk, dtype, *, gradient):
     matrix = constrain(kernel.astype(dtype), None, "vocab")
 
     def body(carry, piece):
-        loss, hits, d_kernel = carry
+        loss, hits, d_kernel, d_bias = carry
         h, label, weight = piece
         h = h.astype(dtype)
         logits = jnp.einsum("BTD,DV->BTV", h, matrix, preferred_element_type=jnp.float32)
+        logits = logits if bias is None else logits + bias
         logits = constrain(logits, "batch", None, "vocab")
         peak = jnp.max(logits, axis=-1, keepdims=True)
         exponents = jnp.exp(logits - peak)
@@ -130,36 +144,39 @@ def _chunked(hidden, kernel, labels, weights, chunk, dtype, *, gradient):
         loss = loss + jnp.sum(weight * ce)
         hits = hits + jnp.sum(jnp.where(target[..., 0] >= peak[..., 0], weight, 0.0))
         if not gradient:
-            return (loss, hits, d_kernel), None
+            return (loss, hits, d_kernel, d_bias), None
         is_label = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == label[..., None]
         d_logits = (exponents / total - is_label) * weight[..., None]
+        d_bias = None if bias is None else d_bias + jnp.sum(d_logits, axis=(0, 1))
         d_logits = d_logits.astype(dtype)
         d_h = jnp.einsum("BTV,DV->BTD", d_logits, matrix, preferred_element_type=jnp.float32)
         d_kernel = d_kernel + jnp.einsum(
             "BTD,BTV->DV", h, d_logits, preferred_element_type=jnp.float32
         )
         d_kernel = constrain(d_kernel, "embed", "vocab")  # each device sums its own shard
-        return (loss, hits, d_kernel), d_h.astype(hidden.dtype)
+        return (loss, hits, d_kernel, d_bias), d_h.astype(hidden.dtype)
 
     zero = jnp.zeros((), jnp.float32)
-    carry = (zero, zero, jnp.zeros(kernel.shape if gradient else (), jnp.float32))
-    (loss, hits, d_kernel), d_pieces = jax.lax.scan(body, carry, tuple(pieces))
+    d_bias = None if bias is None else jnp.zeros(bias.shape, jnp.float32)
+    carry = (zero, zero, jnp.zeros(kernel.shape if gradient else (), jnp.float32), d_bias)
+    (loss, hits, d_kernel, d_bias), d_pieces = jax.lax.scan(body, carry, tuple(pieces))
     if not gradient:
         return loss, hits, None
     d_hidden = jnp.moveaxis(d_pieces, 0, 1).reshape(rows, tokens + padding, width)[:, :tokens]
-    return loss, hits, (d_hidden, d_kernel.astype(kernel.dtype))
+    return loss, hits, (d_hidden, d_kernel.astype(kernel.dtype), d_bias)
 
 
 def denominators(batch: Batch) -> dict[str, jax.Array]:
-    """Sums of the loss weights over the whole batch: {"ce", "flow"}, f32 scalars."""
+    """Sums of the loss weights over the whole batch: {"ce", "flow" or "code"}, f32 scalars."""
+    kind, name = ("code", "code_weights") if "code_weights" in batch else ("flow", "latent_weights")
     return {
         "ce": jnp.sum(batch["text_weights"], dtype=jnp.float32),
-        "flow": jnp.sum(batch["latent_weights"], dtype=jnp.float32),
+        kind: jnp.sum(batch[name], dtype=jnp.float32),
     }
 
 
 def loss_sums(
-    params: Params, batch: Batch, *, model: BagelConfig, loss: LossConfig
+    params: Params, batch: Batch, *, model: ModelConfig, loss: LossConfig
 ) -> dict[str, jax.Array]:
     """One forward pass; weighted sums only, so that sums of microbatches add up.
 
@@ -172,8 +189,11 @@ def loss_sums(
 
     Returns:
       {"ce", "hits", "flow"}: sums of weight * cross entropy, of weight * (argmax is right) and
-      of weight * mean squared velocity error; f32 scalars.
+      of weight * mean squared velocity error; for Janus "code" and "code_hits" of the codes
+      instead of "flow". f32 scalars.
     """
+    if isinstance(model, JanusConfig):
+        return _code_sums(params, batch, model, loss)
     bagel = functional.bind(model, params)
     with jax.named_scope("embed"):
         text = bagel.embed_text(batch["text_ids"])
@@ -211,6 +231,39 @@ def loss_sums(
     return {"ce": ce, "hits": hits, "flow": flow_sum}
 
 
+def _code_sums(
+    params: Params, batch: Batch, model: JanusConfig, loss: LossConfig
+) -> dict[str, jax.Array]:
+    """`loss_sums` of a row [text | vit | codes], where pictures are drawn with codes.
+
+    "code_ids" [B, T] are the codes, "code_weights" [B, T] their weights as targets, and
+    "code_from" [B, T] the place in the row of the token that predicts each: the code before it, or
+    the start of the image.
+    """
+    janus = functional.bind(model, params)
+    with jax.named_scope("embed"):
+        streams = [janus.embed_text(batch["text_ids"])]
+        if batch["vit_patches"].shape[1]:
+            vit = batch["vit_patches"], batch["vit_positions"], batch["vit_images"]
+            streams.append(janus.embed_vit(*vit))
+        streams.append(janus.embed_codes(batch["code_ids"]))
+        row = jnp.concatenate(streams, axis=1)
+    seen = Visibility(batch["vis_key"], batch["vis_lo"], batch["vis_hi"], batch["vis_own"])
+    hidden, _, _ = janus.decode(row, row[:, :0], batch["positions"], seen, keep_kv=False)
+    fixed = (loss.ce_chunk, model.dtype)
+    with jax.named_scope("cross_entropy"):
+        text = hidden[:, : batch["text_ids"].shape[1]]
+        targets = batch["text_labels"], batch["text_weights"]
+        ce, hits = cross_entropy_sums(text, janus.head_kernel, *targets, *fixed)
+    with jax.named_scope("codes"):
+        before = jnp.take_along_axis(hidden, batch["code_from"][..., None], axis=1)
+        features = janus.gen_head.features(before)
+        head, targets = janus.gen_head.out, (batch["code_ids"], batch["code_weights"])
+        kernel, bias = head.kernel[...], head.bias[...]
+        code, code_hits = cross_entropy_sums(features, kernel, *targets, *fixed, bias)
+    return {"ce": ce, "hits": hits, "code": code, "code_hits": code_hits}
+
+
 def _ratio(total: jax.Array, count: jax.Array) -> jax.Array:
     """total / count, and 0 where nothing was counted."""
     return jnp.where(count > 0, total / jnp.where(count > 0, count, 1.0), 0.0)
@@ -223,18 +276,28 @@ def combine(
     updates: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The joint loss and its parts from sums and denominators; f32 scalars."""
-    ce, mse = _ratio(sums["ce"], counts["ce"]), _ratio(sums["flow"], counts["flow"])
     ce_weight, flow_weight = loss.weights(updates)
+    ce, stop = _ratio(sums["ce"], counts["ce"]), jax.lax.stop_gradient
+    found = {"loss/ce": ce, "accuracy/text": _ratio(stop(sums["hits"]), counts["ce"])}
+    if "code" in counts:
+        code = _ratio(sums["code"], counts["code"])
+        found["accuracy/code"] = _ratio(stop(sums["code_hits"]), counts["code"])
+        weights = (ce_weight, loss.code_weight)
+        shares = (counts["ce"], counts["code"]) if loss.pooled else (1.0, 1.0)
+        parts = [w * n for w, n in zip(weights, shares)]
+        total = parts[0] * ce + parts[1] * code
+        total = _ratio(total, sum(parts)) if loss.pooled else total
+        return total, {"loss": total, "loss/code": code, **found}
+    mse = _ratio(sums["flow"], counts["flow"])
     total = ce_weight * ce + flow_weight * mse
-    accuracy = _ratio(jax.lax.stop_gradient(sums["hits"]), counts["ce"])
-    return total, {"loss": total, "loss/ce": ce, "loss/flow": mse, "accuracy/text": accuracy}
+    return total, {"loss": total, "loss/flow": mse, **found}
 
 
 def loss_fn(
     params: Params,
     batch: Batch,
     *,
-    model: BagelConfig,
+    model: ModelConfig,
     loss: LossConfig,
     counts: Mapping[str, jax.Array] | None = None,
     updates: jax.Array | None = None,
@@ -259,7 +322,7 @@ def loss_and_grads(
     frozen: Params,
     batch: Batch,
     *,
-    model: BagelConfig,
+    model: ModelConfig,
     loss: LossConfig,
     microbatches: int = 1,
     updates: jax.Array | None = None,
@@ -297,7 +360,7 @@ def train_step(
     state: TrainState,
     batch: Batch,
     *,
-    model: BagelConfig,
+    model: ModelConfig,
     loss: LossConfig,
     optimizer: Optimizer,
     microbatches: int = 1,
@@ -328,6 +391,7 @@ def train_step(
         )
     metrics |= moved
     metrics["tokens/text_loss"] = jnp.sum(batch["text_weights"] > 0, dtype=jnp.float32)
-    metrics["tokens/latent_loss"] = jnp.sum(batch["latent_weights"] > 0, dtype=jnp.float32)
+    kind = "code" if "code_weights" in batch else "latent"
+    metrics[f"tokens/{kind}_loss"] = jnp.sum(batch[f"{kind}_weights"] > 0, dtype=jnp.float32)
     params = merge(trainable, frozen)
     return TrainState(state.step + 1, params, opt_state, ema), metrics

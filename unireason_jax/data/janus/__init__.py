@@ -1,0 +1,1 @@
+"""Words and pictures as Janus-Pro reads them."""
