@@ -6,8 +6,9 @@
     unireason prepare --format world --tasks t2i=2,refine_t2i=1 --size 1000 --output data/world
     unireason prepare --input train.jsonl --output data/train --show pack.png
 
-Inputs are files, folders or patterns of JSON lines, JSON arrays and parquet, read as a stream. The
-output folder holds
+Inputs are files, folders or patterns of JSON lines, JSON arrays, CSV, parquet and tar (WebDataset),
+told by their content and read as a stream. Images are files of --images (or of each input's own
+folder), bytes in the rows, or data URIs. The output folder holds
 
     records-00000.array_record ...   one record per entry, images inside, random access
     lengths.npy                      tokens by stream of every record, int32 [records, 3]
@@ -22,7 +23,7 @@ a run with another number of workers.
 
 import dataclasses
 import hashlib
-import os
+import itertools
 import pickle
 import shutil
 import sys
@@ -35,16 +36,16 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from unireason_jax.data import images, rows, shards, storage
+from unireason_jax.data import rows, shards
 from unireason_jax.data.budgets import advise_budgets
+from unireason_jax.data.conversion import Conversion
+from unireason_jax.data.files import KINDS, find_files
+from unireason_jax.data.files.records import FileRecords, IndexedRecords, Reading, in_shards
 from unireason_jax.data.packs import Budgets
-from unireason_jax.data.readers import find_files
-from unireason_jax.data.reading import FileRecords, IndexedRecords, Piece, Reading, in_shards
-from unireason_jax.data.records import Record, RecordError
-from unireason_jax.data.shards import Kept, Refused
+from unireason_jax.data.records import Record
 from unireason_jax.data.sizes import SIZES, row_tokens
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource
-from unireason_jax.data.templates import STYLES
+from unireason_jax.data.templates import PLAIN, STYLES
 from unireason_jax.data.templates.official import FORMATS
 from unireason_jax.data.tokenizer import (
     SentencePieceTokenizer,
@@ -52,15 +53,17 @@ from unireason_jax.data.tokenizer import (
     load_tokenizer,
     world_tokenizer,
 )
-from unireason_jax.data.tokens import SequenceSpec, lengths, render
+from unireason_jax.data.tokens import SequenceSpec, render
 from unireason_jax.pictures import packed_row
 from unireason_jax.run import command_line
 from unireason_jax.storage import atomic, lock
 
 TOKENIZER = "tokenizer"
 _SHOWN_TOKENS, _SHOWN_FROM = 512, 256
-_OWN = ("world", "plain")
+_LOUD = 0.2  # part of the records in quarantine from which on the report is loud
+_WORLD, _OWN = ("world", "plain"), ("bagel", "plain")
 _RELEASED = {
+    "world": _WORLD,
     "unireason": ("unireason", "unireason"),
     "sharegpt_4o": ("unireason", "plain"),
     "bagel_t2i": ("bagel", "plain"),
@@ -70,7 +73,8 @@ _RELEASED = {
     "uni_edit_vqa": ("bagel", "plain"),
     "irg": ("irg", "plain"),
 }
-"""Sizes and style that a published format is trained with; of all else they are `_OWN`."""
+"""Sizes and style that a format is trained with; of all else they are `_OWN`: the world's sizes are
+for its own pictures, of photographs they leave a mosaic."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -81,9 +85,9 @@ def main(argv: Sequence[str]) -> None:
             return
         if not options.output:
             raise ValueError("say where to write: --output DIR")
-        sizes = options.sizes or _RELEASED.get(options.format, _OWN)[0]
+        records, sizes = _records(options)
         report = prepare(
-            _records(options),
+            records,
             Path(options.output),
             sizes=sizes,
             tokenizer=_given_tokenizer(options),
@@ -91,6 +95,8 @@ def main(argv: Sequence[str]) -> None:
             workers=options.workers,
             tokens=options.row_tokens,
             overwrite=options.overwrite,
+            upright=options.upright,
+            max_bad=options.max_bad,
         )
         print(report)
         if options.show:
@@ -111,6 +117,8 @@ def prepare(
     workers: int = 0,
     tokens: int = 0,
     overwrite: bool = False,
+    upright: bool = False,
+    max_bad: float = 1.0,
 ) -> str:
     """Writes `records` into the folder `output`, or goes on with what an interrupted run left.
 
@@ -123,13 +131,15 @@ def prepare(
       workers: processes; 0 works in this one.
       tokens: wished tokens of a packed row, for the advice in the report; 0 for the usual.
       overwrite: replace an earlier result.
+      upright: turn photographs as their EXIF says (see `data.images`).
+      max_bad: part of the records that may be in quarantine.
 
     Returns:
       A report of a few lines.
 
     Raises:
       FileExistsError: `output` holds prepared data, or an interrupted run of another request.
-      ValueError: there are no rows, or none is usable.
+      ValueError: there are no rows, none is usable, or too few are.
       RuntimeError: a worker process died.
       FolderBusy: another command is at work in `output`.
     """
@@ -142,45 +152,16 @@ def prepare(
         "files": records.stamps(),
         "sizes": sizes,
         "shard_records": shard_records,
+        "upright": upright,
         "tokenizer": tokenizer and hashlib.sha256(pickle.dumps(tokenizer)).hexdigest(),
     }
     resumed = shards.begin(output, request, overwrite=overwrite)
     tokenizer = _tokenizer(output / TOKENIZER, tokenizer, tasks, records, keep=resumed)
-    job = Conversion(records, SequenceSpec(tokenizer, **SIZES[sizes]))
+    job = Conversion(records, SequenceSpec(tokenizer, **SIZES[sizes]), upright)
     shards.build(output, tasks, job, workers=workers, about="preparing")
-    manifest = shards.finish(output, len(tasks), {"source": repr(records), "sizes": sizes})
+    about = {"source": repr(records), "sizes": sizes}
+    manifest = shards.finish(output, len(tasks), about, max_bad=max_bad)
     return report(output, manifest, tokens or row_tokens(sizes))
-
-
-@dataclasses.dataclass(frozen=True)
-class Conversion:
-    """The job of one shard: records with their images inside that can be measured, or why not.
-
-    Attributes:
-      records: where they come from.
-      spec: what measures them.
-    """
-
-    records: FileRecords | IndexedRecords
-    spec: SequenceSpec
-
-    def __call__(self, pieces: tuple[Piece, ...]) -> Iterator[Kept | Refused]:
-        """The entries of the shard that `pieces` make, in order."""
-        for piece in pieces:
-            for source, name, found in self.records.records(piece):
-                try:
-                    yield self._kept(found)
-                except RecordError as error:
-                    yield Refused(source, name, error.reason)
-
-    def _kept(self, found: Record | RecordError) -> Kept:
-        if isinstance(found, RecordError):
-            raise found
-        record = _with_images(found)
-        if not any(s.loss != "none" or s.next != "none" for s in record.segments):
-            raise RecordError(record.id, None, "nothing in it is learned; set a loss")
-        counts = (f"template {record.source}", f"licence {record.licence or 'unknown'}")
-        return Kept(storage.to_bytes(record), lengths(record, self.spec), counts)
 
 
 def report(folder: Path, manifest: dict[str, Any], tokens: int) -> str:
@@ -192,7 +173,6 @@ def report(folder: Path, manifest: dict[str, Any], tokens: int) -> str:
     )
     numbers = ", ".join(f"{count:,} {name}" for name, count in totals.items())
     und, gen = totals["text"] + totals["vit"], totals["latent"]
-    bad = manifest["quarantined"]
     return "\n".join(
         [
             f"{len(table)} records ({kinds}) in {len(manifest['shards'])} shards of {folder}, "
@@ -200,10 +180,20 @@ def report(folder: Path, manifest: dict[str, Any], tokens: int) -> str:
             f"{numbers} tokens at the sizes of '{manifest['sizes']}', "
             f"und:gen {und / gen if gen else float('inf'):.3f}",
             f"advice: {advise_budgets(table, tokens)}",
-            f"{bad} records quarantined; reasons in {folder / shards.QUARANTINE}"
-            if bad
-            else "no record quarantined",
+            _set_aside(folder, manifest),
         ]
+    )
+
+
+def _set_aside(folder: Path, manifest: dict[str, Any]) -> str:
+    bad = manifest["quarantined"]
+    if not bad:
+        return "no record quarantined"
+    share = bad / (bad + manifest["records"])
+    loud = f"WARNING: {share:.0%} of the input cannot be used: " if share > _LOUD else ""
+    return (
+        f"{loud}{bad} records quarantined: {manifest['reasons']}; every reason is in "
+        f"{folder / shards.QUARANTINE}"
     )
 
 
@@ -237,7 +227,7 @@ def _tokenizer(folder: Path, given: Tokenizer | None, tasks, records, *, keep: b
     """The tokenizer of the output folder: the one given, an earlier one, or one trained now."""
     if keep and folder.exists():
         return load_tokenizer(folder)
-    made = given or SentencePieceTokenizer.train(_texts(records, tasks))
+    made = given or _trained(_texts(records, tasks))
     part = folder.with_name(f"{folder.name}.part")
     for path in (part, folder):
         shutil.rmtree(path, ignore_errors=True)
@@ -246,32 +236,21 @@ def _tokenizer(folder: Path, given: Tokenizer | None, tasks, records, *, keep: b
     return made
 
 
+def _trained(texts: Iterator[str]) -> Tokenizer:
+    """A word vocabulary of the texts; the world's where there are none, which says why later."""
+    first = next(texts, None)
+    if first is None:
+        return world_tokenizer()
+    return SentencePieceTokenizer.train(itertools.chain([first], texts))
+
+
 def _texts(records, tasks) -> Iterator[str]:
     pieces = [piece for pieces, _ in tasks for piece in pieces]
     for piece in tqdm(pieces, desc="reading words", unit=" pieces"):
-        for _, _, record in records.records(piece):
+        for _, _, record, _ in records.records(piece):
             if isinstance(record, Record):  # others are quarantined when the shards are made
-                yield from (
-                    s.content for s in record.segments if s.kind == "text" and not s.is_hole
-                )
-
-
-def _with_images(record: Record) -> Record:
-    """The record with file contents instead of paths, every image decoded once as a check."""
-    segments = list(record.segments)
-    for number, segment in enumerate(segments):
-        image = segment.image
-        if image is None:
-            continue
-        try:
-            if isinstance(image, str | os.PathLike):
-                images.size(image)
-                image = Path(image).read_bytes()
-            images.load(image)
-        except (ValueError, OSError) as error:
-            raise RecordError(record.id, number, str(error)) from error
-        segments[number] = dataclasses.replace(segment, image=image)
-    return dataclasses.replace(record, segments=tuple(segments))
+                texts = (s for s in record.segments if s.kind == "text" and not s.is_hole)
+                yield from (s.content for s in texts if s.content.strip())
 
 
 def _given_tokenizer(options) -> Tokenizer | None:
@@ -281,8 +260,9 @@ def _given_tokenizer(options) -> Tokenizer | None:
     return world_tokenizer() if options.format == "world" else None
 
 
-def _records(options) -> FileRecords | IndexedRecords:
-    style = STYLES[options.style or _RELEASED.get(options.format, _OWN)[1]]
+def _records(options) -> tuple[FileRecords | IndexedRecords, str]:
+    """The records, and the name of their sizes."""
+    sizes, style = _RELEASED.get(options.format, _OWN)
     if options.format == "world":
         weights = {}
         for part in options.tasks:
@@ -291,14 +271,23 @@ def _records(options) -> FileRecords | IndexedRecords:
                 weights[task] = float(weight or 1)
             except ValueError:
                 raise ValueError(f"--tasks {part!r} is not NAME=WEIGHT") from None
-        return IndexedRecords(WorldSource(options.seed, options.size, weights, style=style))
+        style = STYLES[options.style or style]
+        world = WorldSource(options.seed, options.size, weights, style=style)
+        return IndexedRecords(world), options.sizes or sizes
     if not options.input:
-        raise ValueError("say what to read: --input FILE (JSON lines, a JSON array, or parquet)")
+        raise ValueError(f"say what to read: --input FILE (read are {KINDS})")
     folder = Path(options.images) if options.images else None
     if folder and not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist; check --images")
-    reading = Reading(options.format, style, options.licence)
-    return FileRecords(tuple(find_files(options.input)), reading, folder, options.visits)
+    reading = Reading(options.format, PLAIN, options.licence, options.allow_outside)
+    found = FileRecords(tuple(find_files(options.input)), reading, folder, options.visits)
+    if options.format == "auto" and (form := found.recognised()):
+        sizes, style = _RELEASED.get(form, _OWN)
+        print(f"the first rows are of the format '{form}'")
+    sizes, style = options.sizes or sizes, options.style or style
+    print(f"sizes of '{sizes}', templates in the style '{style}' (--sizes and --style change them)")
+    reading = dataclasses.replace(reading, style=STYLES[style])
+    return dataclasses.replace(found, reading=reading), sizes
 
 
 def _flags() -> flags.FlagValues:
@@ -309,6 +298,15 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_list("input", [], "files, folders or patterns", flag_values=own)
     flags.DEFINE_string(
         "images", None, "folder of relative image paths [each input's own]", flag_values=own
+    )
+    flags.DEFINE_bool(
+        "allow_outside", False, "read images that are not in the image folder", flag_values=own
+    )
+    flags.DEFINE_bool(
+        "upright",
+        False,
+        "turn photographs as their EXIF says [as the released models were trained: not]",
+        flag_values=own,
     )
     flags.DEFINE_string("licence", "", "licence of rows that name none", flag_values=own)
     flags.DEFINE_integer(
@@ -325,7 +323,7 @@ def _flags() -> flags.FlagValues:
         "sizes",
         None,
         sorted(SIZES),
-        "image sizes [those the named format is trained at; the world's for auto and examples]",
+        "image sizes [those that the format is trained at; BAGEL's for examples]",
         flag_values=own,
     )
     flags.DEFINE_integer(
@@ -343,6 +341,9 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_integer("seed", 0, "world seed", 0, flag_values=own)
     flags.DEFINE_integer("shard_records", 1024, "rows that make a shard", 1, flag_values=own)
     flags.DEFINE_integer("workers", 0, "processes [0: this one]", 0, flag_values=own)
+    flags.DEFINE_float(
+        "max_bad", 1.0, "part of the records that may be in quarantine", 0, 1, flag_values=own
+    )
     flags.DEFINE_bool("overwrite", False, "replace an earlier result", flag_values=own)
     return own
 

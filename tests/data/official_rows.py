@@ -36,8 +36,12 @@ def _with_part(**changes) -> str:
 # format -> (a good row, {field: values that spoil it}); every field listed is needed
 FORMATS = {
     "examples": (
-        {"task": "t2i", "prompt": "a circle", "image": "a.png"},
-        {"task": [None, 3, "", "t3i", ["t2i"], {"a": 1}], "prompt": TEXTS, "image": PATHS},
+        {"task": "uni_edit", "instruction": "add", "image": "a.png", "output_image": "b.png"},
+        {
+            "task": [None, 3, "", "uni_edi", ["uni_edit"], {"a": 1}],
+            "instruction": TEXTS,
+            "image": PATHS,
+        },
     ),
     "unireason": (
         {"txt": "a circle", "image_path": "a.png"},
@@ -117,7 +121,7 @@ FORMATS = {
         {"image": PNG, "captions": '{"short": "a circle", "long": "a red circle"}'},
         {
             "image": BLOBS,
-            "captions": [None, "", "x", "[]", "{}", '{"a": 3}', '{"a": " "}', '{"a": null}'],
+            "captions": [None, "", "{x", "[]", "{}", '{"a": 3}', '{"a": " "}', '{"a": null}'],
         },
     ),
     "bagel_edit": (

@@ -49,6 +49,7 @@ def run(folder, *arguments, output="out"):
             f"--input={folder / 'rows.jsonl'}",
             f"--images={folder / 'images'}",
             f"--output={folder / output}",
+            "--sizes=world",
             *arguments,
         ]
     )
@@ -123,9 +124,14 @@ def test_the_first_pack_can_be_seen(folder):
 def test_a_named_format_brings_its_sizes_and_system_prompts(folder):
     row = {"id": "x", "txt": "a", "Reasoning": "a circle", "image_path": "a.png"}
     (folder / "rows.jsonl").write_text(json.dumps(row))
-    source = ArrayRecordSource(run(folder, "--format=unireason"))
-    assert source.manifest["sizes"] == "unireason" and source.lengths()[0, 2] == 32 * 32
-    assert [segment.role for segment in source[0].segments] == ["system", "user", "plan", "image"]
+    inputs = [f"--input={folder / 'rows.jsonl'}", f"--images={folder / 'images'}"]
+    for form in ("--format=unireason", "--format=auto"):
+        out = folder / form
+        prepare.main(["prepare", *inputs, form, f"--output={out}"])
+        source = ArrayRecordSource(out)
+        assert source.manifest["sizes"] == "unireason" and source.lengths()[0, 2] == 32 * 32
+        roles = [segment.role for segment in source[0].segments]
+        assert roles == ["system", "user", "plan", "image"]
     plain = ArrayRecordSource(run(folder, "--format=unireason", "--style=plain", output="plain"))
     assert [segment.role for segment in plain[0].segments] == ["user", "plan", "image"]
 
@@ -177,7 +183,10 @@ def test_empty_and_hopeless_inputs_are_said(folder):
     assert not (folder / "out" / "manifest.json").exists()
     text = {"task": "t2i", "id": "x", "prompt": "a", "image": "nowhere.png"}
     (folder / "rows.jsonl").write_text(json.dumps(text))
-    with pytest.raises(SystemExit, match=r"no record can be used; the first: image"):
+    with pytest.raises(
+        SystemExit,
+        match=r"be used: 1 x image .*nowhere\.png does not.*; every reason is",
+    ):
         run(folder)
 
 

@@ -5,8 +5,7 @@ import json
 import pyarrow.parquet
 import pytest
 
-from unireason_jax.data import readers
-from unireason_jax.data.readers import Broken, find_files, places, read_rows
+from unireason_jax.data.files import Broken, Place, find_files, json_text, places, read_rows
 
 
 def rows_of(count):
@@ -33,10 +32,10 @@ def write(path, rows, style):
 
 @pytest.mark.parametrize("style", ["lines", "array", "indented", "parquet"])
 def test_rows_are_read_from_any_place_on(style, tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "_CHUNK", 200)  # bytes: elements cross the chunks
+    monkeypatch.setattr(json_text, "_CHUNK", 200)  # bytes: elements cross the chunks
     rows = rows_of(100)
     path = write(tmp_path / ("x.parquet" if style == "parquet" else "x.json"), rows, style)
-    found = list(places(path))
+    found = [place for place, _ in places(path, 1)]
     assert [place.row for place in found] == list(range(100))
     assert list(read_rows(path, found[0], 100)) == rows
     for first, count in ((1, 3), (38, 5), (79, 21), (99, 1)):
@@ -50,7 +49,7 @@ def test_an_array_goes_on_behind_a_broken_element_wherever_it_is_read_from(spoil
     elements[50] = elements[50].replace(spoil, "", 1)
     (tmp_path / "x.json").write_text("[" + ", ".join(elements) + "]")
     path = tmp_path / "x.json"
-    found = list(places(path))
+    found = [place for place, _ in places(path)]
     whole = list(read_rows(path, found[0], 200))
     assert [row for row in whole if not isinstance(row, Broken) and "n" in row][-49:] == rows[51:]
     assert sum(row in rows for row in whole if isinstance(row, dict)) == 99
@@ -75,7 +74,7 @@ def test_an_array_goes_on_behind_a_broken_element_wherever_it_is_read_from(spoil
 def test_what_is_left_behind_is_said(text, good, bad, tmp_path):
     path = tmp_path / "x.json"
     path.write_text(text)
-    found = [row for place in places(path) for row in read_rows(path, place, 1)]
+    found = [row for place, _ in places(path) for row in read_rows(path, place, 1)]
     broken = [row for row in found if isinstance(row, Broken)]
     assert (len(found) - len(broken), len(broken)) == (good, bad)
     assert all(row.reason.startswith("the row is") for row in broken)
@@ -89,7 +88,7 @@ def test_a_damaged_row_group_is_one_entry_that_says_how_many_rows(tmp_path):
     data = bytearray(path.read_bytes())
     data[start : start + 200] = bytes(200)
     path.write_bytes(data)
-    found = list(read_rows(path, readers.Place(0, 0), 120))
+    found = list(read_rows(path, Place(0, 0), 120))
     (broken,) = [row for row in found if isinstance(row, Broken)]
     assert broken.rows == 40 and "row group 1 cannot be read" in broken.reason
     assert [row for row in found if not isinstance(row, Broken)] == rows[:40] + rows[80:]

@@ -17,6 +17,7 @@ from unireason_jax.data import shards
 from unireason_jax.data.shards import Kept, Refused
 
 ROWS = 1500
+_WORLD = ("--sizes=world", "--style=plain")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def folder(tmp_path_factory):
 
 def arguments(folder, output, *more):
     inputs = f"--input={folder / 'a.jsonl'},{folder / 'b.json'}"
-    return ["prepare", inputs, f"--output={output}", "--shard_records=100", *more]
+    return ["prepare", inputs, f"--output={output}", "--shard_records=100", *_WORLD, *more]
 
 
 def contents(output):

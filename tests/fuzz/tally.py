@@ -36,9 +36,9 @@ class Tally:
             signal.alarm(0)
             faulthandler.cancel_dump_traceback_later()
 
-    def count(self, outcome: str) -> None:
-        """Notes one good end of a trial."""
-        self.outcomes[outcome] += 1
+    def count(self, outcome: str, times: int = 1) -> None:
+        """Notes good ends of a trial."""
+        self.outcomes[outcome] += times
 
     def expect(self, right: bool, name: str, otherwise: str) -> None:
         """A failure `otherwise` where it is not `right`."""

@@ -104,6 +104,13 @@ def is_turned(source: Any, root: Path | None = None) -> bool:
         return _orientation(image) > 1
 
 
+def encoded(pixels: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 def embedded(text: str) -> bytes | None:
     """The bytes of an image written as text, as a data URI or in base64; None for a path.
 

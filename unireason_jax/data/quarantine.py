@@ -3,7 +3,38 @@
 import collections
 import json
 import os
+import re
 from pathlib import Path
+
+_LONGEST = 600  # characters of a reason
+_DATA = re.compile(r"[A-Za-z0-9+/=]{200,}")
+_DETAIL = re.compile(r"(?<!field )'[^']*'|\d+")
+_KINDS = 3  # reasons that a summary names
+
+
+def brief(reason: str) -> str:
+    """A reason in one line, cut, and without base64."""
+    line = _DATA.sub(lambda data: f"<{len(data[0]):,} characters>", " ".join(reason.split()))
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+
+
+class Reasons:
+    """How often records were set aside for which kind of reason; each with its first example."""
+
+    def __init__(self):
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._first: dict[str, str] = {}
+
+    def add(self, reason: str, records: int = 1) -> None:
+        """Counts a reason of some records; names and numbers in it make no other kind."""
+        kind = _DETAIL.sub("", reason)
+        self._counts[kind] += records
+        self._first.setdefault(kind, reason)
+
+    def __str__(self) -> str:
+        named = [f"{n:,} x {self._first[kind]}" for kind, n in self._counts.most_common(_KINDS)]
+        more = len(self._counts) - len(named)
+        return "; ".join(named + ([f"and {more} other reasons"] if more else []))
 
 
 class Quarantine:
@@ -32,6 +63,7 @@ class Quarantine:
 
     def add(self, source: str, record: str, reason: str) -> None:
         """Notes record `record` of `source` with the reason; a second time changes nothing."""
+        reason = brief(reason)
         if (source, record) in self.reasons:
             return
         self.reasons[source, record] = reason

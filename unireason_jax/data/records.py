@@ -8,6 +8,7 @@ sampling fills the holes in order, so that both read the same record.
 import dataclasses
 import os
 import re
+import reprlib
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,6 +18,32 @@ Loss = Literal["none", "text", "flow"]
 Next = Literal["none", "text", "image", "stop"]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 KINDS, LOSSES, NEXTS = get_args(Kind), get_args(Loss), get_args(Next)
+
+
+_SHOWN = 200  # characters of a value in a message
+_DATA = re.compile(r"[A-Za-z0-9+/=_-]{64}[A-Za-z0-9+/=_-]*")
+
+
+class _Short(reprlib.Repr):
+    """Bytes and what looks like base64 by their lengths alone, the rest cut."""
+
+    def repr_bytes(self, value: bytes, _: int) -> str:
+        return f"<{len(value):,} bytes>"
+
+    def repr_str(self, value: str, _: int) -> str:
+        is_data = (len(value) > _SHOWN and _DATA.search(value)) or value[:5].lower() == "data:"
+        return f"<data of {len(value):,} characters>" if is_data else repr(value[: _SHOWN + 1])
+
+
+def cut(value: Any) -> str:
+    """A value of a user's record for a message: short, without image bytes or base64."""
+    short = _Short()
+    short.maxother = short.maxlong = _SHOWN
+    try:
+        text = short.repr(value)
+    except (ValueError, RecursionError):  # integers of too many digits, objects without end
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 class RecordError(ValueError):
@@ -136,15 +163,15 @@ def _problem(segment: Segment) -> str | None:
     elif segment.kind == "image":
         problem = _image_problem(segment)
     else:
-        return f"field 'kind' is {segment.kind!r}; use one of {KINDS}"
+        return f"field 'kind' is {cut(segment.kind)}; use one of {KINDS}"
     if problem:
         return problem
     if segment.loss not in LOSSES:
-        return f"field 'loss' is {segment.loss!r}; use one of {LOSSES}"
+        return f"field 'loss' is {cut(segment.loss)}; use one of {LOSSES}"
     if segment.next not in NEXTS:
-        return f"field 'next' is {segment.next!r}; use one of {NEXTS}"
+        return f"field 'next' is {cut(segment.next)}; use one of {NEXTS}"
     if not isinstance(segment.weight, int | float) or not 0 < segment.weight < float("inf"):
-        return f"field 'weight' is {segment.weight!r}; it must be a number > 0 (loss='none' mutes)"
+        return f"field 'weight' is {cut(segment.weight)}; it must be a number > 0"
     return None
 
 

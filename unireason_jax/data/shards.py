@@ -7,6 +7,7 @@ for every shard that is done; the manifest comes last, and with it the notes go.
 
 import concurrent.futures
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from unireason_jax.data.quarantine import Reasons, brief
 from unireason_jax.data.samples import STREAMS
 from unireason_jax.storage import atomic
 
@@ -39,11 +41,17 @@ class Kept(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A record for the quarantine."""
+    """A record for the quarantine, or `records` of them that are lost together."""
 
     source: str
     record: str
     reason: str
+    records: int = 1
+
+    def entry(self) -> dict[str, str | int]:
+        """As the quarantine keeps it; the number only where it is not one."""
+        entry = self._asdict()
+        return entry if self.records != 1 else {k: entry[k] for k in self._fields[:3]}
 
 
 Job = Callable[[Any], Iterable[Kept | Refused]]
@@ -118,7 +126,7 @@ def build(
 
     Args:
       folder: opened by `begin`.
-      tasks: what `job` is given for each shard, and the rows it stands for.
+      tasks: what `job` is given for each shard, and the records that it must come to.
       job: yields the records of one task, in order; picklable where there are workers.
       workers: processes; 0 works in this one.
       share: the shards to make, where others make the rest.
@@ -126,6 +134,7 @@ def build(
 
     Raises:
       RuntimeError: a worker process died.
+      ValueError: a job came to another number of records.
     """
     rows = [count for _, count in tasks]
     mine = range(len(tasks))[share]
@@ -135,42 +144,55 @@ def build(
     with tqdm(total=total, initial=done, desc=about, unit=" rows", smoothing=0.05) as bar:
         if not workers:
             for number in todo:
-                _make(folder, number, _counted(job(tasks[number][0]), bar, rows[number]))
+                found = _complete(job(tasks[number][0]), rows[number], bar.update)
+                _make(folder, number, found)
             return
         for number in _in_processes(folder, todo, tasks, job, workers):
             bar.update(rows[number])
 
 
-def finish(folder: Path, planned: int, about: dict[str, Any]) -> dict[str, Any]:
+def finish(
+    folder: Path, planned: int, about: dict[str, Any], *, max_bad: float = 1.0
+) -> dict[str, Any]:
     """Joins the notes of all shards into index, quarantine and manifest; returns the manifest.
 
     Args:
       folder: all its shards made.
       planned: number of tasks that `build` was given.
       about: entries of the manifest beside those that follow from the shards.
+      max_bad: part of the records that may be in quarantine.
 
     Raises:
-      ValueError: no shard holds a record; the message has the first reason.
+      ValueError: no shard holds a record, or too many are in quarantine; the message has the first
+        reasons.
       RuntimeError: there is not what was planned; nothing has been finished.
     """
     _compare(folder, planned)
-    shards, counts, quarantined, first = [], Counter(), 0, "the input is empty"
+    shards, counts, quarantined, reasons = [], Counter(), 0, Reasons()
     lengths = []
     with atomic.replacing(folder / QUARANTINE) as part, part.open("w", encoding="utf-8") as book:
         for path in sorted((folder / _UNFINISHED).glob("[0-9]*.json")):
             note = json.loads(path.read_text())
-            for number, refused in enumerate(note["refused"]):
-                first = refused[2] if not quarantined + number else first
-                book.write(json.dumps(Refused(*refused)._asdict()) + "\n")
-            quarantined += len(note["refused"])
+            for refused in itertools.starmap(Refused, note["refused"]):
+                book.write(json.dumps(refused.entry()) + "\n")
+                reasons.add(refused.reason, refused.records)
+                quarantined += refused.records
             counts.update(note["counts"])
             if note["lengths"]:
                 lengths.append(np.array(note["lengths"], np.int32))
                 shards.append(note["shard"])
     if not lengths:
         _end(folder)
-        raise ValueError(f"no record can be used; the first: {first}")
+        raise ValueError(
+            f"no record can be used: {reasons}; every reason is in {folder / QUARANTINE}"
+        )
     table = np.concatenate(lengths)
+    share = quarantined / (quarantined + len(table))
+    if share > max_bad:
+        raise ValueError(
+            f"{share:.1%} of the records cannot be used: {reasons}; every reason is in "
+            f"{folder / QUARANTINE}; mend them, or run again with a larger --max_bad than {max_bad}"
+        )
     with atomic.replacing(folder / LENGTHS) as part:
         np.save(part, table)
     manifest = {
@@ -183,6 +205,7 @@ def finish(folder: Path, planned: int, about: dict[str, Any]) -> dict[str, Any]:
         "tokens": dict(zip(STREAMS, table.sum(0, dtype=np.int64).tolist())),
         "statistics": {s: _statistics(table[:, i]) for i, s in enumerate(STREAMS)},
         "quarantined": quarantined,
+        "reasons": str(reasons),
         "counts": dict(sorted(counts.items())),
     }
     atomic.write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
@@ -239,7 +262,8 @@ def _make(folder: Path, number: int, found: Iterable[Kept | Refused]) -> None:
         writer = ArrayRecordWriter(str(part), "group_size:1")
         for entry in found:
             if isinstance(entry, Refused):
-                refused.append(entry)
+                record, reason = brief(entry.record), brief(entry.reason)
+                refused.append(entry._replace(record=record, reason=reason))
                 continue
             writer.write(entry.data)
             lengths.append(entry.lengths)
@@ -254,14 +278,21 @@ def _make(folder: Path, number: int, found: Iterable[Kept | Refused]) -> None:
     atomic.write_text(_note(folder, number), json.dumps(note))
 
 
-def _counted(found: Iterable, bar: tqdm, rows: int) -> Iterator:
-    """Moves the bar with the records, `rows` in all."""
+def _complete(
+    found: Iterable[Kept | Refused], records: int, tell: Callable[[int], Any] = lambda _: None
+) -> Iterator[Kept | Refused]:
+    """What was found, told one by one; raises ValueError where it does not make up `records`."""
     seen = 0
     for entry in found:
         yield entry
-        seen += 1
-        bar.update(seen <= rows)
-    bar.update(max(rows - seen, 0))
+        count = entry.records if isinstance(entry, Refused) else 1
+        seen += count
+        tell(count)
+    if seen != records:
+        raise ValueError(
+            f"{seen:,} records were read where {records:,} were counted before; the input has "
+            "changed in between; start anew with --overwrite"
+        )
 
 
 def _in_processes(folder, todo, tasks, job, workers) -> Iterator[int]:
@@ -270,7 +301,7 @@ def _in_processes(folder, todo, tasks, job, workers) -> Iterator[int]:
         workers, multiprocessing.get_context("spawn"), _start, (folder, job)
     )
     try:
-        futures = {pool.submit(_work, number, tasks[number][0]): number for number in todo}
+        futures = {pool.submit(_work, number, *tasks[number]): number for number in todo}
         for future in concurrent.futures.as_completed(futures):
             future.result()
             yield futures[future]
@@ -291,9 +322,9 @@ def _start(folder: Path, job: Job) -> None:
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def _work(number: int, task: Any) -> None:
+def _work(number: int, task: Any, records: int) -> None:
     folder, job = _worker
-    _make(folder, number, job(task))
+    _make(folder, number, _complete(job(task), records))
 
 
 def _note(folder: Path, number: int) -> Path:

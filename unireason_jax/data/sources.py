@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.data import readers, storage
-from unireason_jax.data.reading import AUTO, Reading
+from unireason_jax.data import files, storage
+from unireason_jax.data.files import base, json_text, parquet
+from unireason_jax.data.files.base import Broken, Place, said
+from unireason_jax.data.files.records import AUTO, Reading
 from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.shards import LENGTHS, MANIFEST, is_unfinished
 from unireason_jax.data.templates import PLAIN, Example, Style, to_record
@@ -152,18 +154,18 @@ class JsonSource(_FileSource):
     """
 
     def _index(self) -> None:
-        rows = readers.json_rows(self.path)
-        edges = (edge for start, data in rows for edge in (start, start + len(data)))
-        self._spans = np.fromiter(edges, np.int64).reshape(-1, 2)
+        texts = json_text.texts(self.path)
+        spans = ((start, 0 if isinstance(text, Broken) else len(text)) for start, text in texts)
+        self._spans = np.fromiter(itertools.chain.from_iterable(spans), np.int64).reshape(-1, 2)
 
     def __len__(self) -> int:
         return len(self._spans)
 
-    def _row(self, index: int) -> dict[str, Any] | readers.Broken:
-        start, end = self._spans[index].tolist()
-        with self.path.open("rb") as file:
+    def _row(self, index: int) -> dict[str, Any] | Broken:
+        start, size = self._spans[index].tolist()
+        with base.open_bytes(self.path) as file:
             file.seek(start)
-            return readers.parse(file.read(end - start))
+            return json_text.parse(file.read(size))
 
 
 class ParquetSource(_FileSource):
@@ -175,23 +177,38 @@ class ParquetSource(_FileSource):
     """
 
     def _index(self) -> None:
-        metadata = readers.open_parquet(self.path).metadata
-        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        self._ends = list(itertools.accumulate(sizes, initial=0))
+        file = parquet.opened(self.path)
+        self._columns = parquet.needed(file, self.reading.fields)
+        self._ends = list(itertools.accumulate(parquet.group_sizes(file), initial=0))
         self._group = functools.lru_cache(maxsize=2)(self._read_group)
 
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def _row(self, index: int) -> dict[str, Any] | readers.Broken:
+    def _row(self, index: int) -> dict[str, Any] | Broken:
         group = bisect.bisect_right(self._ends, index) - 1
         try:
-            return self._group(group).slice(index - self._ends[group], 1).to_pylist()[0]
-        except (OSError, ValueError) as error:
-            return readers.Broken(f"row group {group} cannot be read: {error}")
+            table = self._group(group).slice(index - self._ends[group], 1)
+        except Exception as error:  # decoders raise whatever they like
+            return Broken(f"row group {group} cannot be read: {said(error)}")
+        return parquet.value(table)
 
     def _read_group(self, group: int):
-        return readers.open_parquet(self.path).read_row_group(group)
+        return parquet.opened(self.path).read_row_group(group, columns=self._columns)
+
+
+class RowSource(_FileSource):
+    """Rows of CSV files and samples of tar files, sought from their places on."""
+
+    def _index(self) -> None:
+        found = (place for place, _ in files.places(self.path))
+        self._places = np.fromiter(itertools.chain.from_iterable(found), np.int64).reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def _row(self, index: int) -> dict[str, Any] | Broken:
+        return next(files.read_rows(self.path, Place(*self._places[index].tolist()), 1))
 
 
 class EntrySource(_FileSource):
@@ -221,8 +238,8 @@ class EntrySource(_FileSource):
             else super().__getitem__(index)
         )
 
-    def _row(self, index: int) -> dict[str, Any] | readers.Broken:
-        return readers.parse(self._entries[index])
+    def _row(self, index: int) -> dict[str, Any] | Broken:
+        return json_text.parse(self._entries[index])
 
 
 class ArrayRecordSource:
@@ -294,7 +311,7 @@ def is_prepared(path: Path) -> bool:
 
 
 def open_source(path: str | Path, reading: Reading = AUTO) -> "Source":
-    """The source for a prepared folder, for ArrayRecord, parquet, or JSON files.
+    """The source for a prepared folder, for ArrayRecord, or for the files of `data.files`.
 
     Raises:
       FileNotFoundError, ValueError: as the source.
@@ -304,7 +321,10 @@ def open_source(path: str | Path, reading: Reading = AUTO) -> "Source":
         return ArrayRecordSource(path)
     if path.is_dir() or ".array_record" in path.name:
         return EntrySource(path, reading=reading)
-    return (ParquetSource if path.suffix == ".parquet" else JsonSource)(path, reading=reading)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; check the input")
+    kinds = {files.json_text: JsonSource, files.parquet: ParquetSource}
+    return kinds.get(files.kind_of(path), RowSource)(path, reading=reading)
 
 
-Source = WorldSource | JsonSource | ParquetSource | EntrySource | ArrayRecordSource
+Source = WorldSource | JsonSource | ParquetSource | RowSource | EntrySource | ArrayRecordSource

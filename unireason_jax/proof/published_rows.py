@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.data.readers import Broken, places, read_rows
+from unireason_jax.data.files import Broken, places, read_rows
 from unireason_jax.data.records import Record, RecordError, untag
 from unireason_jax.data.templates import STYLES, Style, to_record
 from unireason_jax.data.templates.official import read_row
@@ -281,5 +281,5 @@ def _rows(recorded: Recorded, tree: str, kind: str) -> dict[str, dict[str, Any]]
 
 
 def _every_row(path: Path) -> Iterator[dict[str, Any] | Broken]:
-    first = next(places(path), None)
-    return iter(()) if first is None else read_rows(path, first, 1 << 40)
+    for place, rows in places(path):
+        yield from read_rows(path, place, rows)

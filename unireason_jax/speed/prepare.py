@@ -83,7 +83,7 @@ def _prepared(folder: Path, records: int, workers: int, seed: int) -> dict:
     _write_rows(rows, records, seed)
     command = [sys.executable, "-m", "unireason_jax.prepare", f"--input={rows}"]
     command += [f"--images={folder / 'images'}", f"--tokenizer={folder / 'tokenizer'}"]
-    command += [f"--output={output}", f"--workers={workers}"]
+    command += [f"--output={output}", f"--workers={workers}", "--sizes=world", "--style=plain"]
     measured = measure(command)
     manifest = json.loads((output / "manifest.json").read_text())
     return {**measured, "quarantined": manifest["quarantined"]}

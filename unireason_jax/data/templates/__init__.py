@@ -8,7 +8,7 @@ on. `TEMPLATES` names them all; `to_record` chooses by the example.
 import difflib
 from collections.abc import Callable
 
-from unireason_jax.data.records import Record, RecordError
+from unireason_jax.data.records import Record, RecordError, cut
 from unireason_jax.data.templates import irg
 from unireason_jax.data.templates.generation import edit, t2i, think_edit, think_t2i, uni_edit
 from unireason_jax.data.templates.hops import multi_edit
@@ -60,7 +60,7 @@ def template_of(example: Example) -> str:
     if task not in TEMPLATES:
         near = difflib.get_close_matches(str(task), TEMPLATES, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else f"; use one of {sorted(TEMPLATES)}"
-        raise RecordError(str(example.get("id", "?")), None, f"field 'task' is {task!r}{hint}")
+        raise RecordError(str(example.get("id", "?")), None, f"field 'task' is {cut(task)}{hint}")
     thinks = task in ("t2i", "edit") and example.get("think") is not None
     return f"think_{task}" if thinks else task
 

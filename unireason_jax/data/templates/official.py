@@ -7,14 +7,15 @@ or a number, a trace without an image, a reference to an image that the row does
 import difflib
 import hashlib
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from unireason_jax.data.records import Record, Segment
+from unireason_jax.data.records import Record, Segment, cut
 from unireason_jax.data.templates import official_bagel
+from unireason_jax.data.templates.official_bagel import CAPTIONS
 from unireason_jax.data.templates.official_fields import (
+    IMAGES,
     Row,
     images_of,
     licence,
@@ -23,6 +24,7 @@ from unireason_jax.data.templates.official_fields import (
     problem,
     reasoning,
     row_id,
+    words,
 )
 from unireason_jax.data.templates.official_irg import irg_row
 from unireason_jax.data.templates.style import Example
@@ -34,7 +36,8 @@ _THOUGHT = re.compile(r"THOUGHT\s*\d+:\s*")
 def read_row(row: Row, form: str = "auto", visit: int = 0) -> Example | Record:
     """The example (or, for conversations, the record) that a row of a published set stands for.
 
-    A row with the key `task` is already an example and comes back as it is. `id` must be there.
+    A row that names its `task` is already an example and comes back as it is, where the form does
+    not say otherwise. `id` must be there.
 
     Args:
       row: one object of a JSON file or one row of a parquet file.
@@ -44,21 +47,38 @@ def read_row(row: Row, form: str = "auto", visit: int = 0) -> Example | Record:
     Raises:
       RecordError: unknown keys, or contents that cannot be used.
     """
-    if "task" in row:
-        if not isinstance(row["task"], str):
-            raise problem(row, f"field 'task' is {row['task']!r:.50}; give the name of a template")
-        return row
-    if form == "auto":
-        form = next((name for key, name in _KEYS.items() if key in row), None)
+    form = recognised(row) if form == "auto" else form
     if form is None:
         raise problem(
             row,
-            f"unknown fields {sorted(row)}; give 'task', or the keys of one of the formats "
-            f"{', '.join(FORMATS)}",
+            f"unknown fields {cut(sorted(row))}; give 'task', an image with 'text' or 'caption', "
+            f"or the keys of one of the formats {', '.join(FORMATS[2:])}",
         )
     if form in DRAWN:
         return DRAWN[form](row, _generator(row, visit))
     return _READERS[form](row)
+
+
+def recognised(row: Row) -> str | None:
+    """The format that a row's keys give away; None for none. A key that is null counts last."""
+    if row.get("task") is not None:
+        return "examples"
+    for there in ([key for key in row if row[key] is not None], row):
+        for key, form in _KEYS.items():
+            if key in there:
+                return form
+        if any(key in there for key in CAPTIONS) and any(key in there for key in IMAGES):
+            return "bagel_t2i"
+    return None
+
+
+def fields_of(form: str, names: Sequence[str]) -> list[str] | None:
+    """Those of the fields `names` of a file that a format reads; None for all of them."""
+    free = {"task", "Text Reasoning Trace"} & set(names)  # these name further fields
+    read = [_FIELDS[form]] if form in _FIELDS else list(_FIELDS.values())
+    if (form == "auto" and free) or form in ("examples", "unireason"):
+        return None
+    return [name for name in names if name in _COMMON or any(name in fields for fields in read)]
 
 
 def checked_format(form: str) -> str:
@@ -71,7 +91,7 @@ def checked_format(form: str) -> str:
 
 
 def _generator(row: Row, visit: int) -> np.random.Generator:
-    key = hashlib.sha256(f"{row_id(row)}@{visit}".encode()).digest()
+    key = hashlib.sha256(f"{row_id(row)}@{visit}".encode("utf-8", "surrogatepass")).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:8], "little")))
 
 
@@ -81,7 +101,8 @@ def _unireason(row: Row) -> Example:
         if key in row:
             return reader(row)
     raise problem(
-        row, f"has fields {sorted(row)}; give 'txt', 'instruction' or 'Text Reasoning Trace'"
+        row,
+        f"has fields {cut(sorted(row))}; give 'txt', 'instruction' or 'Text Reasoning Trace'",
     )
 
 
@@ -89,9 +110,9 @@ def _t2i(row: Row) -> Example:
     return {
         "task": "t2i",
         **origin(row),
-        "prompt": row.get("txt"),
+        "prompt": words(row, "txt"),
         "think": reasoning(row, "Reasoning", "reasoning"),
-        "image": one_image(row, "image_path"),
+        "image": one_image(row, *IMAGES),
     }
 
 
@@ -102,7 +123,7 @@ def _edit(row: Row) -> Example:
     return {
         "task": "edit",
         **origin(row),
-        "instruction": row.get("instruction"),
+        "instruction": words(row, "instruction"),
         "think": reasoning(row, "reasoning", "Reasoning"),
         "input_image": sources,
         "output_image": one_image(row, "output_image"),
@@ -129,16 +150,16 @@ def _refine(row: Row) -> Example:
         "final_reflection": texts[-1],
     }
     if not isinstance(common["explanation"], str):
-        raise problem(row, f"field 'explanation' is {common['explanation']!r:.100}; give a text")
+        raise problem(row, f"field 'explanation' is {cut(common['explanation'])}; give a text")
     if "before_image_path" in row:
         edit = {
-            "instruction": row.get("prompt"),
+            "instruction": words(row, "prompt"),
             "input_image": one_image(row, "before_image_path"),
             "draft": one_image(row, "after_image_path"),
         }
         return {"task": "refine_edit", **common, **edit}
     draft = one_image(row, "img_path")
-    return {"task": "refine_t2i", **common, "prompt": row.get("prompt"), "draft": draft}
+    return {"task": "refine_t2i", **common, "prompt": words(row, "prompt"), "draft": draft}
 
 
 def _uni_edit(row: Row) -> Example:
@@ -146,17 +167,14 @@ def _uni_edit(row: Row) -> Example:
         "task": "uni_edit",
         **origin(row),
         "image": one_image(row, "image_path"),
-        "instruction": row.get("edit_instruction"),
+        "instruction": words(row, "edit_instruction"),
         "output_image": one_image(row, "output_image_path"),
     }
 
 
 def _uni_edit_question(row: Row) -> Record:
     """The question behind a Uni-Edit row: question, its images (ViT copies), answer."""
-    question, answer = row.get("original_question"), row.get("original_answer")
-    for key, text in (("original_question", question), ("original_answer", answer)):
-        if not isinstance(text, str) or not text.strip():
-            raise problem(row, f"field '{key}' is {text!r:.100}; give a text")
+    question, answer = words(row, "original_question"), words(row, "original_answer")
     pictures = images_of(row, "image_path")
     shown = [Segment("image", "source", image=image, und=True) for image in pictures]
     question = question.strip() if pictures else question
@@ -170,7 +188,7 @@ def _uni_edit_question(row: Row) -> Record:
 
 def _sharegpt_4o(row: Row) -> Example:
     """A row of ShareGPT-4o-Image: an edit where it has input images, else text to image."""
-    text, output = row.get("input_prompt"), one_image(row, "output_image")
+    text, output = words(row, "input_prompt"), one_image(row, "output_image")
     sources = images_of(row, "input_image")
     if not sources:
         return {"task": "t2i", **origin(row), "prompt": text, "image": output}
@@ -178,8 +196,12 @@ def _sharegpt_4o(row: Row) -> Example:
     return {"task": "edit", **origin(row), **edit}
 
 
-def _example(row: Row) -> Any:
-    raise problem(row, f"has fields {sorted(row)}; an example names its 'task'")
+def _example(row: Row) -> Example:
+    if row.get("task") is None:
+        raise problem(row, f"has fields {cut(sorted(row))}; an example names its 'task'")
+    if not isinstance(row["task"], str):
+        raise problem(row, f"field 'task' is {cut(row['task'])}; give the name of a template")
+    return row
 
 
 _READERS: dict[str, Callable[[Row], Example | Record]] = {
@@ -201,12 +223,24 @@ FORMATS = ("auto", *_READERS, *DRAWN)
 _KEYS = {  # key that gives a format away -> format, first match wins
     "conversation": "irg",
     "conversations": "bagel_vlm",
+    "messages": "bagel_vlm",
     "Text Reasoning Trace": "unireason",
     "edit_instruction": "uni_edit",
     "txt": "unireason",
-    "captions": "bagel_t2i",
     "image_list": "bagel_edit",
     "input_prompt": "sharegpt_4o",
     "instruction": "unireason",
     "original_question": "uni_edit_vqa",
+    "captions": "bagel_t2i",
+}
+_COMMON = ("id", "licence")
+_FIELDS = {  # what the formats read beside these; "unireason" names its images as it likes
+    "irg": ("conversation",),
+    "bagel_vlm": ("conversations", "messages", "image", "images", "video"),
+    "uni_edit": ("edit_instruction", "image_path", "output_image_path"),
+    "uni_edit_vqa": ("original_question", "original_answer", "image_path"),
+    "sharegpt_4o": ("input_prompt", "input_image", "output_image"),
+    "bagel_t2i": (*CAPTIONS, *IMAGES),
+    "bagel_edit": ("image_list", "instruction_list"),
+    "unireason": ("txt", "Reasoning", "reasoning", "instruction", "input_image", "output_image"),
 }

@@ -1,12 +1,14 @@
 """Fields of published rows, read with errors that name row, field and remedy."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unireason_jax.data.records import RecordError
+from unireason_jax.data.records import RecordError, cut
 
 Row = Mapping[str, Any]
+IMAGES = ("image_path", "image", "file_name", "img", "jpg", "jpeg", "png", "webp")
+"""Fields in which the image of a captioned row may be."""
 
 
 def row_id(row: Row) -> str:
@@ -28,21 +30,37 @@ def licence(row: Row) -> str:
     """The row's licence, "" where none is given. Raises RecordError when it is not a text."""
     value = row.get("licence") or ""
     if not isinstance(value, str):
-        raise problem(row, f"field 'licence' is {value!r}; give a text")
+        raise problem(row, f"field 'licence' is {cut(value)}; give a text")
     return value
 
 
-def one_image(row: Row, key: str) -> Any:
-    """One image: a path or encoded bytes, alone or as the only entry of a list.
+def words(row: Row, key: str) -> str:
+    """A text of the row. Raises RecordError where it is none, or has no words."""
+    text = row.get(key)
+    if not isinstance(text, str):
+        raise problem(row, f"field '{key}' is {cut(text)}; give a text")
+    if not text.strip():
+        raise problem(row, f"field '{key}' is empty; leave the record out")
+    return text
+
+
+def first_of(row: Row, keys: Sequence[str]) -> str:
+    """The first of `keys` that is not null in the row; the first of all where there is none."""
+    return next((key for key in keys if row.get(key) is not None), keys[0])
+
+
+def one_image(row: Row, *keys: str) -> str | bytes:
+    """One image of the first of `keys` that the row has: a path or encoded bytes, or a list of one.
 
     Raises:
       RecordError: there is none, or more than one.
     """
+    key = first_of(row, keys)
     image = row.get(key)
     if isinstance(image, list) and len(image) == 1:
         image = image[0]
     if not image or not isinstance(image, str | bytes):
-        raise problem(row, f"field '{key}' is {image!r}; give one image")
+        raise problem(row, f"field '{key}' is {cut(image)}; give one image")
     return image
 
 
@@ -56,7 +74,7 @@ def images_of(row: Row, key: str) -> list[Any]:
     images = value if isinstance(value, list) else [] if value is None else [value]
     for number, image in enumerate(images):
         if not image or not isinstance(image, str | bytes):
-            raise problem(row, f"field '{key}', entry {number} is {image!r}; give an image")
+            raise problem(row, f"field '{key}', entry {number} is {cut(image)}; give an image")
     return images
 
 
@@ -66,10 +84,8 @@ def reasoning(row: Row, *keys: str) -> str | None:
     Raises:
       RecordError: its value is not a text with words.
     """
-    found = [row[key] for key in keys if key in row]
-    if found and (not isinstance(found[0], str) or not found[0].strip()):
-        raise problem(row, f"field '{keys[0]}' is {found[0]!r}; give a reasoning text")
-    return found[0] if found else None
+    key = next((key for key in keys if key in row), None)
+    return key and words(row, key)
 
 
 def entries(row: Row, key: str) -> list[Row]:

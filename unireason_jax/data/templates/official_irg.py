@@ -7,7 +7,7 @@ without any flag) is refused, because the rest of such a conversation means some
 import base64
 import binascii
 
-from unireason_jax.data.records import Record, Segment
+from unireason_jax.data.records import Record, Segment, cut
 from unireason_jax.data.templates.official_fields import Row, entries, licence, problem, row_id
 
 
@@ -25,13 +25,13 @@ def irg_row(row: Row) -> Record:
         elif role == "assistant" and isinstance(content, list):
             segments += [_part(row, part) for part in content]
         else:
-            raise problem(row, f"field 'conversation' has an unknown turn of {role!r:.50}")
+            raise problem(row, f"field 'conversation' has an unknown turn of {cut(role)}")
     return Record(row_id(row), tuple(segments), source="irg", licence=licence(row))
 
 
 def _part(row: Row, part: Row) -> Segment:
     if not isinstance(part, dict) or part.get("type") not in ("text", "image"):
-        raise problem(row, f"field 'conversation' has the part {part!r:.100}; give text or image")
+        raise problem(row, f"field 'conversation' has the part {cut(part)}; give text or image")
     if part["type"] == "text":
         return _text(row, "plan", part, learned=True)
     content = part.get("content")
@@ -55,7 +55,7 @@ def _part(row: Row, part: Row) -> Segment:
 def _text(row: Row, role: str, part: Row, *, learned: bool) -> Segment:
     text = part.get("content")
     if not isinstance(text, str) or not text.strip():
-        raise problem(row, f"field 'conversation' has the text {text!r:.100}; give words")
+        raise problem(row, f"field 'conversation' has the text {cut(text)}; give words")
     loss = "text" if _flag(row, part, "need_loss", learned) else "none"
     return Segment("text", role, text=text, loss=loss, drop=True)
 
@@ -63,5 +63,5 @@ def _text(row: Row, role: str, part: Row, *, learned: bool) -> Segment:
 def _flag(row: Row, part: Row, key: str, default: bool) -> bool:
     value = part.get(key, default)
     if not isinstance(value, bool):
-        raise problem(row, f"field 'conversation' has {key}={value!r}; give true or false")
+        raise problem(row, f"field 'conversation' has {key}={cut(value)}; give true or false")
     return value

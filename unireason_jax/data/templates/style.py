@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from unireason_jax.data.records import Next, Record, RecordError, Segment, untag
+from unireason_jax.data.records import Next, Record, RecordError, Segment, cut, untag
 from unireason_jax.data.templates import prompts
 
 
@@ -124,7 +124,8 @@ def required(example: Example, key: str, kind: type | tuple[type, ...] = str) ->
     value = example.get(key)
     name = str(example.get("id", "?"))
     if value is None:
-        raise RecordError(name, None, f"field '{key}' is missing; it has {sorted(example)}")
+        fault = "null" if key in example else f"missing; it has {cut(sorted(example))}"
+        raise RecordError(name, None, f"field '{key}' is {fault}")
     if not isinstance(value, kind):
         raise RecordError(
             name, None, f"field '{key}' is {type(value).__name__}, not {_names(kind)}"

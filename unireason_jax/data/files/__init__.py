@@ -1,0 +1,105 @@
+"""Files that people have, as rows: told by content, read from any row on, in constant memory."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from unireason_jax.data.files import base, json_text, parquet, table, tar
+from unireason_jax.data.files.base import Broken, Place, Row
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".tar")
+"""Of files that are taken from a folder; all but parquet may have `.gz` behind it."""
+KINDS = (
+    "JSON lines, a JSON array of objects, CSV or TSV with a header (an image folder by its "
+    "metadata.jsonl or metadata.csv), tar as WebDataset writes it (all of these also gzipped), "
+    "and parquet"
+)
+_HEAD = 1 << 12
+_WIDE = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
+
+
+def find_files(inputs: Iterable[str | Path]) -> list[Path]:
+    """Files named by paths, folders (those of SUFFIXES inside) and patterns, sorted.
+
+    Raises:
+      FileNotFoundError: an input names nothing.
+      ValueError: an input is a pipe or a device.
+    """
+    found = []
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            files = [file for file in path.rglob("*") if _is_taken(file)]
+        elif path.is_file():
+            files = [path]
+        elif path.exists():
+            raise ValueError(f"{given} is a pipe or a device; write its rows into a file")
+        else:
+            pattern = path.relative_to(path.anchor) if path.anchor else path
+            files = [file for file in Path(path.anchor or ".").glob(str(pattern)) if file.is_file()]
+        if not files:
+            raise FileNotFoundError(
+                f"{given} does not exist or holds no file; check the input (read are {KINDS})"
+            )
+        found += sorted(files)
+    return list(dict.fromkeys(found))
+
+
+def _is_taken(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(SUFFIXES) and path.is_file()
+
+
+def places(path: Path, most: int = 1 << 20) -> Iterator[tuple[Place, int]]:
+    """(place, rows) of rows that are best read together, in order.
+
+    Args:
+      path: the file.
+      most: rows; a unit has no more.
+
+    Raises:
+      ValueError: the file is of no kind that is read, or damaged as a whole.
+    """
+    return kind_of(path).places(path, most)
+
+
+def read_rows(
+    path: Path, first: Place, count: int, fields: parquet.Fields = lambda _: None
+) -> Iterator[Row | Broken]:
+    """`count` rows of a file, from `first` on; what is broken says why.
+
+    Args:
+      path: the file.
+      first: a place that `places` gave.
+      count: rows.
+      fields: which of the columns of a parquet file are read.
+
+    Raises:
+      ValueError: as `places`.
+    """
+    return kind_of(path).rows(path, first, count, fields)
+
+
+def kind_of(path: Path):
+    """The module of this package that reads a file.
+
+    Raises:
+      ValueError: none does; the message names the kinds that are read.
+    """
+    name = path.name.lower().removesuffix(".gz")
+    try:
+        with base.open_bytes(path) as file:
+            head = file.read(_HEAD)
+    except base.DAMAGE as error:
+        raise ValueError(f"{path} cannot be read: {base.said(error)}") from None
+    if head.startswith(parquet.MAGIC) or name.endswith(".parquet"):
+        return parquet
+    if head[tar.MAGIC_AT :].startswith(tar.MAGIC) or name.endswith(".tar"):
+        return tar
+    if head.startswith(_WIDE) or b"\0" in head[:2]:
+        raise ValueError(f"{path} is UTF-16 or UTF-32 text, or no text; write it as UTF-8")
+    if name.endswith((".csv", ".tsv")):
+        return table
+    if head.lstrip(b"\xef\xbb\xbf" + base.BLANK)[:1] in (b"{", b"[", b"") or name.endswith(
+        SUFFIXES
+    ):
+        return json_text
+    raise ValueError(f"{path} is of a kind that is not read; read are {KINDS}")
