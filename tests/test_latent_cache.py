@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import pickle
 import signal
 import sys
 from pathlib import Path
@@ -110,6 +111,17 @@ def test_training_from_the_cache_is_training_online(autoencoder, small_images, t
     final = train.train(Plan(cached, tmp_path / "run"), epath.Path(tmp_path / "run"))
     assert int(final.step) == 3 and int(final.opt_state.skipped) == 0
     assert (tmp_path / "run" / "ae.safetensors").exists()  # the run can be sampled from
+
+
+def test_loader_processes_never_run_the_autoencoder(autoencoder, small_images, tmp_path):
+    pixels, latents = prepared(tmp_path / "pixels", count=4), tmp_path / "latents"
+    encode.main(["encode", *arguments(pixels, autoencoder, latents)])
+    given = {"vae": str(autoencoder), "workers": 2, "rows": 2}
+    with pytest.raises(ConfigError, match=r"data\.workers=2: .*pixels holds images.*workers=0"):
+        experiment.make_pipeline(experiment.create(config_of(pixels, **given)))
+    stored = experiment.make_pipeline(experiment.create(config_of(latents, **given)))
+    assert b"jax" not in pickle.dumps(stored._render).replace(b"unireason_jax", b"")
+    stored.close()
 
 
 def test_every_folder_of_a_config_is_encoded(autoencoder, small_images, tmp_path, capsys):

@@ -174,6 +174,24 @@ def check_latents(sources: Sources, codec: LatentCodec) -> None:
             )
 
 
+def codec_for_workers(sources: Sources, codec: LatentCodec, workers: int) -> LatentCodec:
+    """The codec that loader processes render with: one without JAX, which belongs to this process.
+
+    Raises:
+      ConfigError: they would have to run the autoencoder.
+    """
+    if not workers or not isinstance(codec, vae.Autoencoder):
+        return codec
+    for name, source in sources.items():
+        if not isinstance(source, ArrayRecordSource) or "latents" not in source.manifest:
+            raise ConfigError(
+                f"config.data.workers={workers}: {name} holds images, and loader processes cannot "
+                "run the autoencoder of config.data.vae; set config.data.workers=0, or store the "
+                "latents first (unireason encode)."
+            )
+    return SizeCodec(codec.stride, codec.channels)
+
+
 def _tokenizer(config: ConfigDict, folders: list[Path]) -> Tokenizer:
     """The tokenizer of prepared folders, else the config's, else the world's.
 

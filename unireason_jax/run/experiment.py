@@ -191,6 +191,8 @@ def make_pipeline(
     quarantine = epath.Path(workdir) / "quarantine.jsonl" if workdir and process == 0 else None
     sources, shares = corpus.make_sources(experiment.config, seed=seed, held_out=held_out)
     corpus.check_latents(sources, spec.codec)
+    codec = corpus.codec_for_workers(sources, spec.codec, workers)
+    spec = dataclasses.replace(spec, codec=codec)
     return Pipeline(
         sources,
         spec,
