@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data.toy_records import ToySource, toy_spec
+from unireason_jax import visibility
 from unireason_jax.data.mixture import measure, mix
 from unireason_jax.data.packs import Budgets
 from unireason_jax.data.pipeline import Pipeline
@@ -57,6 +58,26 @@ def test_rows_padded_for_devices_that_share_them_hold_the_same_tokens():
             np.testing.assert_array_equal(mine[name], theirs[name][:, :length])
         assert (theirs["vit_images"][:, 12:] == -1).all()
         assert (mine["vis_lo"] >= 0).sum() == (theirs["vis_lo"] >= 0).sum()
+
+
+def test_counts_come_with_the_batch():
+    pipeline = make()
+    for _ in range(3):
+        batch = next(pipeline)
+        seen = visibility.Visibility(*(batch[f"vis_{n}"] for n in visibility.Visibility._fields))
+        real = seen.lo >= 0
+        pairs = (visibility.dense(seen) & real[:, :, None]).sum()
+        images = [np.unique(row[row >= 0], return_counts=True)[1] for row in batch["vit_images"]]
+        assert pipeline.counts == {
+            "text": real[:, :160].sum(),
+            "vit": (batch["vit_images"] >= 0).sum(),
+            "latent": real[:, 172:].sum(),
+            "labels": (batch["text_weights"] > 0).sum(),
+            "pairs": pairs,
+            "vit_pairs": sum((sizes**2).sum() for sizes in images),
+        }
+        assert pipeline.counts["vit_pairs"] and pipeline.counts["latent"]
+    pipeline.close()
 
 
 def test_hosts_share_the_global_batches_of_one_host():

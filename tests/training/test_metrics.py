@@ -123,10 +123,17 @@ def test_heartbeat_beats_and_reports(capsys):
     assert lines[-1].startswith("compiled train step in 0.")
 
 
+def test_heartbeat_is_the_first_process_s(capsys, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with metrics.heartbeat("train step", every=0.02):
+        time.sleep(0.1)
+    assert capsys.readouterr().out == ""
+
+
 def test_duration_and_memory_and_peak():
     assert [duration(s) for s in (5, 200, 3720)] == ["5s", "3m20s", "1h02m"]
     assert metrics.memory()["memory/host_gib"] > 0.01
-    assert metrics.peak_flops() > 1e8
+    assert metrics.peak_flops() is None  # a CPU has no data sheet to be measured by
 
     class Device:
         platform, device_kind = "gpu", "NVIDIA H200"

@@ -20,6 +20,7 @@ from absl import flags
 from grain.experimental import ElasticIterator
 
 from unireason_jax.data.budgets import advise_budgets, cached_plan
+from unireason_jax.data.counting import COUNTS, count
 from unireason_jax.data.mixture import Mixture, RecordSource, measure, mix
 from unireason_jax.data.packs import Budgets, PackPlan, plan_packs
 from unireason_jax.data.quarantine import Quarantine
@@ -47,8 +48,8 @@ class RenderPack:
     room: Budgets  # tokens of a row: the plan's budgets or a little more
 
     def __call__(self, index: int, pack: int) -> dict[str, np.ndarray]:
-        """The row's arrays, plus notes for `Pipeline`: `_epoch`, `_records` and `_tokens` [3], and
-        `_failed`, the examples that could not be rendered (filled up with -1)."""
+        """The row's arrays, plus notes for `Pipeline`: `_epoch`, `_records`, `_counts` (see
+        `counting`) and `_failed`, the examples that could not be rendered (filled up with -1)."""
         epoch = index // len(self.plan)
         sequences, failed = [], np.full(self.slots, -1, np.int64)
         for slot, example in enumerate(self.plan.pack(pack).tolist()):
@@ -57,10 +58,7 @@ class RenderPack:
             except (RecordError, OSError):
                 failed[slot] = example
         row = assemble(sequences, self.room, self.spec.patch_sizes)
-        tokens = np.zeros(3, np.int64)
-        for sequence in sequences:
-            tokens += sequence.lengths
-        notes = {"_epoch": np.int64(epoch), "_failed": failed, "_tokens": tokens}
+        notes = {"_epoch": np.int64(epoch), "_failed": failed, "_counts": count(row)}
         return row | notes | {"_records": np.int64(len(self.plan.pack(pack)))}
 
     def sequence(self, example: int, epoch: int) -> Sequence:
@@ -89,6 +87,7 @@ class Pipeline:
       plan: the `PackPlan` in use.
       budgets: tokens of a row by stream.
       quarantine: records that failed, with reasons.
+      counts: what the last local batch really held, by the names of `counting.COUNTS`.
     """
 
     def __init__(
@@ -160,6 +159,7 @@ class Pipeline:
             read_options=grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, prefetch)),
             multiprocessing_options=_workers(workers, prefetch),
         )
+        self.counts = dict.fromkeys(COUNTS, 0)
         self._next_row = 0
         self._tokens = np.zeros(3, np.int64)
         self._packs = self._failures = self._records = 0
@@ -204,7 +204,9 @@ class Pipeline:
         self._waited += time.monotonic() - start
         self._next_row += self.rows
         self._packs += self.local_rows
-        self._tokens += batch.pop("_tokens").sum(0)
+        counts = batch.pop("_counts").sum(0)
+        self._tokens += counts[:3]
+        self.counts = dict(zip(COUNTS, counts.tolist()))
         self._records += int(batch.pop("_records").sum())
         self._note_failures(batch.pop("_epoch"), batch.pop("_failed"))
         return batch

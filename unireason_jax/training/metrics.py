@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from unireason_jax.data.counting import COUNTS, count
 from unireason_jax.models.config import BagelConfig
 
 # Dense bf16 FLOP/s of one JAX device, from the vendors' data sheets (a tpu7x chip is two devices).
@@ -40,27 +41,8 @@ def batch_counts(batch: Mapping[str, np.ndarray]) -> dict[str, int]:
       {"text", "vit", "latent": tokens, "labels": text tokens with a loss, "pairs": query-key pairs
       the mask allows, "vit_pairs": pairs inside the vision tower}.
     """
-    text = batch["text_ids"].shape[1]
-    vit = batch["vit_images"]
-    real = batch["vis_lo"] >= 0
-    pairs = vit_pairs = 0
-    for key, lo, hi, own, keep in zip(
-        batch["vis_key"], batch["vis_lo"], batch["vis_hi"], batch["vis_own"], real
-    ):
-        keys = np.sort(key)
-        inside = np.searchsorted(keys, hi, "right") - np.searchsorted(keys, lo, "left")
-        same = np.searchsorted(keys, own, "right") - np.searchsorted(keys, own, "left")
-        pairs += int(np.maximum(inside, 0)[keep].sum() + same[keep & (own >= 0)].sum())
-    for images in vit:
-        vit_pairs += int((np.unique(images[images >= 0], return_counts=True)[1] ** 2).sum())
-    return {
-        "text": int(real[:, :text].sum()),
-        "vit": int((vit >= 0).sum()),
-        "latent": int(real[:, text + vit.shape[1] :].sum()),
-        "labels": int((batch["text_weights"] > 0).sum()),
-        "pairs": pairs,
-        "vit_pairs": vit_pairs,
-    }
+    rows = [dict(zip(batch, arrays)) for arrays in zip(*batch.values())]
+    return dict(zip(COUNTS, sum(map(count, rows)).tolist()))
 
 
 def train_flops(
@@ -96,10 +78,8 @@ def train_flops(
 
 
 def peak_flops(device: jax.Device | None = None) -> float | None:
-    """Peak FLOP/s of one device: a data sheet's, measured on a CPU, None when not known."""
+    """Peak FLOP/s of one device by its data sheet; None where there is none, as for CPUs."""
     device = device or jax.local_devices()[0]
-    if device.platform == "cpu":
-        return measured_flops(1024, jnp.float32, calls=4) / len(jax.local_devices())
     kinds = sorted(PEAK_FLOPS, key=len, reverse=True)
     return next((PEAK_FLOPS[kind] for kind in kinds if kind in device.device_kind), None)
 
@@ -190,7 +170,13 @@ class Profiler:
 
 @contextlib.contextmanager
 def heartbeat(what: str, *, every: float = 10.0) -> Iterator[None]:
-    """Prints "compiling <what> ... n s" while its body runs, and the time it took at the end."""
+    """Prints "compiling <what> ... n s" while its body runs, and the time it took at the end.
+
+    Only the first process prints.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
     done, start = threading.Event(), time.perf_counter()
 
     def beat() -> None:
@@ -204,8 +190,7 @@ def heartbeat(what: str, *, every: float = 10.0) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-    if jax.process_index() == 0:
-        print(f"compiled {what} in {time.perf_counter() - start:.1f} s", flush=True)
+    print(f"compiled {what} in {time.perf_counter() - start:.1f} s", flush=True)
 
 
 class Meter:
