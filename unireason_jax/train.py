@@ -227,7 +227,7 @@ def train(plan: Plan, workdir: epath.Path, *, start_over: bool = False) -> Train
             named = jax.profiler.StepTraceAnnotation("train", step_num=step)
             with named, jax.transfer_guard("disallow"):
                 current, scalars = run(current, batch)
-            counts = global_counts(local)
+            counts = global_counts(plan.pipeline)
             backward = 0.0 if config.loss.detach_und else 2.0
             flops = metrics.train_flops(plan.model, counts, und_backward=backward)
             meter.add(scalars, counts, flops)
@@ -259,9 +259,9 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step > 0 and step % every == 0
 
 
-def global_counts(local: dict[str, Any]) -> dict[str, int]:
+def global_counts(pipeline: Pipeline) -> dict[str, int]:
     """Tokens and pairs of the global batch, estimated from this process's rows."""
-    return {name: n * jax.process_count() for name, n in metrics.batch_counts(local).items()}
+    return {name: n * jax.process_count() for name, n in pipeline.counts.items()}
 
 
 def data_numbers(pipeline: Pipeline) -> dict[str, float]:
