@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from tests.data.toy_records import ToySource, toy_spec
-from unireason_jax import visibility
 from unireason_jax.data.mixture import measure, mix
 from unireason_jax.data.packs import Budgets
 from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.tokens import lengths as record_lengths
+from unireason_jax.rules import visibility
 
 BUDGETS = Budgets(160, 12, 24)
 
