@@ -54,7 +54,7 @@ def get_config(stage: str = "joint") -> ConfigDict:
     config.optim.b2, config.optim.eps = 0.98, 1e-8
     config.optim.ema = 0.997
 
-    config.train.steps = 2800
+    config.train.steps = 1400
     config.train.log_every = 100
     config.train.save_every = 700
     config.eval.every = 700
@@ -72,6 +72,6 @@ def _alignment(config: ConfigDict) -> ConfigDict:
     config.data.examples = 20_000
     config.loss.ce_weight = 1.0
     config.optim.ema = 0.98
-    config.train.steps = config.train.save_every = 400
+    config.train.steps = config.train.save_every = 300
     config.eval.every = 0
     return config

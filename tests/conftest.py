@@ -21,6 +21,11 @@ os.environ.setdefault("UNIREASON_CACHE", str(_CACHE))
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
+from unireason_jax.run import compile_cache  # noqa: E402
+
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+compile_cache.share()
+
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain's workers read an absl flag also outside app.run
 
