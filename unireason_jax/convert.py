@@ -1,8 +1,10 @@
-"""`unireason convert`: released BAGEL or UniReason checkpoints in, and out again.
+"""`unireason convert`: released BAGEL, UniReason or Janus checkpoints in, and out again.
 
     unireason convert --from bagel --input BAGEL-7B-MoT --output runs/bagel
     unireason convert --to bagel --input runs/stage2 --output release --which ema
     unireason convert --to bagel --input runs/bagel --output again --dtype float32
+    unireason convert --from janus --input Janus-Pro-1B --output runs/janus
+    unireason convert --to janus --input runs/janus --output again
     unireason convert --from qwen2 --input Qwen2.5-7B-Instruct --vit siglip --ae ae.safetensors \\
         --output runs/fresh
     unireason convert --from siglip --input siglip --variant small --output runs/fresh
@@ -22,24 +24,18 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from unireason_jax.data.tokenizer import Qwen2Tokenizer
 from unireason_jax.models import functional, huggingface, released, vae
 from unireason_jax.models.archive import DTYPES, Archive, read_json, type_name
-from unireason_jax.models.config import (
-    VARIANTS,
-    BagelConfig,
-    LatentConfig,
-    LLMConfig,
-    to_dict,
-)
-from unireason_jax.models.official_names import Tensor, layout
+from unireason_jax.models.config import BAGEL_VARIANTS, BagelConfig, LatentConfig, LLMConfig
+from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.models.pretrained import FreshStart
-from unireason_jax.run import configuration, first_checkpoint
+from unireason_jax.run import configuration, first_checkpoint, janus_release
 from unireason_jax.run.experiment import AUTOENCODER, CODEC, TOKENIZER
 from unireason_jax.storage import atomic, lock
 from unireason_jax.training import checkpoint
@@ -53,8 +49,8 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-SOURCES = ("bagel", "qwen2", "siglip")
-_BLOCK = 1 << 26
+CARRIED = (CODEC, AUTOENCODER, vae.CONFIG, janus_release.CODES, janus_release.KEPT)
+SOURCES = ("bagel", "janus", "qwen2", "siglip")
 
 
 def from_bagel(source: Path, workdir: Path, *, dtype: str | None, shard_bytes: int) -> list[str]:
@@ -156,8 +152,8 @@ def write_workdir(
                 f"{config.llm.vocab} rows."
             )
     directory = first_checkpoint.new(workdir)
-    files, known = _write_weights(directory, config, archive, dtype, shard_bytes)
-    configuration.save(workdir, workdir_config(config))
+    files, known = first_checkpoint.write_weights(directory, config, archive, dtype, shard_bytes)
+    configuration.save(workdir, configuration.of_model(config, "bagel_7b_mot"))
     lines = [f"{functional.count(functional.abstract(config)):,} parameters", *files]
     if autoencoder is not None and autoencoder.exists():
         with atomic.replacing(workdir / AUTOENCODER) as part:
@@ -171,55 +167,6 @@ def write_workdir(
         lines.append("no tokenizer files found: this workdir can start a training, but not write")
     first_checkpoint.finish(directory, known)
     return lines
-
-
-def _write_weights(
-    directory: Path,
-    config: BagelConfig,
-    archive: Archive | FreshStart,
-    dtype: str | None,
-    shard_bytes: int,
-) -> tuple[list[str], dict[str, list]]:
-    """Streams official tensors into our stacked leaves; result as `_write_leaves`."""
-    table, shapes = layout(config), _shapes(config)
-    kinds = {
-        path: type_name(dtype) if dtype else archive.dtype(t.names[0]) for path, t in table.items()
-    }
-
-    def produce(path: str) -> Iterator[np.ndarray]:
-        for name in table[path].names:
-            yield from _blocks(table[path], archive.read(name), DTYPES[kinds[path]])
-
-    announced = {path: (shapes[path], kinds[path]) for path in table}
-    return first_checkpoint.write_leaves(directory, announced, produce, shard_bytes)
-
-
-def _blocks(tensor: Tensor, official: np.ndarray, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """One tensor in our layout and type, a piece of its first dimension at a time."""
-    ours = tensor.ours(official)
-    count = max(1, len(ours) * _BLOCK // max(1, ours.size * dtype.itemsize)) if ours.ndim else 1
-    for start in range(0, len(ours), count):
-        yield ours[start : start + count].astype(dtype)
-
-
-def _shapes(config: BagelConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every leaf by path."""
-    return {
-        path: (len(t.names), *t.inner) if t.stacked else t.inner
-        for path, t in layout(config).items()
-    }
-
-
-def workdir_config(config: BagelConfig) -> ConfigDict:
-    """A training config whose model has these sizes."""
-    made = configuration.load("configs/common.py")
-    model = to_dict(config)
-    with_vit = model["vit"] is not None
-    if not with_vit:
-        del model["vit"]
-    with made.unlocked():
-        made.model = ConfigDict({"variant": "bagel_7b_mot", "vit_tower": with_vit, **model})
-    return made
 
 
 def to_bagel(
@@ -241,7 +188,7 @@ def to_bagel(
     Raises:
       FileNotFoundError, ValueError: no such run or checkpoint, or it does not fit its config.
     """
-    config = configuration.model_config(configuration.load_workdir(workdir))
+    config = _model_of(workdir, BagelConfig)
     read = leaf_source(workdir, config, which=which, step=step)
     files = huggingface.save(target, config, read, dtype=dtype, shard_bytes=shard_bytes)
     files += first_checkpoint.copy(workdir, target, (AUTOENCODER, vae.CONFIG))
@@ -267,7 +214,7 @@ def to_weights(
     directory = first_checkpoint.new(target)
     files, known = first_checkpoint.write_leaves(directory, leaves, produce, shard_bytes)
     configuration.save(target, made)
-    files += first_checkpoint.copy(workdir, target, (CODEC, AUTOENCODER, vae.CONFIG))
+    files += first_checkpoint.copy(workdir, target, CARRIED)
     words = sorted(path.name for path in (workdir / TOKENIZER).glob("*"))
     files += first_checkpoint.copy(workdir / TOKENIZER, target / TOKENIZER, words)
     first_checkpoint.finish(directory, known)
@@ -304,7 +251,27 @@ def leaf_source(
     return read
 
 
-TARGETS = {"bagel": to_bagel, "weights": to_weights}
+def to_janus(
+    workdir: Path, target: Path, *, which: str, step: int | None, dtype: str, shard_bytes: int
+) -> list[str]:
+    """Writes a run of Janus in the released format; all else as `to_bagel`."""
+    config = _model_of(workdir, JanusConfig)
+    read = leaf_source(workdir, config, which=which, step=step)
+    options = {"dtype": dtype, "shard_bytes": shard_bytes}
+    return janus_release.write(workdir, target, config, read, **options)
+
+
+def _model_of(workdir: Path, kind: type) -> Any:
+    """The sizes of a run. ValueError unless its model is of the kind that the target holds."""
+    config = configuration.model_config(configuration.load_workdir(workdir))
+    if not isinstance(config, kind):
+        is_janus = isinstance(config, JanusConfig)
+        name = "janus" if is_janus else "bagel"
+        raise ValueError(f"{workdir}: its model is written by --to {name}, not by this.")
+    return config
+
+
+TARGETS = {"bagel": to_bagel, "janus": to_janus, "weights": to_weights}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -323,7 +290,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--shard_gib", type=float, default=5.0, help="size of a weight file")
     root.add_argument("--vit", type=Path, help="with --from qwen2: folder of a SigLIP release")
     size = "with --from siglip: size of the language model"
-    root.add_argument("--variant", choices=VARIANTS, default="bagel_7b_mot", help=size)
+    root.add_argument("--variant", choices=BAGEL_VARIANTS, default="bagel_7b_mot", help=size)
     fresh = "with --from qwen2 or siglip"
     root.add_argument("--ae", type=Path, help=f"{fresh}: FLUX's ae.safetensors")
     root.add_argument("--latent_side", type=int, default=64, help=fresh)
@@ -346,10 +313,12 @@ def _convert(given: argparse.Namespace) -> list[str]:
         return TARGETS[given.target](given.input, given.output, **options)
     if given.source == "bagel":
         return from_bagel(given.input, given.output, **options)
+    if given.source == "janus":
+        return janus_release.read(given.input, given.output, **options)
     options |= {"autoencoder": given.ae, "latent_side": given.latent_side, "seed": given.seed}
     parts = (given.input, given.vit)
     if given.source == "siglip":
-        parts = (VARIANTS[given.variant].llm, given.input)
+        parts = (BAGEL_VARIANTS[given.variant].llm, given.input)
     return from_parts(*parts, given.output, **options)
 
 

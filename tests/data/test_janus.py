@@ -16,10 +16,10 @@ class Words:
     """What the comparisons of words and pictures need of a recording."""
 
     def __init__(self, folder):
-        from unireason_jax.models.janus import release
+        from unireason_jax.models.janus import release_config
         from unireason_jax.proof.golden import read
 
-        self.folder, self.config = folder, release.read_config(folder)[0]
+        self.folder, self.config = folder, release_config.read_config(folder)[0]
         self.tokenizer = JanusTokenizer.load(folder / "tokenizer")
         self.file = lambda name: read(folder / f"{name}.safetensors")
 

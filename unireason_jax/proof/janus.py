@@ -14,7 +14,7 @@ from unireason_jax.data.janus import pictures, prompts
 from unireason_jax.data.janus.tokenizer import JanusTokenizer
 from unireason_jax.models import functional
 from unireason_jax.models.archive import Archive, read_json
-from unireason_jax.models.janus import release
+from unireason_jax.models.janus import release, release_config
 from unireason_jax.models.janus.model import Janus
 from unireason_jax.proof.golden import read
 from unireason_jax.proof.verdicts import Report
@@ -37,7 +37,7 @@ class JanusGolden:
     def __init__(self, folder: Path, dtype: str = "float32"):
         """Loads the checkpoint as the converter does. Errors name the file and the tensor."""
         self.folder = Path(folder)
-        self.config, self.tokenizer_config = release.read_config(folder, dtype=dtype)
+        self.config, self.tokenizer_config = release_config.read_config(folder, dtype=dtype)
         archive = Archive(release.find_weights(folder))
         release.check(archive, self.config, self.tokenizer_config)
         self.params = release.load(archive, self.config)

@@ -20,7 +20,7 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from unireason_jax.models.config import VARIANTS, BagelConfig, variant
+from unireason_jax.models.config import VARIANTS, ModelConfig, to_dict, variant
 from unireason_jax.run import hardware
 from unireason_jax.storage import atomic
 from unireason_jax.training.objective import LossConfig
@@ -237,7 +237,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         raise ConfigError(f"config.{where}: {error}") from None
 
 
-def model_config(config: ConfigDict, platform: str | None = None) -> BagelConfig:
+def model_config(config: ConfigDict, platform: str | None = None) -> ModelConfig:
     """The model's shape: the variant of `config.model`, with the leaves that are not None.
 
     Args:
@@ -260,6 +260,18 @@ def model_config(config: ConfigDict, platform: str | None = None) -> BagelConfig
     if changes.get("dtype") == "auto":
         changes["dtype"] = hardware.native_dtype(platform)
     return variant(name, **changes)
+
+
+def of_model(model: ModelConfig, name: str) -> ConfigDict:
+    """A training config whose model has these sizes; `name` is a variant of the same kind."""
+    made = load("configs/common.py")
+    values = to_dict(model)
+    with_vit = values["vit"] is not None
+    if not with_vit:
+        del values["vit"]
+    with made.unlocked():
+        made.model = ConfigDict({"variant": name, "vit_tower": with_vit, **values})
+    return made
 
 
 def loss_config(config: ConfigDict) -> LossConfig:

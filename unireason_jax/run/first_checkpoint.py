@@ -5,14 +5,19 @@ interrupted command has left is thrown away by the next.
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from unireason_jax.models.archive import DTYPES, write_archive
+from unireason_jax.models.archive import DTYPES, type_name, write_archive
+from unireason_jax.models.config import ModelConfig
+from unireason_jax.models.official_names import Tensor, layout
 from unireason_jax.storage import atomic
 from unireason_jax.training import checkpoint
+
+_BLOCK = 1 << 26
 
 
 def new(workdir: Path) -> Path:
@@ -42,6 +47,43 @@ def write_leaves(
     files = write_archive(directory, "params", leaves, produce, shard_bytes=shard_bytes)
     known = {path: [list(shape), str(DTYPES[kind])] for path, (shape, kind) in leaves.items()}
     return [f"{checkpoint.FOLDER}/0/{name}" for name in files], known
+
+
+def write_weights(
+    directory: Path,
+    config: ModelConfig,
+    archive: Any,
+    dtype: str | None,
+    shard_bytes: int,
+) -> tuple[list[str], dict[str, list]]:
+    """Streams tensors of an archive into our stacked leaves; result as `write_leaves`."""
+    table, shapes = layout(config), _shapes(config)
+    kinds = {
+        path: type_name(dtype) if dtype else archive.dtype(t.names[0]) for path, t in table.items()
+    }
+
+    def produce(path: str) -> Iterator[np.ndarray]:
+        for name in table[path].names:
+            yield from _blocks(table[path], archive.read(name), DTYPES[kinds[path]])
+
+    announced = {path: (shapes[path], kinds[path]) for path in table}
+    return write_leaves(directory, announced, produce, shard_bytes)
+
+
+def _blocks(tensor: Tensor, official: np.ndarray, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """One tensor in our layout and type, a piece of its first dimension at a time."""
+    ours = tensor.ours(official)
+    count = max(1, len(ours) * _BLOCK // max(1, ours.size * dtype.itemsize)) if ours.ndim else 1
+    for start in range(0, len(ours), count):
+        yield ours[start : start + count].astype(dtype)
+
+
+def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every leaf by path."""
+    return {
+        path: (len(t.names), *t.inner) if t.stacked else t.inner
+        for path, t in layout(config).items()
+    }
 
 
 def finish(directory: Path, leaves: dict[str, list]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from unireason_jax.models.archive import Archive
 from unireason_jax.models.config import VARIANTS, from_dict, to_dict
-from unireason_jax.models.janus import release
+from unireason_jax.models.janus import release, release_config
 from unireason_jax.models.janus.config import VQConfig
 
 CONFIG = "config.json"
@@ -77,7 +77,7 @@ def folder(janus_goldens, tmp_path):
 def test_what_is_not_implemented_is_refused_by_name(folder, keys, value):
     field = {"gen_head_config": "gen_head"}.get(keys[0], keys[-1])
     with pytest.raises(ValueError, match=rf"config.json: .*{field}"):
-        release.read_config(folder(*keys, value=value))
+        release_config.read_config(folder(*keys, value=value))
 
 
 def test_sizes_are_read_and_not_assumed(folder):
@@ -86,7 +86,7 @@ def test_sizes_are_read_and_not_assumed(folder):
     folder("language_config", "rms_norm_eps", value=1e-5)
     folder("tiny_overrides", "vq", "group_norm_eps", value=1e-5)
     path = folder("language_config", "num_key_value_heads", value=2)
-    config, tokenizer = release.read_config(path)
+    config, tokenizer = release_config.read_config(path)
     assert (config.vit.layers, config.llm.kv_heads) == (2, 2)
     assert (config.llm.rope_theta, config.llm.norm_eps) == (5e4, 1e-5)
     assert tokenizer.norm_eps == 1e-5
@@ -102,6 +102,6 @@ def test_sizes_are_read_and_not_assumed(folder):
 )
 def test_weights_that_do_not_fit_are_refused_by_name(janus_goldens, folder, keys, value, message):
     archive = Archive(release.find_weights(janus_goldens))
-    sizes = release.read_config(folder(*keys, value=value))
+    sizes = release_config.read_config(folder(*keys, value=value))
     with pytest.raises(ValueError, match=message):
         release.check(archive, *sizes)

@@ -5,7 +5,7 @@ files of the processor and the tokenizer. The tower and the VQ model are looked 
 sizes that the official code has no name for stand in `tiny_overrides`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,26 +14,15 @@ import numpy as np
 from etils import epath
 
 from unireason_jax.models import convolutional, functional
-from unireason_jax.models.archive import DTYPES, read_json, type_name
+from unireason_jax.models.archive import DTYPES, Archive, type_name
 from unireason_jax.models.huggingface import leaf_reader
 from unireason_jax.models.janus import names, vq
-from unireason_jax.models.janus.config import CodesConfig, JanusConfig, VQConfig
+from unireason_jax.models.janus.config import JanusConfig, VQConfig
 from unireason_jax.models.official_names import layout
-from unireason_jax.models.released import MOST_LAYERS, expect, number, size
-from unireason_jax.models.sizes import LLMConfig, ViTConfig
+from unireason_jax.models.sizes import ViTConfig
+from unireason_jax.models.torch_archive import TorchArchive
 
-WEIGHTS = ("model.safetensors", "weights.safetensors")
-EXTRA = "tiny_overrides"
-TOWERS: dict[str, dict[str, Any]] = {
-    "siglip_large_patch16_384": {
-        "image_size": 384,
-        "patch_size": 16,
-        "width": 1024,
-        "layers": 24,
-        "heads": 16,
-        "mlp_ratio": 4,
-    }
-}
+WEIGHTS = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 
 
 def find_weights(folder: epath.PathLike) -> epath.Path:
@@ -45,121 +34,10 @@ def find_weights(folder: epath.PathLike) -> epath.Path:
     raise FileNotFoundError(f"{folder}: no weights; looked for {', '.join(files)}.")
 
 
-def read_config(folder: epath.PathLike, **policies: Any) -> tuple[JanusConfig, VQConfig]:
-    """The sizes of a released model and of its VQ tokenizer, from its config.json.
-
-    Args:
-      folder: the checkpoint folder.
-      **policies: `dtype`, `remat`, `attention`, `chunk` of JanusConfig.
-
-    Raises:
-      FileNotFoundError, ValueError: the file is missing, or a field is, or asks for what is not
-        implemented.
-    """
-    file = epath.Path(folder) / "config.json"
-    values = read_json(file)
-    expect(values, file, model_type="multi_modality")
-    part = {name: _table(values, f"{name}_config", file) for name in _PARTS}
-    params = {name: _table(value, "params", file) for name, value in part.items()}
-    for name in ("aligner", "gen_aligner"):
-        expect(params[name], file, projector_type="mlp_gelu", depth=2)
-    expect(part["gen_vision"], file, cls="VQ-16")
-    own = _table(values, EXTRA, file)
-    llm, vit = _llm(part["language"], file), _tower(params["vision"], own, file)
-    tokenizer = _vq(_table(own, "vq", file), file)
-    codes = CodesConfig(
-        size=size(params["gen_head"], "image_token_size", file, tokenizer.codes),
-        width=size(params["gen_vision"], "n_embed", file, tokenizer.code_width),
-        side=size(params["vision"], "image_size", file, 384) // tokenizer.stride,
-    )
-    if codes.size != tokenizer.codes:
-        raise ValueError(
-            f"{file}: gen_head predicts {codes.size} codes, but the codebook has {tokenizer.codes}."
-        )
-    return JanusConfig(llm=llm, codes=codes, vit=vit, **policies), tokenizer
-
-
-_PARTS = ("vision", "aligner", "gen_vision", "gen_aligner", "gen_head", "language")
-
-
-def _llm(values: Mapping[str, Any], file: epath.Path) -> LLMConfig:
-    """Sizes of the language model; what is missing defaults as in transformers' LlamaConfig."""
-    plain = {"attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False}
-    expect(values, file, hidden_act="silu", **plain)
-    rope = _table(values, "rope_parameters", file) or _table(values, "rope_scaling", file)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    expect({"rope_scaling": kind}, file, rope_scaling="default")
-    width = size(values, "hidden_size", file, 4096)
-    heads = size(values, "num_attention_heads", file, 32)
-    return LLMConfig(
-        width=width,
-        layers=size(values, "num_hidden_layers", file, 32, most=MOST_LAYERS),
-        heads=heads,
-        kv_heads=size(values, "num_key_value_heads", file, heads),
-        head_dim=size(values, "head_dim", file, max(width // heads, 1)),
-        mlp=size(values, "intermediate_size", file, 11008),
-        vocab=size(values, "vocab_size", file, 32000),
-        rope_theta=number({**values, **rope}, "rope_theta", file, 1e4),
-        norm_eps=number(values, "rms_norm_eps", file, 1e-6),
-        qk_norm=False,
-        qkv_bias=False,
-        experts=1,
-    )
-
-
-def _tower(params: Mapping[str, Any], own: Mapping[str, Any], file: epath.Path) -> ViTConfig:
-    """Sizes of the vision tower: those of its name, cut to the layers that are selected."""
-    expect(params, file, select_feature="same")
-    name = params.get("model_name", "siglip_large_patch16_384")
-    table = _table(own, "siglip", file) or TOWERS.get(str(name))
-    if table is None:
-        raise ValueError(f"{file}: model_name {name!r} is unknown; known is {', '.join(TOWERS)}.")
-    every = size(table, "layers", file, most=MOST_LAYERS)
-    select = params.get("select_layer", -1)
-    if type(select) is not int:
-        raise ValueError(f"{file}: field 'select_layer' is {select!r}; it must be a whole number.")
-    layers = min(every, select if select > 0 else every + select + 1)
-    if layers < 1:
-        raise ValueError(f"{file}: select_layer {select} leaves none of {every} layers.")
-    width, patch = size(table, "width", file), size(table, "patch_size", file)
-    pixels = size(params, "image_size", file, size(table, "image_size", file, 384))
-    return ViTConfig(
-        width=width,
-        layers=layers,
-        heads=size(table, "heads", file),
-        mlp=int(width * number(table, "mlp_ratio", file, 4)),
-        patch=patch,
-        side=pixels // patch,
-        norm_eps=number(table, "norm_eps", file, 1e-6),
-        gelu="erf",
-    )
-
-
-def _vq(own: Mapping[str, Any], file: epath.Path) -> VQConfig:
-    """Sizes of the VQ tokenizer. The official class has its own, whatever the config says."""
-    base = VQConfig()
-    levels = own.get("ch_mult", base.multipliers)
-    if not isinstance(levels, list | tuple) or not levels or {type(x) for x in levels} != {int}:
-        raise ValueError(f"{file}: field 'ch_mult' is {levels!r}; it must be a list of numbers.")
-    return VQConfig(
-        image_channels=size(own, "out_channels", file, base.image_channels),
-        channels=size(own, "ch", file, base.channels),
-        multipliers=tuple(levels),
-        blocks=size(own, "num_res_blocks", file, base.blocks, most=MOST_LAYERS),
-        latents=size(own, "z_channels", file, base.latents),
-        codes=size(own, "codebook_size", file, base.codes),
-        code_width=size(own, "codebook_embed_dim", file, base.code_width),
-        groups=size(own, "group_norm_groups", file, base.groups),
-        norm_eps=number(own, "group_norm_eps", file, base.norm_eps),
-    )
-
-
-def _table(values: Mapping[str, Any], name: str, file: epath.Path) -> Mapping[str, Any]:
-    """A JSON object inside another; empty if it is missing. ValueError names file and field."""
-    found = values.get(name) or {}
-    if not isinstance(found, dict):
-        raise ValueError(f"{file}: field {name!r} is no table.")
-    return found
+def open_weights(folder: epath.PathLike) -> Archive | TorchArchive:
+    """The weights of a folder, in either format. Errors are those of the two classes."""
+    path = find_weights(folder)
+    return TorchArchive(path) if ".bin" in path.suffixes else Archive(path)
 
 
 class Parts:
@@ -318,17 +196,19 @@ def load_vq(archive: Any, tokenizer: VQConfig) -> vq.Params:
 
 def official(config: JanusConfig, parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Parts by the names of `names.pattern` as official tensors: thirds joined, as released."""
-    found = {}
-    for name, value in parts.items():
-        if name.endswith("#0"):
-            thirds = [parts[f"{names.whole(name)}#{i}"] for i in range(3)]
-            found[names.whole(name)] = np.concatenate(thirds)
-        elif name == names.PATCH:
-            patch = config.vit.patch
-            found[name] = value.reshape(-1, patch, patch, 3).transpose(0, 3, 1, 2)
-        elif "#" not in name:
-            found[name] = value[None] if name == names.POSITION else value
-    return found
+    found: dict[str, list[np.ndarray]] = {}
+    for name in sorted(parts):
+        found.setdefault(names.whole(name), []).append(parts[name])
+    return {name: joined(config, name, given) for name, given in found.items()}
+
+
+def joined(config: JanusConfig, name: str, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The official tensor of its parts, in order."""
+    value = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    if name == names.PATCH:
+        patch = config.vit.patch
+        return value.reshape(-1, patch, patch, 3).transpose(0, 3, 1, 2)
+    return value[None] if name == names.POSITION else value
 
 
 def _fused(name: str) -> bool:
