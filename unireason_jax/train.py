@@ -27,7 +27,7 @@ from unireason_jax.evals.loss import LossEvaluator
 from unireason_jax.models import functional
 from unireason_jax.models.archive import ArchiveError
 from unireason_jax.pictures import packed_row
-from unireason_jax.pods import pod, sharding
+from unireason_jax.pods import batches, pod, sharding
 from unireason_jax.pods.preemption import StopSignal
 from unireason_jax.pods.watchdog import Watchdog
 from unireason_jax.run import compile_cache, configuration, corpus, forecast
@@ -223,7 +223,7 @@ def train(plan: Plan, workdir: epath.Path, *, start_over: bool = False) -> Train
             profiler.at(step)
             with meter.clock("data"):
                 local = next(plan.pipeline)
-                batch = sharding.global_batch(plan.mesh, local)
+                batch = batches.global_batch(plan.mesh, local)
             named = jax.profiler.StepTraceAnnotation("train", step_num=step)
             with named, jax.transfer_guard("disallow"):
                 current, scalars = run(current, batch)
@@ -295,7 +295,7 @@ def dry_run(plan: Plan, workdir: epath.Path) -> None:
     print(forecast.path_list(plan.abstract.params, plan.optimizer))
     print(run_lines(plan))
     print(forecast.batch_table(batch))
-    rows = config.data.rows // (sharding.row_parts(mesh) * plan.microbatches)
+    rows = config.data.rows // (batches.row_parts(mesh) * plan.microbatches)
     text, vit, gen = (batch[name][0][1] for name in ("text_ids", "vit_images", "latent_weights"))
     tokens = {"und": text + vit, "gen": gen, "text": text}
     activations = forecast.activation_bytes(plan.model, plan.loss, rows=rows, **tokens)

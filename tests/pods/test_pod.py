@@ -16,13 +16,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 START = """
 import os, sys, time
 import jax, jax.numpy as jnp, numpy as np
-from unireason_jax import pod, sharding, watchdog
+from unireason_jax.pods import batches, pod, sharding, watchdog
 sharding.initialize_distributed()
 me = jax.process_index()
 mesh = sharding.make_mesh({"data": jax.device_count()})
 total = jax.jit(jnp.sum, out_shardings=sharding.replicated(mesh))
 def meet():
-    batch = sharding.global_batch(mesh, {"x": np.full((1, 4), me + 1.0, np.float32)})
+    batch = batches.global_batch(mesh, {"x": np.full((1, 4), me + 1.0, np.float32)})
     return float(total(batch["x"]))
 """
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from unireason_jax.pods import sharding
+from unireason_jax.pods import batches, sharding
 
 SIZES = {"data": 2, "fsdp": 2, "tensor": 2, "context": 1}
 
@@ -56,7 +56,7 @@ def test_mesh_has_auto_axes_in_order():
     mesh = sharding.make_mesh(SIZES)
     assert mesh.axis_names == sharding.AXES
     assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
-    assert sharding.row_parts(mesh) == 4
+    assert batches.row_parts(mesh) == 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,17 +141,6 @@ def test_a_gathered_parameter_has_a_gradient_where_it_is_stored():
         grad = jax.jit(jax.grad(loss))(table)
     assert grad.sharding.spec == P("tensor", "fsdp")
     np.testing.assert_array_equal(grad, 2 * table)
-
-
-def test_global_batch_divides_rows():
-    mesh = sharding.make_mesh(SIZES)
-    batch = {"ids": np.arange(12, dtype=np.int32).reshape(4, 3), "none": np.zeros((4, 0))}
-    placed = sharding.global_batch(mesh, batch)
-    assert placed["ids"].sharding.spec == P(("data", "fsdp"))
-    assert {s.data.shape for s in placed["ids"].addressable_shards} == {(1, 3)}
-    np.testing.assert_array_equal(placed["ids"], batch["ids"])
-    with pytest.raises(ValueError, match="3 rows cannot be divided"):
-        sharding.global_batch(mesh, {"ids": np.zeros((3, 2))})
 
 
 def test_cluster_detection():

@@ -11,7 +11,7 @@ import pytest
 from tests.batches import packed_batch
 from unireason_jax.models import functional
 from unireason_jax.models.config import variant
-from unireason_jax.pods import sharding
+from unireason_jax.pods import batches, sharding
 from unireason_jax.rules import flow
 from unireason_jax.training import objective, optim, state
 from unireason_jax.training.objective import LossConfig
@@ -171,7 +171,7 @@ def test_the_step_is_the_same_on_any_mesh(params, one_device_step, sizes):
     with jax.set_mesh(mesh):
         placed = state.initialize(lambda: jax.device_get(params), optimizer, places)
         run = jax.jit(step, donate_argnums=0, out_shardings=(places, None))
-        spread, spread_metrics = run(placed, sharding.global_batch(mesh, batch))
+        spread, spread_metrics = run(placed, batches.global_batch(mesh, batch))
     assert spread.params["head"]["kernel"].sharding == places.params["head"]["kernel"]
     for name in ("loss", "grad_norm"):
         np.testing.assert_allclose(spread_metrics[name], metrics[name], rtol=1e-4)

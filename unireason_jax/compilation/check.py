@@ -17,7 +17,7 @@ from unireason_jax.compilation import figures, hlo, programs, summary, topology
 from unireason_jax.compilation.reference import reference_row
 from unireason_jax.data.packs import Budgets
 from unireason_jax.models import functional
-from unireason_jax.pods import sharding
+from unireason_jax.pods import batches
 from unireason_jax.run.program import TrainProgram
 from unireason_jax.storage import atomic
 from unireason_jax.training import metrics
@@ -101,7 +101,7 @@ def describe(plan: TrainProgram, budgets: Budgets, memory: Any, text: str) -> di
         und_trained=not plan.loss.detach_und,
     )
     trains = "train_step" in text.split("\n", 1)[0]
-    rows = config.data.rows if trains else sharding.row_parts(plan.mesh)
+    rows = config.data.rows if trains else batches.row_parts(plan.mesh)
     found: dict[str, Any] = {
         "device": plan.mesh.devices.flat[0].device_kind,
         "devices": plan.mesh.size,

@@ -14,7 +14,7 @@ from unireason_jax.data.rows import row_spec
 from unireason_jax.inference import cache, sampler
 from unireason_jax.models import functional
 from unireason_jax.models.config import BagelConfig
-from unireason_jax.pods import sharding
+from unireason_jax.pods import batches, sharding
 from unireason_jax.run import configuration, experiment
 from unireason_jax.run.program import TrainProgram
 from unireason_jax.training.state import with_shardings
@@ -60,7 +60,7 @@ def lower(
 def _lower_sampler(name: str, program: TrainProgram, budgets: Budgets) -> jax.stages.Lowered:
     """`sampler.write_text` or `sampler.draw_image` for one conversation per data x fsdp device."""
     mesh = program.mesh
-    rows = sharding.row_parts(mesh)
+    rows = batches.row_parts(mesh)
     model, shapes = _for_sampling(program.model)
     params = with_shardings(
         shapes, sharding.shardings(mesh, shapes, functional.logical_axes(model))
@@ -116,12 +116,12 @@ def _markers(model: BagelConfig) -> cache.Markers:
 
 def _rows(mesh: jax.sharding.Mesh, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
     """An array with its rows spread over the mesh."""
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.batch_sharding(mesh))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=batches.batch_sharding(mesh))
 
 
 def _cache(program: TrainProgram, rows: int, slots: int) -> cache.Cache:
     """A cache with its rows spread as the reasoner spreads them."""
     made: Mapping[str, Any] = jax.eval_shape(lambda: cache.empty(program.model, rows, slots))
-    flat = sharding.batch_sharding(program.mesh)
+    flat = batches.batch_sharding(program.mesh)
     wide = NamedSharding(program.mesh, PartitionSpec(None, *flat.spec))
     return with_shardings(made, cache.Cache(k=wide, v=wide, lengths=flat, positions=flat))

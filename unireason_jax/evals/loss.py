@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from unireason_jax.models.config import BagelConfig
-from unireason_jax.pods import sharding
+from unireason_jax.pods import batches
 from unireason_jax.training import objective
 from unireason_jax.training.objective import LossConfig
 from unireason_jax.training.optim import Params
@@ -44,7 +44,7 @@ class LossEvaluator:
     def __call__(self, params: Params) -> dict[str, float]:
         """Scores of the weights: {"eval/loss", "eval/loss/ce", "eval/loss/flow", ...}."""
         parts = [
-            self._sums(params, sharding.global_batch(self._mesh, batch)) for batch in self._batches
+            self._sums(params, batches.global_batch(self._mesh, batch)) for batch in self._batches
         ]
         total = jax.tree.map(lambda *x: np.sum(x, dtype=np.float64), *jax.device_get(parts))
         scores = jax.device_get(objective.combine(*total, self._loss)[1])

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from unireason_jax.data.tokens import SequenceSpec
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference.cache import Cache, Markers
-from unireason_jax.pods import sharding
+from unireason_jax.pods import batches, sharding
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Engine:
         """A [B, ...] host array on the device or, with its rows spread, on the mesh."""
         if self.mesh is None:
             return jnp.asarray(array)
-        return jax.device_put(array, sharding.batch_sharding(self.mesh))
+        return jax.device_put(array, batches.batch_sharding(self.mesh))
 
     def spread(self, cache: Cache) -> Cache:
         """A cache with its rows, and its heads on a `tensor` axis, spread over the mesh."""
@@ -55,7 +55,7 @@ class Engine:
             return cache
         names = ("layers", "batch", None, "kv_heads", None)
         spec = sharding.fitted_spec(cache.k.shape, names, self.mesh.shape)
-        wide, flat = NamedSharding(self.mesh, spec), sharding.batch_sharding(self.mesh)
+        wide, flat = NamedSharding(self.mesh, spec), batches.batch_sharding(self.mesh)
         return jax.device_put(cache, Cache(k=wide, v=wide, lengths=flat, positions=flat))
 
     def empty(self, rows: int, slots: int) -> Cache:
@@ -74,7 +74,7 @@ class Engine:
 
         A power of two and a multiple of the mesh; few sizes mean few compiled programs.
         """
-        parts = 1 if self.mesh is None else sharding.row_parts(self.mesh)
+        parts = 1 if self.mesh is None else batches.row_parts(self.mesh)
         rows = min(bucket(count, 1), bucket(most, 1))
         return -(-rows // parts) * parts
 

@@ -291,39 +291,6 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch over `data` and `fsdp`; the other dimensions whole."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-
-
-def row_parts(mesh: Mesh) -> int:
-    """Into how many parts the rows of a batch are divided: data x fsdp."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
-
-
-def global_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """This process's rows of a batch as global arrays, rows over `data` x `fsdp`.
-
-    Args:
-      mesh: the mesh.
-      batch: numpy arrays with leading rows, the same number in every process.
-
-    Raises:
-      ValueError: the global number of rows is not a multiple of data x fsdp.
-    """
-    rows = next(iter(batch.values())).shape[0] * jax.process_count()
-    if rows % row_parts(mesh):
-        raise ValueError(
-            f"batch: {rows} rows cannot be divided over data x fsdp = {row_parts(mesh)} devices; "
-            "set --config.data.rows to a multiple of it."
-        )
-    sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in batch.items()
-    }
-
-
 def initialize_distributed(environment: Mapping[str, str] | None = None) -> int:
     """Joins the processes of a pod; call it before anything touches a device.
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from unireason_jax.models import functional
 from unireason_jax.models.config import BagelConfig
-from unireason_jax.pods import sharding
+from unireason_jax.pods import batches, sharding
 from unireason_jax.run import configuration
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.training import objective, state
@@ -50,8 +50,8 @@ class TrainProgram:
         self.optimizer = make_optimizer(configuration.optim_config(config), logical)
         self.mesh = sharding.configured_mesh(config.mesh, devices)
         self.microbatches = config.train.microbatches
-        parts = sharding.row_parts(self.mesh) * self.microbatches
-        if config.data.rows % parts or sharding.row_parts(self.mesh) % jax.process_count():
+        parts = batches.row_parts(self.mesh) * self.microbatches
+        if config.data.rows % parts or batches.row_parts(self.mesh) % jax.process_count():
             raise ConfigError(
                 f"config.data.rows={config.data.rows} must be a multiple of data x fsdp x "
                 f"microbatches = {parts}, and data x fsdp of the {jax.process_count()} processes."
@@ -62,7 +62,7 @@ class TrainProgram:
 
     def abstract_batch(self, spec: BatchSpec) -> dict[str, jax.ShapeDtypeStruct]:
         """A global batch given shape and dtype of its arrays, rows over `data` x `fsdp`."""
-        rows = sharding.batch_sharding(self.mesh)
+        rows = batches.batch_sharding(self.mesh)
         return {
             name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
             for name, (shape, dtype) in spec.items()

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unireason_jax.models import functional
-from unireason_jax.pods import sharding
+from unireason_jax.pods import batches
 from unireason_jax.run.experiment import Plan
 from unireason_jax.training import state
 
@@ -73,7 +73,7 @@ def _step(
     with jax.set_mesh(plan.mesh):
         init = functools.partial(functional.init, plan.model, jax.random.key(plan.config.seed))
         current = state.initialize(init, plan.optimizer, plan.shardings)
-        batch = sharding.global_batch(plan.mesh, local)
+        batch = batches.global_batch(plan.mesh, local)
         step = plan.lower_step(plan.batch_spec()).compile()
         for _ in range(1 + steps):
             start, start_cpu = time.perf_counter(), time.process_time()

@@ -17,7 +17,7 @@ import numpy as np
 from unireason_jax.compilation.reference import reference_row
 from unireason_jax.data.packs import Budgets
 from unireason_jax.models import functional
-from unireason_jax.pods import sharding
+from unireason_jax.pods import batches
 from unireason_jax.run import configuration
 from unireason_jax.run.program import TrainProgram
 from unireason_jax.training import metrics
@@ -60,7 +60,7 @@ def run(
     spec = {k: ((rows, *v.shape[1:]), v.dtype) for k, v in row.items()}
     key = jax.random.key(0)
     with jax.set_mesh(program.mesh):
-        batch = sharding.global_batch(
+        batch = batches.global_batch(
             program.mesh, {k: np.repeat(v, rows // jax.process_count(), 0) for k, v in row.items()}
         )
         state = initialize(
