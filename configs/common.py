@@ -171,6 +171,7 @@ def get_config() -> ConfigDict:
     config.mesh = ConfigDict(
         {"preset": "", "data": 1, "fsdp": -1, "tensor": 1, "context": 1, "slices": 1}
     )
-    # Loss on held-out packs every so many steps (0: never): examples drawn, batches used.
-    config.eval = ConfigDict({"every": 0, "examples": 512, "batches": 4})
+    # Loss on held-out packs every so many steps (0: never): examples drawn, batches used; and so
+    # many held-out prompts are drawn with plan, draft and refined image (one process only).
+    config.eval = ConfigDict({"every": 0, "examples": 512, "batches": 4, "samples": 0})
     return config

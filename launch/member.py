@@ -24,7 +24,7 @@ from jax._src import compiler, distributed
 
 from unireason_jax import train
 from unireason_jax.data.pipeline import Pipeline
-from unireason_jax.run import configuration, experiment
+from unireason_jax.run import experiment, overrides
 
 
 class Recorder:
@@ -99,7 +99,7 @@ def main() -> None:
             self.pipeline = Recorder(self.pipeline, ledger / f"{jax.process_index()}.jsonl")
 
     train.Plan = RecordedPlan
-    app.run(train.main, flags_parser=configuration.parse_flags)
+    app.run(train.main, flags_parser=overrides.parse_flags)
 
 
 if __name__ == "__main__":

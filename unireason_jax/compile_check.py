@@ -13,6 +13,7 @@ status 1 and says why when the program does not fit.
 """
 
 import contextlib
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ from ml_collections import config_flags
 
 from unireason_jax.compilation import programs, summary
 from unireason_jax.compilation.check import DoesNotFit, check, require_fit, save
-from unireason_jax.run import configuration
+from unireason_jax.run import overrides
 from unireason_jax.run.configuration import ConfigError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/tiny.py.")
@@ -74,4 +75,5 @@ def _be_a_host(where: str) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=configuration.parse_flags)
+    own = (CONFIG, TOPOLOGY, PROGRAM, NAME, OUT, TABLE)
+    app.run(main, flags_parser=functools.partial(overrides.parse_flags, about=__doc__, own=own))

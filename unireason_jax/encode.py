@@ -42,7 +42,7 @@ from unireason_jax.data.tokenizer import load_tokenizer
 from unireason_jax.data.tokens import LatentCodec, SequenceSpec, latent_pixels, lengths
 from unireason_jax.models import vae
 from unireason_jax.pods import pod, sharding
-from unireason_jax.run import command_line, compile_cache, configuration, corpus
+from unireason_jax.run import command_line, compile_cache, corpus, overrides
 from unireason_jax.world.basis import PatchBasis
 
 _PATIENCE = 30 * 24 * 3600.0  # seconds that a process waits for the slowest one
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command line `argv` (program name first); errors are one line and exit status 1."""
     try:
         options = _flags(argv)
-        if not command_line.parse(options, argv, __doc__, read=configuration.read_flags):
+        if not command_line.parse(options, argv, __doc__, read=overrides.read_flags):
             return
         jobs, file = _request(options)
     except (flags.Error, ValueError, OSError) as error:

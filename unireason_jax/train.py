@@ -30,7 +30,7 @@ from unireason_jax.pictures import packed_row
 from unireason_jax.pods import batches, pod, sharding
 from unireason_jax.pods.preemption import StopSignal
 from unireason_jax.pods.watchdog import Watchdog
-from unireason_jax.run import compile_cache, configuration, corpus, forecast
+from unireason_jax.run import compile_cache, configuration, corpus, forecast, overrides
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.experiment import Plan
 from unireason_jax.storage import atomic
@@ -319,4 +319,5 @@ def show_packs(plan: Plan, workdir: epath.Path) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=configuration.parse_flags)
+    own = (CONFIG, WORKDIR, DRY_RUN, SWEEP_INDEX, START_OVER)
+    app.run(main, flags_parser=functools.partial(overrides.parse_flags, about=__doc__, own=own))

@@ -1,16 +1,21 @@
 """Config files load, override and sweep; mistakes are answered with the nearest right key."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
 from unireason_jax.models.config import variant
-from unireason_jax.run import configuration
+from unireason_jax.run import configuration, meanings, overrides
 from unireason_jax.run.configuration import ConfigError
 
 COMMON = "configs/common.py"
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -117,7 +122,7 @@ def parsed(monkeypatch, config_file):
         named = any(argument.split("=")[0] == "--config" for argument in arguments)
         argv = ["train", *([] if named else [f"--config={config_file}"]), *arguments]
         monkeypatch.setattr("sys.argv", argv)  # config_flags looks there for overrides
-        configuration.parse_flags(argv)
+        overrides.parse_flags(argv)
         return values.config
 
     return parse
@@ -148,3 +153,102 @@ def test_the_repository_s_configs_are_found_from_anywhere(parsed, monkeypatch, t
     monkeypatch.chdir(tmp_path)
     config = parsed(*flag, "--config.train.steps=7")
     assert config.model.variant == "nano" and config.train.steps == 7
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        ("--config.learning_rate=1", "optim.lr"),
+        ("--config.optim.learningRate=1", "optim.lr"),
+        ("--config.train.batch_size=8", "data.rows"),
+        ("--config.epochs=3", "train.steps"),
+        ("--config.optim.wd=0.1", "optim.weight_decay"),
+        ("--config.grad_clip=1", "optim.clip_norm"),
+        ("--config.gradient_accumulation_steps=2", "train.microbatches"),
+        ("--config.model.hidden_size=64", "model.llm.width"),
+    ],
+)
+def test_names_of_other_codes_lead_to_the_key_that_means_the_same(parsed, word, key):
+    with pytest.raises(SystemExit, match=rf"did you mean {key}\?"):
+        parsed(word)
+
+
+def test_a_flag_that_is_a_key_is_named(parsed):
+    with pytest.raises(SystemExit, match=r"'learning_rate'.*Did you mean --config\.optim\.lr\?"):
+        parsed("--learning_rate=1e-3")
+
+
+def test_every_meaning_is_a_key():
+    known = configuration.leaves(configuration.load(COMMON))
+    for name, key in meanings._KEYS.items():
+        assert key in known, name
+
+
+def words(key, value):
+    """A command-line word that sets a leaf to another value of its kind, and that value."""
+    if isinstance(value, bool):
+        return f"--config.{key}={not value}".lower(), not value
+    if isinstance(value, tuple):
+        other = tuple(0 for _ in value) or ("^vit/",)
+        return f"--config.{key}={other}", other
+    if value is None:
+        text = key in ("model.dtype", "model.remat", "model.attention")
+        other = "full" if text else 3
+    else:
+        other = "other" if isinstance(value, str) else value + 1
+    return f"--config.{key}={other}", other
+
+
+def test_every_leaf_is_set_from_the_command_line(parsed):
+    known = configuration.leaves(configuration.load(COMMON))
+    given = {key: words(key, value) for key, value in known.items()}
+    found = configuration.leaves(parsed(*(word for word, _ in given.values())))
+    assert {key: found[key] for key in given} == {key: value for key, (_, value) in given.items()}
+
+
+def test_mappings_are_json_and_groups_may_be_new(parsed):
+    config = parsed('--config.data.groups={"a": 1, "b": 2.5}', "--config.data.quotas.a=3")
+    assert config.data.groups.to_dict() == {"a": 1, "b": 2.5}
+    assert config.data.quotas.to_dict() == {"a": 3}
+    config = parsed('--config.data.budgets={"text": 64, "latent": 32}')
+    assert config.data.budgets.to_dict() == {"text": 64, "vit": 0, "latent": 32}
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--config.data.groups=a:1", "not JSON; write a mapping such as --config.data.groups='{"),
+        ('--config.data.groups={"a": "much"}', "config.data.groups.a: 'much' must be a number"),
+        ('--config.data.budgets={"txt": 64}', "unknown config key 'data.budgets.txt'"),
+        ("--config.data.budgets", "write --config.data.budgets=<value> in one word"),
+    ],
+)
+def test_mappings_that_cannot_be_meant_are_one_line(parsed, word, message):
+    with pytest.raises(SystemExit) as stop:
+        parsed(word)
+    assert message in str(stop.value) and "\n" not in str(stop.value)
+
+
+@pytest.mark.parametrize("folder", ["configs", "elsewhere"])
+def test_a_config_may_lie_anywhere(tmp_path, folder):
+    """It imports `configs.common`, and what lies beside it."""
+    program = (
+        "from unireason_jax.run import configuration\n"
+        "print(configuration.load('mine.py').optim.lr)\n"
+    )
+    (tmp_path / folder).mkdir()
+    beside = "from configs import base" if folder == "configs" else "import base"
+    (tmp_path / folder / "base.py").write_text("LR = 0.25\n")
+    (tmp_path / folder / "mine.py").write_text(
+        f"from configs import common\n{beside}\n"
+        "def get_config():\n"
+        "    config = common.get_config()\n"
+        "    config.optim.lr = base.LR\n"
+        "    return config\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-P", "-c", program]
+    said = subprocess.run(
+        command, cwd=tmp_path / folder, env=environment, capture_output=True, text=True
+    )
+    assert said.stdout == "0.25\n", said.stderr

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,6 +144,7 @@ def test_decay_shrinks_matrices_and_embeddings_of_the_real_tree_and_nothing_else
     ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), functional.abstract(model))
     still = jax.tree.map(jnp.zeros_like, ones)
     moved = jax.jit(lambda p: run(optimizer, p, [still])[0])(ones)
+    chex.assert_trees_all_equal_shapes_and_dtypes(moved, ones)
     shrunk = {path for path, leaf in optim.flatten(moved).items() if float(leaf.max()) < 1}
     kept = {path for path, leaf in optim.flatten(moved).items() if float(leaf.min()) == 1}
     assert shrunk | kept == set(optim.flatten(ones))

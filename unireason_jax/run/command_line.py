@@ -36,7 +36,7 @@ def parse(
 ) -> bool:
     """Reads `argv` (program name first) into `own`; False when help was asked for and printed.
 
-    `read` is `configuration.read_flags` where `own` defines a config.
+    `read` is `overrides.read_flags` where `own` defines a config.
 
     Raises:
       flags.Error: an unknown flag or a wrong value.

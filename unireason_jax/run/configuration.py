@@ -8,27 +8,26 @@ nothing below them sees it.
 
 import dataclasses
 import difflib
+import importlib
 import json
-import re
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
 from unireason_jax.models.config import VARIANTS, ModelConfig, to_dict, variant
-from unireason_jax.run import hardware
+from unireason_jax.run import hardware, meanings
 from unireason_jax.storage import atomic
 from unireason_jax.training.objective import LossConfig
 from unireason_jax.training.optim import OptimConfig
 
 FILE = "config.json"
 _ROOT = Path(__file__).resolve().parents[2]
-_OVERRIDE = re.compile(r"^--?(?:no)?config\.([\w.]+)")
+OPEN = ("data.groups", "data.quotas")  # mappings whose keys are the user's own
 T = TypeVar("T")
 
 
@@ -50,7 +49,8 @@ def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
     """The error for a key that does not exist; it names the nearest ones that do."""
     tail = key.rsplit(".", 1)[-1]
     same_name = [k for k in known if k.rsplit(".", 1)[-1] == tail]
-    near = same_name or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    meant = [k for k in meanings.meant(tail) if k in known]
+    near = same_name or meant or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     if not near:
         inside = [k for k in known if k.startswith(key.rsplit(".", 1)[0] + ".")]
         near = (inside or sorted({k.split(".", 1)[0] for k in known}))[:6]
@@ -68,18 +68,27 @@ def load_file(path: str) -> dict[str, Any]:
       ConfigError: no such file, or it defines no `get_config`.
     """
     name = path.split(":", 1)[0]
-    found = _find(name)
-    root = str(found.resolve().parent.parent)
-    if root not in sys.path:
-        sys.path.insert(0, root)  # so that a config finds `configs.common` from anywhere
+    found = find_file(name)
+    _make_importable(found.resolve().parent)
     names = runpy.run_path(str(found))
     if "get_config" not in names:
         raise ConfigError(f"--config={name}: the file defines no get_config().")
     return names
 
 
-def _find(name: str) -> Path:
-    """A config file, looked for in the current directory and in the repository."""
+def _make_importable(folder: Path) -> None:
+    """Lets config files import `configs.common`, and what lies beside them, wherever they lie."""
+    for path in (str(_ROOT), str(folder)):
+        if path not in sys.path:
+            sys.path.append(path)
+    package = importlib.import_module("configs")  # another project's, if that comes first
+    for path in [folder] * (folder.name == "configs") + [_ROOT / "configs"]:
+        if str(path) not in package.__path__:
+            package.__path__.append(str(path))
+
+
+def find_file(name: str) -> Path:
+    """A config file, looked for in the current directory and beside the package."""
     found = next((p for p in (Path(name), _ROOT / name) if p.is_file()), None)
     if found is None:
         folder = Path(name).parent if Path(name).parent.is_dir() else _ROOT / "configs"
@@ -102,9 +111,23 @@ def load(path: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
 
 
 def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
-    """Overrides leaves by dotted key, in place. Raises ConfigError on a wrong key or type."""
+    """Overrides leaves by dotted key, in place. Raises ConfigError on a wrong key or type.
+
+    A mapping replaces the leaves that it names, or all of one of `OPEN`, whose keys may be new.
+    """
     known = leaves(config)
     for key, value in overrides.items():
+        parent, _, name = key.rpartition(".")
+        if key in OPEN and isinstance(value, Mapping):
+            _fill(config, key, value)
+            continue
+        if isinstance(value, Mapping) and any(leaf.startswith(f"{key}.") for leaf in known):
+            apply(config, {f"{key}.{name}": inner for name, inner in value.items()})
+            continue
+        if parent in OPEN and key not in known:
+            room, inner = parent.split(".")
+            _fill(config, parent, {**config[room][inner], name: value})
+            continue
         if key not in known:
             raise unknown_key(key, list(known))
         try:
@@ -114,6 +137,19 @@ def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
                 f"config.{key}: {value!r} is a {type(value).__name__}; "
                 f"it must be a {type(known[key]).__name__} like {known[key]!r}."
             ) from None
+
+
+def _fill(config: ConfigDict, key: str, values: Mapping[str, Any]) -> None:
+    """Puts numbers by names of the user's own in the place of one of `OPEN`.
+
+    Raises:
+      ConfigError: a value is no number.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"config.{key}.{name}: {value!r} must be a number, such as 1.0.")
+    room, name = key.split(".")
+    config[room][name] = ConfigDict(dict(values))
 
 
 def sweep(path: str) -> list[dict[str, Any]]:
@@ -138,65 +174,6 @@ def apply_sweep(config: ConfigDict, path: str, index: int) -> str:
         raise ConfigError(f"--sweep_index={index}: {path} has entries 0 to {len(entries) - 1}.")
     apply(config, entries[index])
     return f"sweep_{index:03d}"
-
-
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """`flags_parser` for absl.app.run: parses, and ends with one clear line on a wrong flag."""
-    try:
-        return read_flags(flags.FLAGS, argv)
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
-
-
-def read_flags(own: flags.FlagValues, argv: Sequence[str]) -> list[str]:
-    """Reads `argv` (program name first) into `own`; returns the words that are no flags.
-
-    Raises:
-      ConfigError: a wrong flag, config file, key, or value.
-    """
-    file = _config_flag(argv)
-    known = leaves(load(file)) if file else {}
-    for argument in argv:
-        override = _OVERRIDE.match(argument)
-        key = override.group(1) if override else None
-        whole = key and any(name.startswith(f"{key}.") for name in known)
-        if key and known and key not in known and not whole:
-            raise unknown_key(key, list(known))
-    try:
-        return own([_absolute(argument, file) for argument in argv])
-    except flags.Error as error:
-        key = re.search(r"--config\.([\w.]+)", str(error))
-        if key is None or key.group(1) not in known:
-            raise ConfigError(str(error)) from None
-        value = known[key.group(1)]
-        expected = "a number" if value is None else f"{_kind(value)}, like {value!r}"
-        raise ConfigError(f"{error}; config.{key.group(1)} must be {expected}.") from None
-
-
-def _absolute(argument: str, file: str | None) -> str:
-    """A command-line word, with the config file in full wherever it was found."""
-    flag, equals, value = argument.rpartition("=")
-    if file is None or value != file or flag not in ("", "--config", "-config"):
-        return argument
-    name, colon, rest = file.partition(":")
-    return f"{flag}{equals}{_find(name).resolve()}{colon}{rest}"
-
-
-def _kind(value: Any) -> str:
-    """How to speak of a value's type."""
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    return names.get(type(value), f"a {type(value).__name__}")
-
-
-def _config_flag(argv: Sequence[str]) -> str | None:
-    """The value of the last --config in a command line."""
-    found = None
-    for argument, following in zip(argv, [*argv[1:], None]):
-        if argument in ("--config", "-config"):
-            found = following
-        elif argument.startswith(("--config=", "-config=")):
-            found = argument.split("=", 1)[1]
-    return found
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
