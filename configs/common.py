@@ -167,9 +167,10 @@ def get_config() -> ConfigDict:
         }
     )
     # Sizes of the mesh axes, -1 takes the devices that are left; or the preset of an accelerator
-    # (sharding.ACCELERATORS) chooses them. slices > 1: TPU slices that the data axis spans.
+    # (sharding.ACCELERATORS) chooses them. slices: TPU slices that the data axis spans; 0: as many
+    # as the devices form.
     config.mesh = ConfigDict(
-        {"preset": "", "data": 1, "fsdp": -1, "tensor": 1, "context": 1, "slices": 1}
+        {"preset": "", "data": 1, "fsdp": -1, "tensor": 1, "context": 1, "slices": 0}
     )
     # Loss on held-out packs every so many steps (0: never): examples drawn, batches used; and so
     # many held-out prompts are drawn with plan, draft and refined image (one process only).

@@ -99,9 +99,40 @@ def test_a_dimension_of_the_torus_may_be_shared_by_two_axes():
         assert any(len({chip.coords[axis] for chip in group}) == 1 for axis in (0, 1))
 
 
+def test_hosts_with_gpus_are_not_slices():
+    """GPUs of several nodes call each node a slice; one mesh spans them all the same."""
+    chips = [Chip(i, i // 8, i // 8, platform="gpu", device_kind="H200") for i in range(64)]
+    assert sharding.slice_count(chips) == 1
+    for name in ("h100", "h200"):
+        for nodes in (1, 2, 4, 8):
+            some = chips[: 8 * nodes]
+            sizes = sharding.preset(name, len(some), sharding.slice_count(some))
+            grid = sharding.device_grid(tuple(sizes[a] for a in sharding.AXES), 1, some)
+            assert set(grid.flat) == set(some)
+
+
+@pytest.mark.parametrize("slices", [1, 2, 4, 8])
+@pytest.mark.parametrize("name", ["v4", "v5e", "v5p", "v6e", "tpu7x"])
+def test_presets_keep_all_but_data_within_a_slice(name, slices):
+    for chips in (4, 8, 16, 32, 64):
+        sizes = sharding.preset(name, slices * chips, slices)
+        assert np.prod(list(sizes.values())) == slices * chips
+        assert sizes["data"] % slices == 0
+        assert chips % (sizes["fsdp"] * sizes["tensor"] * sizes["context"]) == 0
+
+
+def test_slices_are_found_by_the_devices():
+    chips = [Chip(i, i // 4, i // 4, platform="tpu") for i in range(8)]
+    assert sharding.slice_count(chips) == 2
+    assert sharding.slice_count(chips[:4]) == 1
+    with pytest.raises(ValueError, match="8 devices cannot form 3 equal slices"):
+        sharding.preset("v5p", 8, 3)
+
+
 def test_slices_must_divide_the_data_axis():
-    with pytest.raises(ValueError, match=r"form 2 slices; set config\.mesh\.slices"):
-        sharding.device_grid((2, 4, 1, 1), 1, [Chip(i, i // 4, i // 4) for i in range(8)])
+    chips = [Chip(i, i // 4, i // 4, platform="tpu") for i in range(8)]
+    with pytest.raises(ValueError, match=r"form 2 slices; set --config\.mesh\.slices=0"):
+        sharding.device_grid((2, 4, 1, 1), 1, chips)
     with pytest.raises(ValueError, match="only the data axis may cross"):
         sharding.make_mesh({"data": 2, "fsdp": 4}, slices=3)
 

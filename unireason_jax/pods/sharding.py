@@ -88,54 +88,71 @@ def mesh_sizes(sizes: Mapping[str, int], devices: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def preset(accelerator: str, devices: int) -> dict[str, int]:
+def preset(accelerator: str, devices: int, slices: int = 1) -> dict[str, int]:
     """Axis sizes that suit a 7B model on so many devices of an accelerator.
 
+    Args:
+      accelerator: a key of `ACCELERATORS`.
+      devices: all of them.
+      slices: TPU slices that they form; `data` alone crosses slices.
+
     Raises:
-      ValueError: naming the nearest accelerator.
+      ValueError: naming the nearest accelerator; or the slices do not divide the devices.
     """
     if accelerator not in ACCELERATORS:
         near = difflib.get_close_matches(accelerator, ACCELERATORS, n=1) or sorted(ACCELERATORS)
         raise ValueError(f"mesh.preset: unknown {accelerator!r}; did you mean {near[0]!r}?")
+    if devices % slices:
+        raise ValueError(f"mesh: {devices} devices cannot form {slices} equal slices.")
     fsdp, tensor, context = ACCELERATORS[accelerator]
-    tensor = math.gcd(tensor, devices)
-    context = math.gcd(context, devices // tensor)
-    fsdp = math.gcd(fsdp, devices // (tensor * context))
+    left = devices // slices
+    tensor = math.gcd(tensor, left)
+    context = math.gcd(context, left // tensor)
+    fsdp = math.gcd(fsdp, left // (tensor * context))
     data = devices // (fsdp * tensor * context)
     return {"data": data, "fsdp": fsdp, "tensor": tensor, "context": context}
+
+
+def slice_count(devices: Sequence[Any]) -> int:
+    """TPU slices that devices form. Hosts with GPUs are not slices, whatever their devices say."""
+    tpus = [device for device in devices if device.platform == "tpu"]
+    return len({getattr(device, "slice_index", 0) for device in tpus}) or 1
 
 
 def configured_mesh(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of `config.mesh`: the sizes of a preset if it names one, else its own.
 
     Args:
-      config: "preset", the axes' sizes, and "slices".
+      config: "preset", the axes' sizes, and "slices" (0: as many as the devices form).
       devices: the devices to use; all of them by default.
     """
     devices = jax.devices() if devices is None else devices
-    name = config["preset"]
-    sizes = preset(name, len(devices)) if name else {axis: config[axis] for axis in AXES}
-    return make_mesh(sizes, slices=config["slices"], devices=devices)
+    slices = config["slices"] or slice_count(devices)
+    sizes = {axis: config[axis] for axis in AXES}
+    if config["preset"]:
+        sizes = preset(config["preset"], len(devices), slices)
+    return make_mesh(sizes, slices=slices, devices=devices)
 
 
 def make_mesh(
     sizes: Mapping[str, int] | None = None,
     *,
-    slices: int = 1,
+    slices: int = 0,
     devices: Iterable[jax.Device] | None = None,
 ) -> Mesh:
     """A four-axis mesh over all devices.
 
     Args:
       sizes: size by axis name, one may be -1; None puts every device on `fsdp`.
-      slices: number of TPU slices (or hosts without a fast link between them) that the `data`
-        axis spans; it must divide `data`.
+      slices: number of TPU slices that the `data` axis spans; it must divide `data`. 0: as many as
+        the devices form.
       devices: the devices to use; all of them by default.
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = mesh_sizes({"fsdp": -1} if sizes is None else sizes, len(devices))
     types = (AxisType.Auto,) * len(AXES)
-    return Mesh(device_grid(shape, slices, devices), AXES, axis_types=types)
+    grid = device_grid(shape, slices or slice_count(devices), devices)
+    return Mesh(grid, AXES, axis_types=types)
 
 
 def device_grid(shape: tuple[int, ...], slices: int, devices: Sequence[Any]) -> np.ndarray:
@@ -152,9 +169,10 @@ def device_grid(shape: tuple[int, ...], slices: int, devices: Sequence[Any]) -> 
       ValueError: the slices do not divide the data axis, or one was expected and there are more.
     """
     if slices == 1:
-        found = len({getattr(device, "slice_index", 0) for device in devices})
-        if found > 1:
-            raise ValueError(f"mesh: the devices form {found} slices; set config.mesh.slices.")
+        if (found := slice_count(devices)) > 1:
+            raise ValueError(
+                f"mesh: the devices form {found} slices; set --config.mesh.slices=0 (or {found})."
+            )
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     if shape[0] % slices:
         raise ValueError(
