@@ -191,7 +191,7 @@ def test_lines_that_cannot_be_read_are_listed_and_the_others_drawn(workdir, tmp_
     assert names(out) == ["a circle"]
     listed = [json.loads(line) for line in (out / "refused.jsonl").read_text().splitlines()]
     assert [row["where"] for row in listed] == [f"{prompts}:{n}" for n in (1, 2, 4, 5)]
-    for row, words in zip(listed, ("not JSON", "field 'prompt'", "field 'image'", "utf-8")):
+    for row, words in zip(listed, ("not JSON", "field 'prompt'", "field 'image'", "UTF-8")):
         assert words in row["reason"], row
     assert [row["line"] for row in listed[:2]] == ["{oops", '{"prompt": 3}']
     prompts.write_bytes(b"\xef\xbb\xbf{oops\n")  # as some editors begin a file

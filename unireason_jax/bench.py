@@ -9,6 +9,7 @@
     unireason bench attention --config FILE       one layer's attention on a full row, by backend
     unireason bench convert --layers 4            a release of true width in and out, peak memory
     unireason bench decode --batch 1 8            greedy text, at the sizes of that baseline
+    unireason bench decode --text sampled nucleus    what choosing by chance costs
     unireason bench image --guidance text_image   a guided image, likewise
     unireason bench stages RUN1 RUN2              what a step of two runs costs, and their ratio
 
@@ -89,12 +90,16 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("--layers", type=int, default=4, help="of the language model; 0 for all")
     convert.add_argument("--folder", type=Path, help="for the files meanwhile: twice their size")
 
-    for verb, about in (("decode", "seconds of a greedy text"), ("image", "seconds of an image")):
+    for verb, about in (("decode", "seconds of a text"), ("image", "seconds of an image")):
         drawn = verbs.add_parser(verb, parents=[common], help=about)
         drawn.add_argument("--size", choices=("small", "nano"), default="small")
         drawn.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
         drawn.add_argument("--batch", type=int, nargs="+", default=[1], help="rows; one run each")
         drawn.add_argument("--repeats", type=int, default=3, help="timed runs")
+        if verb == "decode":
+            ways = ("greedy", "sampled", "nucleus")
+            about = "how tokens are chosen; one run each"
+            drawn.add_argument("--text", choices=ways, nargs="+", default=["greedy"], help=about)
         if verb == "image":
             drawn.add_argument("--guidance", choices=("text", "text_image"), default="text")
 
@@ -187,11 +192,15 @@ def bench_convert(args: argparse.Namespace) -> list[dict]:
 
 
 def bench_decode(args: argparse.Namespace) -> list[dict]:
-    """One run for each number of rows."""
+    """One run for each way to choose tokens and number of rows."""
     from unireason_jax.speed import sampling
 
     settings = {"dtype": args.dtype, "repeats": args.repeats}
-    return [sampling.decode(args.size, batch=batch, **settings) for batch in args.batch]
+    return [
+        sampling.decode(args.size, batch=batch, text=text, **settings)
+        for text in args.text
+        for batch in args.batch
+    ]
 
 
 def bench_image(args: argparse.Namespace) -> list[dict]:

@@ -9,10 +9,10 @@
     unireason generate --checkpoint runs/unireason --preset unireason_refine --prompts F --out out
 
 Every conversation gets a folder with trace.json, one PNG per image and strip.png, which shows it as
-a whole. It depends on the id of its prompt and the number of its sample only: not on what else is
-generated, nor on how many devices or processes share the work (each process takes its share of the
-prompts). A conversation whose trace.json is there is done; run the same command again after an
-interruption, and it goes on. Requests that cannot be generated are listed with their reasons in
+a whole. It depends on the id of its prompt, the number of its sample and the seed only: not on what
+else is generated, nor on how many devices or processes share the work (each process takes its share
+of the prompts). A conversation whose trace.json is there is done; run the same command again after
+an interruption, and it goes on. Requests that cannot be generated are listed with their reasons in
 refused.jsonl; the others are generated, and the status is 1.
 """
 
@@ -23,20 +23,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from PIL import Image
 
 from unireason_jax.inference import presets
 from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.folder import Folder
 from unireason_jax.inference.load import add_flags, from_flags, told, with_flags
 from unireason_jax.inference.reasoner import Reasoner
-from unireason_jax.inference.requests import Asked, Refused, check_words, read_file
-from unireason_jax.inference.settings import Settings
+from unireason_jax.inference.requests import Asked, Refused, check_seed, check_words, read_file
+from unireason_jax.inference.settings import Settings, whole
+from unireason_jax.inference.trace import PICTURE
 from unireason_jax.pictures.strips import contact_sheet
 from unireason_jax.pods import pod, sharding
 from unireason_jax.run import command_line
 from unireason_jax.storage import atomic
 
 SHOWN = 24
+SHEET_STRIP = (1100, 4000)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,14 +56,17 @@ def parser() -> argparse.ArgumentParser:
         "--prompts",
         type=Path,
         metavar="FILE",
-        help="one prompt a line, or JSON lines with `prompt` and optionally `id` and `image`",
+        help="one prompt a line; or JSON lines, a JSON array or a table (CSV) with `prompt` and "
+        "optionally `id`, `image` (a path or a list) and `seed`",
     )
     found.add_argument(
         "--preset",
         default="refine_t2i",
         help="how a system samples: " + ", ".join(presets.PRESETS) + " (default refine_t2i)",
     )
-    found.add_argument("--image", type=Path, help="picture to edit or to ask about")
+    about = "picture to edit or to ask about; several times: several pictures of one request"
+    found.add_argument("--image", type=Path, action="append", default=[], help=about)
+    found.add_argument("--seed", type=int, help="gives other draws to the same prompts [0]")
     found.add_argument("--rounds", type=int, help="most rounds of refinement, or steps")
     found.add_argument("--samples", type=int, default=1, help="conversations per prompt")
     add_flags(found)
@@ -80,9 +86,8 @@ def read_requests(arguments: argparse.Namespace) -> tuple[list[Asked], list[Refu
         found += more
     if not found and not refused:
         raise ValueError("nothing to generate: give --prompt TEXT or --prompts FILE.")
-    if arguments.image is None:
-        return found, refused
-    return [asked._replace(image=asked.image or arguments.image) for asked in found], refused
+    image = arguments.image[0] if len(arguments.image) == 1 else arguments.image
+    return [asked._replace(image=asked.image or image or None) for asked in found], refused
 
 
 def jobs_of(
@@ -100,9 +105,10 @@ def jobs_of(
                     "each request its own `id`, or use --samples for several of one."
                 )
             options = {"image": one.image, "rounds": arguments.rounds, "style": reasoner.style}
+            options["seed"] = arguments.seed if one.seed is None else one.seed
             request = preset.request(one.prompt, name=one.name, **options)
             check_words(one.prompt, reasoner.engine.spec.tokenizer)
-            reasoner.check(request.record, settings)
+            reasoner.check(request, settings)
             jobs += [(request, sample) for sample in range(arguments.samples)]
         except (ValueError, OSError) as error:
             refused.append(Refused(one.name, one.where, str(error)))
@@ -115,8 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
       FileNotFoundError, ValueError: a flag, the checkpoint, or all requests are wrong.
     """
-    if arguments.samples < 1:
-        raise ValueError("--samples must be >= 1.")
+    whole("--samples", arguments.samples, least=1)
+    check_seed(arguments.seed or 0)
     presets.find(arguments.preset)  # a wrong name is told before anything is made
     asked, unread = read_requests(arguments)
     sharding.initialize_distributed()
@@ -138,14 +144,16 @@ def _generate(
     identity = {"checkpoint": told(arguments), "preset": arguments.preset}
     identity |= {"rounds": arguments.rounds}
     if arguments.image:
-        identity["image"] = str(arguments.image)
+        identity["image"] = ", ".join(map(str, arguments.image))
+    if arguments.seed:
+        identity["seed"] = arguments.seed
     folder = Folder(arguments.out, identity, settings)
-    traces = folder.generate(reasoner, jobs, settings)
-    print(f"{len(traces)} conversations in {arguments.out}")
-    if len(traces) > 1:
-        sheet = contact_sheet([trace.strip() for trace in traces[:SHOWN]], columns=2)
+    places = folder.generate(reasoner, jobs, settings)
+    print(f"{len(places)} conversations in {arguments.out}")
+    if len(places) > 1:
+        strips = [_small_strip(place / PICTURE) for place in places[:SHOWN]]
         with atomic.replacing(arguments.out / _mine("strips.png")) as part:
-            sheet.save(part)
+            contact_sheet(strips, columns=2).save(part)
         print(f"the first strips: {arguments.out / _mine('strips.png')}")
     _tell(refused, arguments.out / _mine("refused.jsonl"))
     return len(refused)
@@ -158,11 +166,19 @@ def _tell(refused: Sequence[Refused], file: Path) -> None:
         return
     rows = [{k: v for k, v in one._asdict().items() if v is not None} for one in refused]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    atomic.write_text(file, lines)
+    halves = "backslashreplace"  # of a character, which UTF-8 cannot write but JSON can
+    atomic.write_bytes(file, lines.encode("utf-8", errors=halves))
     print(
         f"error: {len(refused)} requests refused, see {file}; the first: {refused[0].reason}",
         file=sys.stderr,
     )
+
+
+def _small_strip(file: Path) -> Image.Image:
+    """A saved strip, shrunk to what a sheet of many has room for."""
+    with Image.open(file) as strip:
+        strip.thumbnail(SHEET_STRIP)
+        return strip.convert("RGB")
 
 
 def _mine(name: str) -> str:

@@ -1,6 +1,7 @@
 """Choosing tokens, stopping, and the bookkeeping of Euler steps."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -180,3 +181,25 @@ def test_seeds_are_stable():
 def test_settings_refuse_nonsense(make, word):
     with pytest.raises(ValueError, match=word):
         make()
+
+
+def sorts(jaxpr):
+    """Sorts of a program that run whatever its inputs are: not in the branches of a condition."""
+    found = 0
+    for equation in jaxpr.eqns:
+        found += equation.primitive.name == "sort"
+        if equation.primitive.name != "cond":
+            found += sum(sorts(part.jaxpr) for part in jax.core.jaxprs_in_params(equation.params))
+    return found
+
+
+def test_all_tokens_are_kept_at_top_p_1_and_none_sorted():
+    logits = jnp.asarray([[8.0, 0.0, -1.0, -30.0]])
+    draw = functools.partial(sampler._sample, logits, jnp.arange(1, dtype=jnp.uint32), jnp.int32(0))
+    traced = jax.make_jaxpr(draw)(jnp.float32(1), jnp.float32(1))
+    assert sorts(traced.jaxpr) == 0 and "sort" in str(traced)
+    many = jax.jit(
+        jax.vmap(lambda s: sampler._sample(logits, s[None], jnp.int32(0), jnp.float32(9), 1.0)[0])
+    )
+    found = np.bincount(np.asarray(many(jnp.arange(4000, dtype=jnp.uint32))), minlength=4) / 4000
+    np.testing.assert_allclose(found, np.asarray(jax.nn.softmax(logits[0] / 9)), atol=0.03)

@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
 from unireason_jax.inference import trace as traces
 from unireason_jax.inference.trace import Step, Trace
+from unireason_jax.pictures import fonts
 from unireason_jax.pictures import strips as pictures
 
 
@@ -94,9 +96,9 @@ def test_images_are_drawn_pixel_for_pixel():
 
 @pytest.mark.parametrize("text", ["", "one", "a " * 50, "x" * 300, "short " + "y" * 90 + " end"])
 def test_wrapping_loses_nothing(text):
-    lines = pictures.wrap(text, 14, 120)
+    lines = fonts.wrap(text, 14, 120)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-    assert all(pictures.font(14).getlength(line) <= 120 for line in lines)
+    assert all(fonts.length(line, 14) <= 120 for line in lines)
 
 
 def test_contact_sheet_holds_every_strip():
@@ -105,3 +107,65 @@ def test_contact_sheet_holds_every_strip():
     assert sheet.width == 2 * strips[0].width
     assert sheet.height == 56 + 2 * strips[0].height
     assert pictures.contact_sheet([]).width > 0
+
+
+def large(value, height=1024):
+    return np.full((height, 1024, 3), value, np.uint8)
+
+
+def test_large_pictures_and_long_plans_have_room():
+    steps = (
+        Step("text", "user", text="a harbour", given=True),
+        Step("text", "plan", text="some words of a plan " * 80),
+        Step("image", "draft", image=large(90)),
+        Step("image", "refined", image=large(30)),
+    )
+    sheet = Trace("p", "refine_t2i", steps).strip()
+    assert 1000 < sheet.width < 1200 and sheet.height < 1.6 * sheet.width
+    pixels = np.asarray(sheet)
+    assert (pixels == 90).all(-1).sum() == 512**2  # half of its size, none of it hidden
+    many = Trace("p", "process", steps[:2] + steps[2:] * 10).strip()
+    assert many.width < 5000
+
+
+def test_a_text_cut_by_the_limit_is_marked():
+    def strip(cut):
+        steps = (
+            Step("text", "plan", text="red circle", cut=cut),
+            Step("image", "d", image=image(0)),
+        )
+        return np.asarray(Trace("p", "think_t2i", steps).strip()).astype(int)
+
+    whole, cut = strip(False), strip(True)
+    assert cut.shape[0] > whole.shape[0]
+    red = (np.abs(cut[whole.shape[0] - 40 :] - pictures.BAD).sum(-1) < 90).sum()
+    assert red > 50
+
+
+@pytest.mark.parametrize("text", ["红色的圆形气球", "빨간 풍선", "赤い風船、青い家"])
+def test_east_asian_texts_have_letters(text):
+    """As many different shapes as characters: none is the empty box."""
+    assert fonts.complaint(text) == ""
+    shapes = set()
+    for character in set(text) - {" "}:
+        sheet = Image.new("L", (40, 40))
+        fonts.write(ImageDraw.Draw(sheet), (5, 5), character, 255, 24)
+        assert sheet.getbbox()
+        shapes.add(sheet.tobytes())
+    assert len(shapes) == len(set(text) - {" "})
+
+
+def test_characters_without_letters_are_named(monkeypatch):
+    assert fonts.complaint("a \U0001f642 b") == "no typeface here has U+1F642"
+    monkeypatch.setattr(fonts, "asian", lambda size: None)
+    fonts._typeface.cache_clear()
+    told = fonts.complaint("ab 圆形")
+    fonts._typeface.cache_clear()
+    assert told == "no typeface here has U+5706, U+5F62; pip install noto-cjk-sans-otc"
+
+
+def test_lines_of_chinese_begin_with_no_closing_mark():
+    text = "画面中央是一只红色的圆形气球，左边有一座蓝色的房子。" * 6  # noqa: RUF001
+    lines = fonts.wrap(text, 14, 150)
+    assert "".join(lines) == text and all(fonts.length(line, 14) <= 150 for line in lines)
+    assert not any(line[0] in "，。" for line in lines)  # noqa: RUF001

@@ -14,11 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from unireason_jax.evals.published.asking import JudgeFailure, Reply
-from unireason_jax.evals.published.base import Picture, Question
+from unireason_jax.evals.published.base import Crop, Picture, Question, pixels
 from unireason_jax.storage import atomic
 
 _RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
@@ -152,9 +151,9 @@ class EndpointJudge:
 
 def data_url(picture: Picture) -> str:
     """A picture as a data address: a file with its own bytes, an array as PNG."""
-    if isinstance(picture, np.ndarray):
+    if isinstance(picture, Crop):
         buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, format="PNG")
+        Image.fromarray(pixels(picture)).save(buffer, format="PNG")
         kind, data = "png", buffer.getvalue()
     else:
         kind, data = picture.suffix.lstrip(".").lower().replace("jpg", "jpeg"), picture.read_bytes()

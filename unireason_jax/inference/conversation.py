@@ -7,8 +7,8 @@ record may follow another (a draft of one system prompt is refined under another
 
 import collections
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,11 +34,16 @@ class Request:
       grow: (record, hand-over) after a reflection -> the record to go on with, which starts with
         the segments of the old one; None keeps it.
       following: records that come after, made from the trace so far; each starts an empty context.
+      seed: gives other draws to the same id and sample; 0 for those of id and sample alone.
+      upright: pictures in files are a user's, and turned as their EXIF orientation says; records
+        of a training set are shown as training shows them.
     """
 
     record: Record
     grow: Grow | None = None
     following: tuple[Follow, ...] = ()
+    seed: int = 0
+    upright: bool = False
 
 
 class Conversation:
@@ -75,27 +80,20 @@ class Conversation:
         return self.record.segments[self.place]
 
     def seed(self) -> int:
-        """uint32 from request id, sample, and how many of the hole's kind were generated."""
+        """uint32 from request id, sample, its seed, and how many of the hole's kind were made."""
         kind = self.hole.kind
         made = sum(step.kind == kind and not step.given for step in self.steps)
         sample, shared = self.sample, self.settings.share_texts
         if kind == "text":
             sample -= sample % shared
-        return sampler.seed(self.request.record.id, sample, kind, made)
+        own = (self.request.seed,) if self.request.seed else ()
+        return sampler.seed(self.request.record.id, sample, kind, made, *own)
 
     def grid(self) -> tuple[int, int]:
-        """Latent tokens (rows, columns) of the next image: as of one shown, else as set."""
+        """Latent tokens (rows, columns) of the next image."""
         cell = self.spec.codec.stride * self.spec.latent_patch
-        height, width = self.settings.size
-        shown = [step for step in self.steps if step.kind == "image"]
-        if shown:
-            drawn = [step for step in shown if not step.given]
-            first = self.settings.size_from == "first"
-            if self.hole.role == "refined" and drawn:
-                first, shown = False, drawn
-            height, width = shown[0 if first else -1].image.shape[:2]
-            if self.spec.latent_resize:
-                width, height = self.spec.latent_resize(width, height)
+        shown = [Shown(s.image.shape[:2], s.given) for s in self.steps if s.kind == "image"]
+        height, width = drawn_size(shown, self.hole.role, self.settings, self.spec)
         return height // cell, width // cell
 
     def said(self) -> dict[str, str]:
@@ -149,7 +147,8 @@ class Conversation:
             ended=self.ended or "end",
             seconds={name: round(taken, 6) for name, taken in self.seconds.items()},
             settings=dataclasses.asdict(self.settings),
-            details=dict(self.request.record.metadata),
+            details=self.request.record.metadata
+            | ({"seed": self.request.seed} if self.request.seed else {}),
         )
 
     def _reflected(self, handover: str) -> None:
@@ -187,8 +186,8 @@ class Conversation:
             self.pending.append(text_turn(ids, segment.role))
             step = Step("text", segment.role, segment.text, content=segment.content, given=True)
         else:
-            image = images.load(segment.image, self.spec.image_root)
-            reading = self.settings.reading
+            upright, reading = self.request.upright, self.settings.reading
+            image = images.load(segment.image, self.spec.image_root, upright=upright)
             shown = reading.given(image, self.spec) if reading else image
             self._show(segment, shown, segment.role)
             step = Step("image", segment.role, image=image, given=True)
@@ -210,3 +209,36 @@ class Conversation:
         """Puts an image before the model's eyes; with the role of its segment if it is given."""
         copies = {"gen": segment.gen, "und": segment.und}
         self.pending += image_turns(image, self.spec, **copies, role=role)
+
+
+class Shown(NamedTuple):
+    """An image before the next: (height, width) in pixels, and whether it was given."""
+
+    size: tuple[int, int]
+    given: bool
+
+
+def drawn_size(
+    shown: Sequence[Shown], role: str, settings: Settings, spec: SequenceSpec
+) -> tuple[int, int]:
+    """(height, width) in pixels of the image that is drawn next.
+
+    Args:
+      shown: the images before it, in order.
+      role: of the image.
+      settings: `size` is that of images without a source; the others have `edit_size`, else the
+        size of the first or last image before them as the model is shown it. A refined image has
+        that of its draft.
+      spec: how the model is shown images.
+    """
+    if not shown:
+        return settings.size
+    if settings.edit_size:
+        return settings.edit_size
+    height, width = shown[0 if settings.size_from == "first" else -1].size
+    drawn = [one.size for one in shown if not one.given]
+    if role == "refined" and drawn:
+        height, width = drawn[-1]
+    if spec.latent_resize:
+        width, height = spec.latent_resize(width, height)
+    return height, width

@@ -9,7 +9,7 @@ from etils import epath
 
 from unireason_jax.inference import presets
 from unireason_jax.inference.reasoner import Reasoner
-from unireason_jax.inference.settings import FlowSettings, Settings
+from unireason_jax.inference.settings import FlowSettings, Settings, with_options
 from unireason_jax.models import functional
 from unireason_jax.models.vae import Autoencoder
 from unireason_jax.pods import sharding
@@ -72,18 +72,6 @@ def load(
     return Reasoner(model, params, spec, settings, mesh=mesh, presets=verbs, style=style)
 
 
-_FLAGS = {
-    "text": {"temperature": "temperature", "top_p": "top_p"},
-    "flow": {
-        "timesteps": "timesteps",
-        "shift": "shift",
-        "guidance": "text_scale",
-        "image_guidance": "image_scale",
-    },
-    "": {"min_rounds": "min_rounds", "batch": "batch_rows", "size": "size", "max_text": "max_text"},
-}
-
-
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that `from_flags` and `with_flags` read, except --checkpoint."""
     group = parser.add_argument_group("sampling (defaults: the preset's, else the checkpoint's)")
@@ -135,16 +123,6 @@ def with_flags(settings: Settings, arguments: argparse.Namespace) -> Settings:
     Raises:
       ValueError: a flag is out of range.
     """
-    given = {name: value for name, value in vars(arguments).items() if value is not None}
-    changes: dict[str, Any] = {}
-    for part, flags in _FLAGS.items():
-        values = {field: given[flag] for flag, field in flags.items() if flag in given}
-        targets = [part, *(["refine"] if part == "flow" and settings.refine else [])]
-        for target in targets if values else ():
-            if part:
-                changes[target] = dataclasses.replace(getattr(settings, target), **values)
-            else:
-                changes |= values
-    if "size" in changes:
-        changes["size"] = tuple(changes["size"])
-    return dataclasses.replace(settings, **changes)
+    if arguments.batch is not None:
+        settings = dataclasses.replace(settings, batch_rows=arguments.batch)
+    return with_options(settings, vars(arguments))

@@ -8,7 +8,8 @@ from typing import Any
 from unireason_jax.data.records import Record
 from unireason_jax.data.templates import PLAIN, REQUESTS, Example, Style
 from unireason_jax.inference.conversation import Request
-from unireason_jax.inference.settings import FlowSettings, Settings, TextSettings
+from unireason_jax.inference.requests import check_seed, check_text
+from unireason_jax.inference.settings import FlowSettings, Settings, TextSettings, whole
 from unireason_jax.inference.trace import Trace
 from unireason_jax.inference.turns import Reading
 
@@ -80,6 +81,7 @@ class Preset:
         image: Any = None,
         parts: Sequence[Part] | None = None,
         rounds: int | None = None,
+        seed: int | None = None,
         style: Style = PLAIN,
     ) -> Request:
         """A conversation to finish.
@@ -87,18 +89,20 @@ class Preset:
         Args:
           text: prompt, instruction or question.
           name: id of the request, which keys its randomness; by default the text.
-          image: the picture to edit or to ask about (path, bytes or uint8 [H, W, 3]), or a list.
+          image: the picture to edit or to ask about (path, bytes or uint8 [H, W, 3]), or a list;
+            files are turned upright.
           parts: instead of text and image, a list of {text} and {image} in any order, for presets
             that take one.
           rounds: most rounds of refinement, or steps of a drawing in steps.
+          seed: gives other draws to the same name.
           style: that the model was trained with; a preset that has its own does not use it.
 
         Raises:
           ValueError: an empty text, an image that is missing or of no use, or negative rounds.
         """
-        most = self.rounds if rounds is None else rounds
-        if most < 0:
-            raise ValueError(f"rounds must be >= 0, not {most}.")
+        most = whole("rounds", self.rounds if rounds is None else rounds, least=0)
+        if name is not None:
+            check_text("id", name)
         if parts is not None and not self.in_parts:
             raise ValueError(f"template '{self.template}' takes a text and images, no `parts`.")
         content = self._in_parts(text, image, parts) if self.in_parts else self._asked(text, image)
@@ -111,7 +115,8 @@ class Preset:
         record = REQUESTS[self.template](example, style)
         grow = self.grow and functools.partial(self.grow, most=most)
         later = [functools.partial(_stage, stage, example, style) for stage in self.following]
-        return Request(record, grow, tuple(later))
+        own = 0 if seed is None else check_seed(seed)
+        return Request(record, grow, tuple(later), own, upright=True)
 
     def _asked(self, text: str, image: Any) -> Example:
         """The fields of a request of one text."""
@@ -141,6 +146,7 @@ class Preset:
 
 
 def _check(text: str) -> None:
+    check_text("prompt", text)
     if not text.strip():
         raise ValueError("the prompt is empty; write what to draw, change or answer.")
 

@@ -11,16 +11,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from unireason_jax.data import images
 from unireason_jax.data.records import Record
 from unireason_jax.data.templates import PLAIN, Style
 from unireason_jax.data.tokens import SequenceSpec, copies, text_tokens
 from unireason_jax.inference import guidance, turns
 from unireason_jax.inference import presets as systems
 from unireason_jax.inference.context import Context
-from unireason_jax.inference.conversation import Conversation, Request
+from unireason_jax.inference.conversation import Conversation, Request, Shown, drawn_size
 from unireason_jax.inference.engine import Engine, bucket
-from unireason_jax.inference.requests import check_words
-from unireason_jax.inference.settings import FlowSettings, Settings
+from unireason_jax.inference.given import pictures
+from unireason_jax.inference.requests import CALL, check_names, check_words
+from unireason_jax.inference.settings import FlowSettings, Settings, whole, with_options
 from unireason_jax.inference.trace import Trace
 from unireason_jax.inference.turns import text_turn
 
@@ -68,42 +70,63 @@ class Reasoner:
         self.presets = dict(presets or VERBS)
         self.style = style
 
-    def generate(self, prompt: str, **options: Any) -> Trace:
-        """Draws a picture of a prompt; `options` are those of `ask`, and `preset`, `rounds`."""
-        return self._one("generate", prompt, **options)
+    def generate(self, prompt: str | Sequence[str], **options: Any) -> Trace | list[Trace]:
+        """Draws a picture of a prompt; `options` are those of `ask`.
 
-    def edit(self, image: Any, instruction: str, **options: Any) -> Trace:
-        """Edits an image (path, bytes or uint8 [H, W, 3]); options as `generate`."""
-        return self._one("edit", instruction, image=image, **options)
+        A list of prompts gives a list of conversations, which are worked on together.
+        """
+        return self._call("generate", prompt, **options)
 
-    def ask(self, image: Any, question: str, **options: Any) -> Trace:
-        """Answers a question about an image (path, bytes or uint8 [H, W, 3]).
+    def edit(
+        self, image: Any, instruction: str | Sequence[str], **options: Any
+    ) -> Trace | list[Trace]:
+        """Edits an image, or several together; `options` are those of `ask`.
+
+        Given a trace, it goes on with its last image and returns the longer conversation.
+        """
+        return self._call("edit", instruction, image=image, **options)
+
+    def ask(self, image: Any, question: str | Sequence[str], **options: Any) -> Trace | list[Trace]:
+        """Answers a question about an image.
 
         Args:
-          image: what is looked at.
-          question: in words.
+          image: what is looked at: a path, bytes, a Pillow image, uint8 [H, W, 3] (or [H, W] or
+            [H, W, 4]), a trace, or a list of several. Files are turned upright.
+          question: in words, or a list of questions.
           **options: `preset`, a name of `presets.PRESETS`; `rounds`, most rounds of refinement or
-            steps; `sample`, a number that gives other random draws; `name`, an id instead of the
-            text, which keys the draws as well.
+            steps; `sample` and `seed`, numbers that give other random draws; `name`, an id instead
+            of the text, which keys the draws as well; and `settings.OPTIONS`: `size` (height,
+            width), `timesteps`, `guidance`, `image_guidance`, `shift`, `temperature`, `top_p`,
+            `max_text`, `min_rounds`.
 
         Returns:
           The conversation; in a notebook it shows itself as a strip.
 
         Raises:
-          ValueError: unknown preset, words that the model does not know, or a request that cannot
-            be finished (see `check`).
+          ValueError: an unknown option or preset, a value that cannot be, words that the model
+            does not know, or a request that cannot be finished (see `check`).
         """
-        return self._one("ask", question, image=image, **options)
+        return self._call("ask", question, image=image, **options)
 
-    def _one(
-        self, verb: str, text: str, *, preset: str | None = None, sample: int = 0, **options: Any
-    ) -> Trace:
-        chosen = systems.find(preset or self.presets[verb])
-        settings = chosen.settings(self.settings)
-        request = chosen.request(text, style=self.style, **options)
-        check_words(text, self.engine.spec.tokenizer)
-        self.check(request.record, settings)
-        return next(self.stream([(request, sample)], settings))[1]
+    def _call(
+        self, verb: str, text: str | Sequence[str], *, image: Any = None, **options: Any
+    ) -> Trace | list[Trace]:
+        check_names(list(options), CALL)
+        preset = systems.find(options.get("preset") or self.presets[verb])
+        settings = with_options(preset.settings(self.settings), options)
+        sample = whole("sample", options.get("sample") or 0, least=0)
+        told = {key: options[key] for key in ("name", "rounds", "parts", "seed") if key in options}
+        told |= {"style": self.style} | ({"image": pictures(image)} if image is not None else {})
+        requests = []
+        for one in text if isinstance(text, list | tuple) else [text]:
+            requests.append(preset.request(one, **told))
+            check_words(one, self.engine.spec.tokenizer)
+            self.check(requests[-1], settings)
+        found = dict(self.stream([(request, sample) for request in requests], settings))
+        traces = [found[n] for n in range(len(requests))]
+        if isinstance(image, Trace):
+            traces = [image.then(trace) for trace in traces]
+        return traces if isinstance(text, list | tuple) else traces[0]
 
     def run(
         self,
@@ -133,7 +156,7 @@ class Reasoner:
         settings = settings or self.settings
         given = [_request(request) for request in requests]
         for request in given:
-            self.check(request.record, settings)
+            self.check(request, settings)
         jobs = [(request, number) for request in given for number in range(samples)]
         out: list[Any] = [None] * len(jobs)
         for place, trace in self.stream(jobs, settings):
@@ -155,24 +178,28 @@ class Reasoner:
             context = self.contexts(self.engine, rows)
             yield from _Batch(context, settings, jobs).run()
 
-    def check(self, record: Record, settings: Settings | None = None) -> None:
+    def check(self, given: Record | Request, settings: Settings | None = None) -> None:
         """Raises ValueError when a record cannot be finished; the message names it."""
-        settings = settings or self.settings
-        spec, size, reading = self.engine.spec, settings.size, settings.reading
+        settings, request = settings or self.settings, _request(given)
+        spec, reading, record = self.engine.spec, settings.reading, request.record
         spec = reading.spec(spec) if reading else spec
         if not record.holes:
             raise ValueError(f"record '{record.id}' has nothing to generate: no segment is a hole.")
-        found = 0
+        found, shown = 0, []
         for segment in record.segments:
             try:
                 if segment.und and not spec.vit_patch and not segment.gen:
                     raise ValueError("this checkpoint has no ViT: it cannot look at images.")
-                if segment.kind == "image" and segment.is_hole:
-                    turns.check_size(size, spec)
                 copies(segment, spec)
                 if segment.image is not None:
-                    shown = {"gen": segment.gen, "und": segment.und}
-                    turns.check_image(segment.image, spec, **shown, reading=reading)
+                    image = images.load(segment.image, spec.image_root, upright=request.upright)
+                    copied = {"gen": segment.gen, "und": segment.und}
+                    turns.check_image(image, spec, **copied, reading=reading)
+                    shown.append(Shown(image.shape[:2], True))
+                elif segment.kind == "image":
+                    size = drawn_size(shown, segment.role, settings, spec)
+                    turns.check_size(size, spec)
+                    shown.append(Shown(size, False))
             except (ValueError, OSError) as error:
                 raise ValueError(f"record '{record.id}', {segment.role}: {error}") from None
             if segment.kind == "text" and not segment.is_hole:

@@ -1,14 +1,43 @@
-"""Requests as users write them: lines of a file, and words that a model may not know."""
+"""Requests as users write them: items of a file, and words that a model may not know."""
 
-import codecs
 import difflib
-import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unireason_jax.data.tokenizer import Tokenizer
+from unireason_jax.inference import items
+from unireason_jax.inference.settings import OPTIONS, whole
 from unireason_jax.world import vocabulary
+
+FIELDS = ("prompt", "id", "image", "seed")
+CALL = ("preset", "rounds", "sample", "seed", "name", "parts", *OPTIONS)
+"""What a call from Python takes beside its prompt and its image."""
+
+_MEANT = {
+    "caption question instruction": "prompt",
+    "text": "prompt",
+    "key index uid": "id",
+    "images input_image image_path picture source": "image",
+    "random_seed": "seed",
+    "num_timesteps num_steps steps num_inference_steps": "timesteps",
+    "cfg cfg_scale guidance_scale cfg_text_scale text_scale": "guidance",
+    "cfg_img_scale image_scale image_guidance_scale": "image_guidance",
+    "height width resolution image_size shape": "size",
+    "timestep_shift": "shift",
+    "max_length max_tokens max_new_tokens max_think_token_n": "max_text",
+}
+MEANT = {theirs: ours for names, ours in _MEANT.items() for theirs in names.split()}
+"""Our names by those that others use."""
+
+_FLAGS = ("preset", "rounds", "samples", *OPTIONS)
+_HALF = re.compile("[\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_NO_NEGATIVE = (
+    "'negative_prompt' is not supported: guidance leads away from the same conversation without "
+    "its text, as the models were trained; say in the prompt what shall not be there."
+)
 
 
 class Asked(NamedTuple):
@@ -17,14 +46,16 @@ class Asked(NamedTuple):
     Attributes:
       name: its id, which keys its randomness.
       prompt: prompt, instruction or question; may be empty, which `Preset.request` refuses.
-      image: the picture it is about, or None.
+      image: the picture it is about, or several; None for none.
       where: file and line it comes from.
+      seed: gives other draws under the same id; None for those of --seed.
     """
 
     name: str
     prompt: str
-    image: Path | None = None
+    image: Path | list[Path] | None = None
     where: str = "--prompt"
+    seed: int | None = None
 
 
 class Refused(NamedTuple):
@@ -34,7 +65,7 @@ class Refused(NamedTuple):
       id: of the request; None where its line could not be read.
       where: file and line it comes from.
       reason: what is wrong with it.
-      line: what could not be read; None where it could.
+      line: what could not be read, its beginning; None where it could.
     """
 
     id: str | None
@@ -44,28 +75,58 @@ class Refused(NamedTuple):
 
 
 def read_file(path: Path) -> tuple[list[Asked], list[Refused]]:
-    """Requests of a text file (one prompt a line) or of JSON lines; blank lines are passed over.
+    """Requests of a file: text (one prompt a line), JSON lines, a JSON array, or a table.
 
-    A JSON line has `prompt`, and may have `id` and `image` (a path, relative to the file's folder).
+    An object or a row has `prompt`, and may have `id` (text or whole number), `image` (a path or a
+    list of them, relative to the file's folder) and `seed`.
 
     Returns:
-      The requests, and the lines that are none: not UTF-8, not JSON though they begin like it, or
-      with a field that is missing or of the wrong type.
+      The requests, and the items that are none.
 
     Raises:
-      FileNotFoundError: no such file.
+      FileNotFoundError, ValueError: as `items.read`.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"--prompts {path}: no such file.")
     asked, refused = [], []
-    for number, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), 1):
+    for item in items.read(path, lambda name: check_names([name], FIELDS)):
+        where = f"{path}:{item.line}"
         try:
-            if line.strip():
-                asked.append(_read(line.decode("utf-8"), path, number))
+            if item.fault:
+                raise ValueError(item.fault)
+            asked.append(_asked(item.value, path, where))
         except ValueError as error:
-            shown = line.decode("utf-8", errors="replace")
-            refused.append(Refused(None, f"{path}:{number}", f"{path}:{number}: {error}", shown))
+            shown = item.text if len(item.text) <= 200 else f"{item.text[:200]} ..."
+            refused.append(Refused(None, where, f"{where}: {error}", shown))
     return asked, refused
+
+
+def check_names(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raises ValueError for the first name that is not known, and says which one may be meant."""
+    for name in names:
+        if name in known:
+            continue
+        if name == "negative_prompt":
+            raise ValueError(_NO_NEGATIVE)
+        meant = MEANT.get(name, name)
+        near = [meant] if meant in known else difflib.get_close_matches(meant.lower(), known, n=1)
+        if near:
+            hint = f"did you mean '{near[0]}'? "
+        elif meant in _FLAGS:
+            hint = f"it is said for all requests at once: --{meant}. "
+        else:
+            hint = ""
+        raise ValueError(f"unknown field '{name}'; {hint}Known are {', '.join(known)}.")
+
+
+def check_text(name: str, value: Any) -> None:
+    """Raises ValueError unless a field is a text of whole characters."""
+    if not isinstance(value, str):
+        raise ValueError(f"field '{name}' is not a text but {_kind(value)}.")
+    if half := _HALF.search(value):
+        raise ValueError(
+            f"field '{name}' holds {ascii(half[0])[1:-1]}, half of a character; write it whole."
+        )
+    if control := _CONTROL.search(value):
+        raise ValueError(f"field '{name}' holds the control character {ascii(control[0])[1:-1]}.")
 
 
 def check_words(prompt: str, tokenizer: Tokenizer) -> None:
@@ -85,19 +146,72 @@ def check_words(prompt: str, tokenizer: Tokenizer) -> None:
         )
 
 
-def _read(line: str, path: Path, number: int) -> Asked:
-    """One line of a file of requests. Raises ValueError saying what is wrong with it."""
-    where = f"{path}:{number}"
-    if not line.lstrip().startswith("{"):
-        return Asked(line.strip(), line.strip(), where=where)
-    try:
-        values: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error}).") from None
-    prompt, image = values.get("prompt"), values.get("image")
-    if not isinstance(prompt, str):
-        raise ValueError("field 'prompt' is missing or not a text.")
-    if image is not None and not isinstance(image, str):
-        raise ValueError("field 'image' is not a path.")
-    name = str(values.get("id", prompt))
-    return Asked(name, prompt, path.parent / image if image else None, where)
+def _asked(value: str | dict[str, Any], path: Path, where: str) -> Asked:
+    """An item as a request. Raises ValueError saying what is wrong with it."""
+    if isinstance(value, str):
+        check_text("prompt", value)
+        return Asked(value, value, where=where)
+    check_names(list(value), FIELDS)
+    if "prompt" not in value:
+        raise ValueError("field 'prompt' is missing.")
+    prompt = value["prompt"]
+    check_text("prompt", prompt)
+    return Asked(
+        _id(value["id"]) if "id" in value else prompt,
+        prompt,
+        _images(value["image"], path.parent) if "image" in value else None,
+        where,
+        _seed(value["seed"]) if "seed" in value else None,
+    )
+
+
+def _id(value: Any) -> str:
+    """An id as a text."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError(
+            f"field 'id' is {_kind(value)}; give a text or a whole number, or leave it out."
+        )
+    check_text("id", value)
+    if not value.strip():
+        raise ValueError("field 'id' is empty; give a text, or leave it out.")
+    return value
+
+
+def _images(value: Any, folder: Path) -> Path | list[Path]:
+    """A path, or several."""
+    if isinstance(value, list):
+        if not value:
+            raise ValueError("field 'image' is an empty list; give paths, or leave it out.")
+        return [_images(_path(one), folder) for one in value]
+    return folder / _path(value)
+
+
+def _path(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"field 'image' is not a path but {_kind(value)}.")
+    check_text("image", value)
+    if not value.strip():
+        raise ValueError("field 'image' is empty; give a path, or leave it out.")
+    return value
+
+
+def _seed(value: Any) -> int:
+    """A seed; a table's cells are text."""
+    if isinstance(value, str) and re.fullmatch(r"\d{1,20}", value):
+        value = int(value)
+    return check_seed(value)
+
+
+def check_seed(value: Any) -> int:
+    """A seed as a plain int. Raises ValueError unless it is a whole number of 64 bits."""
+    return whole("seed", value, least=0, most=2**64 - 1)
+
+
+def _kind(value: Any) -> str:
+    """How to speak of a value that is of a wrong type."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    kinds = {int: "a number", float: "a number", list: "a list", dict: "an object", str: "a text"}
+    return kinds.get(type(value), f"a {type(value).__name__}")

@@ -196,19 +196,27 @@ def _sample(
     temperature: jax.Array,
     top_p: jax.Array,
 ) -> jax.Array:
-    """Nucleus sampling by Gumbel noise keyed by (row seed, place): [B, V] -> [B] int32."""
+    """Nucleus sampling by Gumbel noise keyed by (row seed, place): [B, V] -> [B] int32.
+
+    The vocabulary is sorted only where some of it is left out, at top_p < 1.
+    """
     scaled = logits / jnp.maximum(temperature, 1e-6)
-    ordered = -jnp.sort(-scaled, axis=-1)
-    probability = jax.nn.softmax(ordered, axis=-1)
-    before = jnp.cumsum(probability, axis=-1) - probability
-    kept = jnp.where(before < top_p, ordered, jnp.inf)
-    scaled = jnp.where(scaled < jnp.min(kept, axis=-1, keepdims=True), -jnp.inf, scaled)
+    scaled = jax.lax.cond(top_p < 1, _nucleus, lambda scaled, _: scaled, scaled, top_p)
 
     def noise(seed: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(seed), place)
         return jax.random.gumbel(key, logits.shape[1:])
 
     return jnp.argmax(scaled + jax.vmap(noise)(seeds), axis=-1).astype(jnp.int32)
+
+
+def _nucleus(scaled: jax.Array, top_p: jax.Array) -> jax.Array:
+    """Logits [B, V] with -inf beyond the smallest set whose probability reaches `top_p`."""
+    ordered = -jnp.sort(-scaled, axis=-1)
+    probability = jax.nn.softmax(ordered, axis=-1)
+    before = jnp.cumsum(probability, axis=-1) - probability
+    kept = jnp.where(before < top_p, ordered, jnp.inf)
+    return jnp.where(scaled < jnp.min(kept, axis=-1, keepdims=True), -jnp.inf, scaled)
 
 
 def guided_velocity(

@@ -1,12 +1,30 @@
 """How texts are chosen and images drawn: values that are checked when they are made."""
 
+import contextlib
 import dataclasses
 import itertools
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from unireason_jax.inference.turns import WITHOUT_IMAGES, WITHOUT_TEXT, Reading
 from unireason_jax.rules import flow
+
+OPTIONS = {
+    "temperature": ("text", "temperature"),
+    "top_p": ("text", "top_p"),
+    "timesteps": ("flow", "timesteps"),
+    "shift": ("flow", "shift"),
+    "guidance": ("flow", "text_scale"),
+    "image_guidance": ("flow", "image_scale"),
+    "size": ("", "size"),
+    "max_text": ("", "max_text"),
+    "min_rounds": ("", "min_rounds"),
+}
+"""Settings that a call or a command line may change: part of `Settings` and field, by option."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +42,8 @@ class TextSettings:
 
     def __post_init__(self) -> None:
         """Raises ValueError on values outside their range."""
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(
-                f"text: temperature {self.temperature} must be >= 0 and "
-                f"top_p {self.top_p} in (0, 1]."
-            )
+        _set(self, "temperature", number("temperature", self.temperature, least=0))
+        _set(self, "top_p", number("top_p", self.top_p, above=0, most=1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +83,13 @@ class FlowSettings:
         if isinstance(self.image_free, str) and self.image_free not in WITHOUT_IMAGES:
             names = ", ".join(WITHOUT_IMAGES)
             raise ValueError(f"flow: image_free {self.image_free!r} is not one of {names}.")
-        if self.timesteps < 2:
-            raise ValueError(f"flow: timesteps must be at least 2, not {self.timesteps}.")
-        if self.shift <= 0:
-            raise ValueError(f"flow: shift must be positive, not {self.shift}.")
+        _set(self, "timesteps", whole("timesteps", self.timesteps, least=2, most=100_000))
+        _set(self, "shift", number("shift", self.shift, above=0))
+        _set(self, "text_scale", number("guidance", self.text_scale, least=0))
+        _set(self, "image_scale", number("image_guidance", self.image_scale, least=0))
+        _set(self, "renorm_min", number("renorm_min", self.renorm_min, least=0))
+        lo, hi = (number("interval", edge, least=0, most=1) for edge in self.interval)
+        _set(self, "interval", (lo, hi))
         if self.renorm not in flow.RENORMS:
             names = ", ".join(flow.RENORMS)
             raise ValueError(f"flow: renorm {self.renorm!r} is not one of {names}.")
@@ -116,7 +134,8 @@ class Settings:
       max_reflection: most tokens of a reflection; None is as all texts.
       simple_think: of a plan, what follows reads only the words after </think>, without blanks
         around them; all of it where nothing follows.
-      size: (height, width) in pixels of images without a source; images with one keep its size.
+      size: (height, width) in pixels of images without a source.
+      edit_size: the same of images with a source; None keeps the size of the source.
       size_from: whether the "first" or the "last" image shown gives the size; a refined image
         always has that of its draft.
       reading: how pictures are resized; None is as in training.
@@ -134,6 +153,7 @@ class Settings:
     max_reflection: int | None = None
     simple_think: bool = False
     size: tuple[int, int] = (32, 32)
+    edit_size: tuple[int, int] | None = None
     size_from: str = "last"
     reading: Reading | None = None
     share_texts: int = 1
@@ -145,8 +165,15 @@ class Settings:
         """Raises ValueError on values that cannot work."""
         if self.size_from not in ("first", "last"):
             raise ValueError(f"size_from {self.size_from!r} is not one of first, last.")
-        if self.share_texts < 1:
-            raise ValueError(f"share_texts must be at least 1, not {self.share_texts}.")
+        _set(self, "max_text", whole("max_text", self.max_text, least=1, most=1 << 20))
+        _set(self, "min_rounds", whole("min_rounds", self.min_rounds, least=0))
+        _set(self, "batch_rows", whole("batch", self.batch_rows, least=1))
+        _set(self, "size", _size(self.size))
+        _set(self, "edit_size", None if self.edit_size is None else _size(self.edit_size))
+        _set(self, "share_texts", whole("share_texts", self.share_texts, least=1))
+        if self.max_reflection is not None:
+            longest = whole("max_reflection", self.max_reflection, least=1, most=1 << 20)
+            _set(self, "max_reflection", longest)
 
     def limit_of(self, role: str) -> int:
         """Most tokens of a text of a role."""
@@ -162,3 +189,77 @@ class Settings:
     def flow_of(self, role: str) -> FlowSettings:
         """How an image of a role is drawn."""
         return self.refine if role == "refined" and self.refine else self.flow
+
+
+def with_options(settings: Settings, given: Mapping[str, Any]) -> Settings:
+    """Settings with some of `OPTIONS` in their place; None leaves what is there.
+
+    A size holds for images with a source too, and the options of drawing for refined images.
+
+    Raises:
+      ValueError: a value of a wrong type, or out of range.
+    """
+    changes: dict[str, Any] = {}
+    parts: dict[str, dict[str, Any]] = {"text": {}, "flow": {}, "": changes}
+    for option, (part, field) in OPTIONS.items():
+        if given.get(option) is not None:
+            parts[part][field] = given[option]
+    if "size" in changes:
+        changes["edit_size"] = changes["size"]
+    for part, target in (("text", "text"), ("flow", "flow"), ("flow", "refine")):
+        old = getattr(settings, target)
+        if parts[part] and old is not None:
+            changes[target] = dataclasses.replace(old, **parts[part])
+    return dataclasses.replace(settings, **changes)
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+) -> float:
+    """A finite number as a plain float. Raises ValueError unless it is one within its range."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # of an int that no float holds
+            found = float(value)
+            if math.isfinite(found) and found >= least and above < found <= most:
+                return found
+    low = f"> {above:g}" if above > -math.inf else f">= {least:g}"
+    high = f" and <= {most:g}" if most < math.inf else ""
+    raise ValueError(f"{name} must be a number {low}{high}, not {_shown(value)}.")
+
+
+def whole(name: str, value: Any, *, least: int, most: int = (1 << 31) - 1) -> int:
+    """A whole number as a plain int. Raises ValueError unless it is one within its range."""
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if is_whole and least <= value <= most:
+        return int(value)
+    wanted = "a whole number"
+    if is_whole:
+        wanted = f">= {least}" if value < least else f"<= {most}"
+    raise ValueError(f"{name} must be {wanted}, not {_shown(value)}.")
+
+
+def _size(value: Any) -> tuple[int, int]:
+    """A size in pixels."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise ValueError(f"size must be (height, width) in pixels, not {_shown(value)}.")
+    height, width = (whole("size", edge, least=1, most=1 << 16) for edge in value)
+    return height, width
+
+
+def _shown(value: Any) -> str:
+    """A value for an error, on one short line."""
+    try:
+        shown = " ".join(repr(value).split())
+    except ValueError:  # an int of thousands of digits
+        shown = "a number of thousands of digits"
+    return shown if len(shown) <= 60 else f"{shown[:60]}..."
+
+
+def _set(settings: Any, name: str, value: Any) -> None:
+    """Replaces a field of a frozen dataclass while it is made."""
+    object.__setattr__(settings, name, value)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unireason_jax.data import images
 from unireason_jax.pictures.strips import Note, Panel, strip, tidy
 from unireason_jax.storage import atomic
 
@@ -123,6 +124,18 @@ class Trace:
         found = [s.read for s in self.steps if s.kind == "text" and s.role == role]
         return found[-1] if found else None
 
+    def then(self, later: "Trace") -> "Trace":
+        """This conversation and one that went on with its last image, as one."""
+        steps = [s for s in later.steps if not (s.given and s.kind == "image")]
+        seconds = {
+            phase: self.seconds.get(phase, 0.0) + later.seconds.get(phase, 0.0)
+            for phase in {**self.seconds, **later.seconds}
+        }
+        name = f"{self.id} / {later.id}"
+        return dataclasses.replace(
+            later, id=name, steps=(*self.steps, *steps), seconds=seconds, sample=self.sample
+        )
+
     def judged(self, verdicts: dict[int, bool], **details: Any) -> "Trace":
         """The trace with verdicts by step number, and details added."""
         steps = tuple(
@@ -138,7 +151,7 @@ class Trace:
         refined = 0
         for step in self.steps:
             if step.kind == "text":
-                note = Note(step.role, tidy(step.text or ""))
+                note = Note(step.role, tidy(step.text or ""), step.cut)
                 if step.role in ("user", "system"):
                     continue
                 if panels and step.role in ("reflection", "answer"):
@@ -210,23 +223,50 @@ def load(folder: str | Path) -> Trace:
 
     Raises:
       FileNotFoundError: no trace there, or one of its images is missing.
-      ValueError: trace.json is not one of ours.
+      ValueError: trace.json is not one of ours, or an image is damaged.
     """
+    found = peek(folder)
+    steps = tuple(_with_image(step, Path(folder)) for step in found.steps)
+    return dataclasses.replace(found, steps=steps)
+
+
+def peek(folder: str | Path) -> Trace:
+    """As `load`, but the images are the names of their files, which are not opened."""
     path = Path(folder) / FILE
     if not path.exists():
         raise FileNotFoundError(f"{folder}: no {FILE}; give a folder that `Trace.save` wrote.")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        steps = [Step(**step) for step in values.pop("steps")]
-        trace = Trace(steps=(), **values)
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        steps = tuple(Step(**step) for step in values.pop("steps"))
+        found = Trace(steps=steps, **values)
+        parts = (found.details, found.seconds, found.settings)
+        if not isinstance(found.id, str) or not all(isinstance(part, dict) for part in parts):
+            raise TypeError("a field is of a wrong type")
+        for step in steps:
+            _check(step)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a trace of this program ({error}).") from None
-    return dataclasses.replace(trace, steps=tuple(_with_image(step, path.parent) for step in steps))
+    for step in steps:
+        if step.image is not None and not (path.parent / step.image).is_file():
+            raise FileNotFoundError(
+                f"{path.parent / step.image}: an image of the trace is missing."
+            )
+    return found
+
+
+def _check(step: Step) -> None:
+    """Raises TypeError unless a step read from a file has the content of its kind."""
+    texts = (step.role, step.image or "", step.text or "", step.handover or "")
+    if step.kind not in ("text", "image") or not all(isinstance(text, str) for text in texts):
+        raise TypeError("a step is of a wrong type")
+    if (step.image is None) == (step.kind == "image"):
+        raise TypeError(f"a step of kind {step.kind} has the content of another")
+    if step.image is not None and Path(step.image).name != step.image:
+        raise TypeError("an image is not in the folder itself")
 
 
 def _with_image(step: Step, folder: Path) -> Step:
     """The step with the picture that its file name stands for."""
     if step.image is None:
         return step
-    with Image.open(folder / step.image) as picture:
-        return dataclasses.replace(step, image=np.asarray(picture.convert("RGB")))
+    return dataclasses.replace(step, image=images.load(folder / step.image))

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw
 
 from unireason_jax.evals.rates import Rate
-from unireason_jax.pictures.strips import FAINT, INK, LINE, PAPER, font, wrap
+from unireason_jax.pictures.fonts import font, wrap
+from unireason_jax.pictures.strips import FAINT, INK, LINE, PAPER
 
 COLORS = ((150, 160, 178), (88, 116, 196), (34, 150, 94), (214, 132, 40))
 LINES = (*COLORS, (190, 60, 140), (20, 140, 160), (120, 90, 40), (90, 90, 90))

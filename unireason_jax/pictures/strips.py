@@ -1,19 +1,22 @@
 """Pictures of traces: images side by side, what was said beneath them, verdict marks.
 
-Plain Pillow. Small images are enlarged by whole factors without smoothing, so that a pixel stays a
-pixel; large ones are shrunk to the panel.
+Small images are enlarged by whole factors without smoothing, so that a pixel stays a pixel; large
+ones get larger panels, and are shrunk to them.
 """
 
-import bisect
-import functools
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-PANEL = 192
+from unireason_jax.pictures import fonts
+from unireason_jax.pictures.fonts import font, wrap, write
+
+PANEL, LARGEST, WIDEST = 192, 512, 2200  # edge of a panel at least, at most; all panels of a strip
+LONG_TITLE = 240
+CUT = "cut off by the limit of length"
 GAP = 18
 MARGIN = 20
 PAPER, INK, FAINT = (255, 255, 255), (28, 30, 36), (120, 124, 134)
@@ -27,10 +30,11 @@ LABELS = {
 
 
 class Note(NamedTuple):
-    """A labelled text beneath an image."""
+    """A labelled text beneath an image; `cut` where the limit of length ended it."""
 
     label: str
     text: str
+    cut: bool = False
 
 
 class Panel(NamedTuple):
@@ -40,32 +44,6 @@ class Panel(NamedTuple):
     image: np.ndarray | None
     notes: tuple[Note, ...] = ()
     verdict: bool | None = None
-
-
-@functools.cache
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own typeface at a pixel size."""
-    return ImageFont.load_default(size)
-
-
-def wrap(text: str, size: int, width: int) -> list[str]:
-    """Breaks text into lines of at most `width` pixels, between words, inside a longer word."""
-    measure = font(size).getlength
-    lines, line = [], ""
-    for word in text.split():
-        trial = f"{line} {word}" if line else word
-        if measure(trial) <= width:
-            line = trial
-            continue
-        if line:
-            lines.append(line)
-        while measure(word) > width and len(word) > 1:
-            lengths = range(2, len(word) + 1)
-            cut = 1 + bisect.bisect(lengths, width, key=lambda n: measure(word[:n]))
-            lines.append(word[:cut])
-            word = word[cut:]
-        line = word
-    return [*lines, line] if line else lines
 
 
 def strip(title: str, panels: Sequence[Panel], *, subtitle: str = "") -> Image.Image:
@@ -79,24 +57,27 @@ def strip(title: str, panels: Sequence[Panel], *, subtitle: str = "") -> Image.I
     Returns:
       An RGB image, as wide as its panels and at least as two.
     """
-    columns = max(len(panels), 2)
-    width = 2 * MARGIN + columns * PANEL + (columns - 1) * GAP
-    heading = wrap(title, 19, width - 2 * MARGIN) or [""]
+    columns, side = max(len(panels), 2), _side(panels)
+    width = 2 * MARGIN + columns * side + (columns - 1) * GAP
+    large = 19 if len(title) <= LONG_TITLE else 14
+    heading = wrap(title, large, width - 2 * MARGIN) or [""]
+    texts = [title, subtitle, *(note.text for panel in panels for note in panel.notes)]
     small = wrap(subtitle, 13, width - 2 * MARGIN)
-    top = MARGIN + 26 * len(heading) + 18 * len(small) + 12
-    body = max((_notes_height(panel.notes) for panel in panels), default=0)
-    height = top + 24 + PANEL + (10 + body if body else 0) + MARGIN
+    small += wrap(fonts.complaint("".join(texts)), 13, width - 2 * MARGIN)
+    top = MARGIN + (large + 7) * len(heading) + 18 * len(small) + 12
+    body = max((_notes_height(panel.notes, side) for panel in panels), default=0)
+    height = top + 24 + side + (10 + body if body else 0) + MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     y = MARGIN
     for line in heading:
-        draw.text((MARGIN, y), line, INK, font(19), stroke_width=0.3)
-        y += 26
+        write(draw, (MARGIN, y), line, INK, large, stroke_width=0.3)
+        y += large + 7
     for line in small:
-        draw.text((MARGIN, y), line, FAINT, font(13))
+        write(draw, (MARGIN, y), line, FAINT, 13)
         y += 18
     for column, panel in enumerate(panels):
-        _draw_panel(sheet, draw, panel, MARGIN + column * (PANEL + GAP), top)
+        _draw_panel(sheet, draw, panel, MARGIN + column * (side + GAP), top, side)
     return sheet
 
 
@@ -113,7 +94,7 @@ def contact_sheet(
     sheet = Image.new("RGB", (max(sum(widths), 2 * PANEL), top + sum(heights)), PAPER)
     draw = ImageDraw.Draw(sheet)
     if title:
-        draw.text((MARGIN, 18), title, INK, font(24), stroke_width=0.4)
+        write(draw, (MARGIN, 18), title, INK, 24, stroke_width=0.4)
     y = top
     for row, height in zip(rows, heights):
         x = 0
@@ -155,34 +136,42 @@ def tidy(text: str) -> str:
     return re.sub(r"\s+([,.?!;:])", r"\1", " ".join(text.split()))
 
 
+def _side(panels: Sequence[Panel]) -> int:
+    """Pixels of a panel's edge: room for large pictures, as long as the strip is no banner."""
+    longest = max((max(p.image.shape[:2]) for p in panels if p.image is not None), default=PANEL)
+    return max(PANEL, min(longest, LARGEST, WIDEST // max(len(panels), 2)))
+
+
 def _draw_panel(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, panel: Panel, x: int, y: int
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, panel: Panel, x: int, y: int, side: int
 ) -> None:
     """One column: title and verdict, image, notes."""
-    draw.text((x, y), panel.title, INK, font(15), stroke_width=0.2)
+    write(draw, (x, y), panel.title, INK, 15, stroke_width=0.2)
     if panel.verdict is not None:
-        mark(draw, x + PANEL - 10, y + 9, panel.verdict)
+        mark(draw, x + side - 10, y + 9, panel.verdict)
     y += 24
-    frame = [x - 1, y - 1, x + PANEL, y + PANEL]
+    frame = [x - 1, y - 1, x + side, y + side]
+    draw.rectangle(frame, fill=(246, 247, 249), outline=FRAME)
     if panel.image is None:
-        draw.rectangle(frame, fill=(246, 247, 249), outline=FRAME)
-        draw.text((x + PANEL / 2, y + PANEL / 2), "no image", FAINT, font(14), anchor="mm")
+        draw.text((x + side / 2, y + side / 2), "no image", FAINT, font(14), anchor="mm")
     else:
-        picture = enlarge(panel.image, PANEL)
-        draw.rectangle(frame, fill=(246, 247, 249), outline=FRAME)
-        place = (x + (PANEL - picture.width) // 2, y + (PANEL - picture.height) // 2)
+        picture = enlarge(panel.image, side)
+        place = (x + (side - picture.width) // 2, y + (side - picture.height) // 2)
         sheet.paste(picture, place)
-    y += PANEL + 10
+    y += side + 10
     for note in panel.notes:
         color = LABELS.get(note.label.split()[0], FAINT)
-        draw.text((x, y), note.label, color, font(13), stroke_width=0.2)
+        write(draw, (x, y), note.label, color, 13, stroke_width=0.2)
         y += 18
-        for line in wrap(note.text, 14, PANEL) or ["(empty)"]:
-            draw.text((x, y), line, INK, font(14))
+        for line in wrap(note.text, 14, side) or ["(empty)"]:
+            write(draw, (x, y), line, INK, 14)
+            y += 19
+        if note.cut:
+            write(draw, (x, y), CUT, BAD, 13)
             y += 19
         y += 7
 
 
-def _notes_height(notes: Sequence[Note]) -> int:
+def _notes_height(notes: Sequence[Note], side: int) -> int:
     """Pixels that `_draw_panel` needs for the notes."""
-    return sum(25 + 19 * max(len(wrap(note.text, 14, PANEL)), 1) for note in notes)
+    return sum(25 + 19 * (max(len(wrap(n.text, 14, side)), 1) + n.cut) for n in notes)

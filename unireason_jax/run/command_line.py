@@ -17,14 +17,15 @@ def run(
 ) -> Any:
     """Reads `argv` (None: the process's own), runs the command and returns what it returns.
 
-    A wrong flag, file or checkpoint (ValueError, FileNotFoundError) ends the process with its
-    message as one line and status 1.
+    A wrong flag ends the process with one line and status 2; a wrong file, value or checkpoint
+    (ValueError, OSError) likewise, with status 1.
     """
+    parser.error = lambda message: parser.exit(2, f"error: {message}; --help lists the flags\n")
     try:
         given = parser.parse_args(argv)
         compile_cache.share()
         return command(given)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

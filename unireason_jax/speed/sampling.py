@@ -1,7 +1,8 @@
 """`unireason bench decode|image`: writing and drawing at the sizes of the official CPU baseline.
 
 Model: width 512, 8 layers, two experts, no ViT (59.74 M parameters as the reference counts them).
-decode: batch 1, a prompt of 128 tokens, then 128 greedy tokens; the prompt is not timed.
+decode: batch 1, a prompt of 128 tokens, then 128 greedy (or sampled) tokens; the prompt is not
+        timed.
 image:  256 x 256 pixels (256 latent tokens), a prompt of 32 tokens, 19 Euler steps of which 16 are
         guided at shift 3 and interval (0.4, 1]: 35 passes with text guidance 4, 51 with image
         guidance 2 as well; the prompt is timed, the autoencoder is not.
@@ -30,22 +31,27 @@ from unireason_jax.speed import reference
 
 SIZES = ("small", "nano")  # nano: to try the benchmark itself
 GUIDANCE = ("text", "text_image")
+TEXTS = {"greedy": (0.0, 1.0), "sampled": (1.0, 1.0), "nucleus": (1.0, 0.9)}
+"""Temperature and top_p by name."""
 PROMPT, WRITTEN = 128, 128
 IMAGE_PROMPT, STEPS = 32, 19
 
 
-def decode(size: str, *, dtype: str = "float32", batch: int = 1, repeats: int = 3) -> dict:
-    """Times greedy decoding.
+def decode(
+    size: str, *, dtype: str = "float32", text: str = "greedy", batch: int = 1, repeats: int = 3
+) -> dict:
+    """Times the writing of a text.
 
     Args:
       size: "small", or "nano" (to try the benchmark itself).
       dtype: of the matmuls and the weights they read, "float32" or "bfloat16".
+      text: how tokens are chosen, a name in TEXTS.
       batch: rows written together.
       repeats: timed runs, after one that compiles.
 
     Returns:
       Plain numbers, with tokens a second, the share of this machine's matrix rate, and the
-      official code's figures (batch 1) where there are any.
+      official code's figures (greedy text, batch 1) where there are any.
 
     Raises:
       ValueError: unknown size.
@@ -53,12 +59,13 @@ def decode(size: str, *, dtype: str = "float32", batch: int = 1, repeats: int = 
     model, params, markers = _model(size, dtype)
     prompt = _prompt(model, params, batch, PROMPT, PROMPT + WRITTEN + 2)
     fixed = {"config": model, "markers": dataclasses.replace(markers, eos=-1)}
-    fixed |= {"vocab": model.llm.vocab, "max_tokens": WRITTEN, "greedy": True}
+    fixed |= {"vocab": model.llm.vocab, "max_tokens": WRITTEN, "greedy": text == "greedy"}
+    temperature, top_p = map(np.float32, TEXTS[text])
 
     def write() -> Any:
         cache = jax.tree.map(jnp.copy, prompt)
         ones, seeds = jnp.ones(batch, bool), jnp.zeros(batch, jnp.uint32)
-        settings = np.int32(WRITTEN - 2), np.float32(0), np.float32(1)
+        settings = np.int32(WRITTEN - 2), temperature, top_p
         return sampler.write_text(params, cache, ones, seeds, *settings, **fixed)[1]
 
     found = _measure(write, repeats)
@@ -66,7 +73,8 @@ def decode(size: str, *, dtype: str = "float32", batch: int = 1, repeats: int = 
     llm = model.llm
     useful = forward_flops(model, WRITTEN, PROMPT + WRITTEN / 2)
     useful += 2.0 * WRITTEN * llm.width * llm.vocab
-    return result("decode", None, model, size, batch, found | done, useful)
+    name = "decode" if text == "greedy" else f"decode_{text}"
+    return result(name, None, model, size, batch, found | done, useful)
 
 
 def image(

@@ -1,11 +1,15 @@
 """Every aggregator on cases computed by hand, and every reader on answers good and bad."""
 
 import math
+import pickle
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from unireason_jax.evals.published import (
     SUITES,
+    base,
     dpg,
     gedit,
     geneval,
@@ -254,3 +258,18 @@ def test_answers_are_read(suite, step, answer, scores):
 def test_an_answer_without_scores_is_malformed_and_not_zero(suite, step, answer):
     with pytest.raises(Malformed):
         SUITES[suite].read(question(step, RAW), answer)
+
+
+def test_pictures_of_a_grid_are_read_when_they_are_looked_at(tmp_path):
+    """A question holds no pixels, so their number does not grow with that of the images."""
+    quarters = np.arange(1, 5, dtype=np.uint8).reshape(2, 2)
+    grid = np.repeat(np.kron(quarters, np.ones((60, 60), np.uint8))[..., None], 3, axis=-1)
+    Image.fromarray(grid).save(tmp_path / "i.png")
+    asked = {"id": 1, "parents": [], "words": "red ?", "category": "c", "skipped": False}
+    item = Item("i", "p", (), {"questions": [asked]})
+    found = dpg.questions(item, "i.png", tmp_path / "i.png", dpg.RUBRICS)
+    assert len(pickle.dumps(found)) < 4000
+    for number, question in enumerate(found, 1):
+        picture = base.pixels(question.pictures[0])
+        assert picture.shape == (60, 60, 3) and (picture == number).all()
+    assert base.pixels(tmp_path / "i.png").shape == (120, 120, 3)

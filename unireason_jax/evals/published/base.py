@@ -6,15 +6,32 @@ given as a file, because most are not licensed for redistribution.
 """
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
-Picture = Path | np.ndarray
+
+class Crop(NamedTuple):
+    """One picture of a file that holds a grid of them; read when it is looked at.
+
+    Attributes:
+      file: the whole image.
+      grid: pictures in a row, and rows.
+      number: which one, row by row.
+    """
+
+    file: Path
+    grid: int
+    number: int
+
+
+Picture = Path | Crop
 Scores = dict[str, float]
 
 
@@ -47,7 +64,7 @@ class Question:
       key: unique within a suite's results.
       step: which scores are asked for.
       words: the rubric with the item's texts.
-      pictures: files or uint8 [H, W, 3], in the order the rubric names them.
+      pictures: files or parts of them, in the order the rubric names them.
       item: what is judged.
     """
 
@@ -158,6 +175,26 @@ def checked(path: Path, items: Iterable[Item]) -> list[Item]:
 def one_png(item: Item) -> tuple[str, ...]:
     """`{id}.png`: the place of an item's only picture."""
     return (f"{item.id}.png",)
+
+
+def pixels(picture: Picture) -> np.ndarray:
+    """A picture as uint8 [H, W, 3]."""
+    if isinstance(picture, Path):
+        return _opened(picture)
+    row, column = divmod(picture.number, picture.grid)
+    grid = _grid(picture.file, picture.file.stat().st_mtime_ns)
+    strip = np.array_split(grid, picture.grid, axis=0)[row]
+    return np.array_split(strip, picture.grid, axis=1)[column]
+
+
+@functools.lru_cache(maxsize=8)  # every picture of a grid has many questions
+def _grid(file: Path, written: int) -> np.ndarray:
+    return _opened(file)
+
+
+def _opened(file: Path) -> np.ndarray:
+    with Image.open(file) as found:
+        return np.asarray(found.convert("RGB"))
 
 
 def fill(rubric: str, **texts: Any) -> str:

@@ -11,10 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from unireason_jax.evals.published.base import (
+    Crop,
     Item,
     Malformed,
     Question,
@@ -77,14 +75,6 @@ def _item(name: str, asked: list[dict]) -> Item:
     return Item(name, asked[0]["prompt"], (), raw)
 
 
-def crops(image: Path) -> list[np.ndarray]:
-    """The pictures of a grid, row by row."""
-    with Image.open(image) as grid:
-        pixels = np.asarray(grid.convert("RGB"))
-    rows = np.array_split(pixels, GRID, axis=0)
-    return [picture for row in rows for picture in np.array_split(row, GRID, axis=1)]
-
-
 def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -> list[Question]:
     """Every question on every picture."""
     return [
@@ -92,10 +82,10 @@ def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -
             f"{place}/{crop}/{question['id']}",
             f"{crop}/{question['id']}",
             fill(rubrics["answer"], question=question["words"]),
-            (picture,),
+            (Crop(image, GRID, crop),),
             item,
         )
-        for crop, picture in enumerate(crops(image))
+        for crop in range(CROPS)
         for question in item.raw["questions"]
     ]
 

@@ -8,11 +8,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
-
 from unireason_jax.evals.published.asking import JudgeFailure, Reply
-from unireason_jax.evals.published.base import Picture, Question
+from unireason_jax.evals.published.base import Question, pixels
 from unireason_jax.world.parser import Found, parse
 from unireason_jax.world.renderer import WINDOW
 from unireason_jax.world.requirements import Want, requirement_from_dict
@@ -90,14 +87,6 @@ def facts(truth: Mapping[str, Any], question: Question) -> Facts:
         before = pixels(question.item.sources[0])
         outside = check_edit(requirement, source, target, before, image).outside
     return Facts(right, seen.residual, outside, seen.objects)
-
-
-def pixels(picture: Picture) -> np.ndarray:
-    """A picture as uint8 [H, W, 3]."""
-    if isinstance(picture, np.ndarray):
-        return picture
-    with Image.open(picture) as found:
-        return np.asarray(found.convert("RGB"))
 
 
 def _there(want: Want, objects: tuple[Found, ...]) -> bool:
