@@ -36,20 +36,14 @@ from unireason_jax.models.config import BAGEL_VARIANTS, BagelConfig, LatentConfi
 from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.models.pretrained import FreshStart
 from unireason_jax.run import configuration, first_checkpoint, janus_release
-from unireason_jax.run.experiment import AUTOENCODER, CODEC, TOKENIZER
+from unireason_jax.run.experiment import CODEC, TOKENIZER
+from unireason_jax.run.kept import AUTOENCODER, PICTURES
 from unireason_jax.storage import atomic, lock
 from unireason_jax.training import checkpoint
 from unireason_jax.training.optim import flatten
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
-CARRIED = (CODEC, AUTOENCODER, vae.CONFIG, janus_release.CODES, janus_release.KEPT)
+TOKENIZER_FILES = Qwen2Tokenizer.RELEASED
+CARRIED = (CODEC, AUTOENCODER, vae.CONFIG, PICTURES, janus_release.CODES, janus_release.KEPT)
 SOURCES = ("bagel", "janus", "qwen2", "siglip")
 
 

@@ -11,7 +11,8 @@ not samples: training draws a new sample from them at every step, with the examp
 gets what encoding on the fly would have given it, up to the precision of storage. Images that no
 ViT looks at are left out of the result.
 
-The output is a prepared folder like the input, and is read in its place; with --config it holds one
+The autoencoder is kept beside the latents, so that a run on them can draw. The output is a prepared
+folder like the input, and is read in its place; with --config it holds one
 for every group. An interrupted run goes on when the same command is given again. Several processes
 (of a pod, or of launch/local.py) that see one output folder share the shards between them; the
 result is the same for any number of them.
@@ -42,7 +43,7 @@ from unireason_jax.data.tokenizer import load_tokenizer
 from unireason_jax.data.tokens import LatentCodec, SequenceSpec, latent_pixels, lengths
 from unireason_jax.models import vae
 from unireason_jax.pods import pod, sharding
-from unireason_jax.run import command_line, compile_cache, corpus, overrides
+from unireason_jax.run import command_line, compile_cache, corpus, kept, overrides
 from unireason_jax.world.basis import PatchBasis
 
 _PATIENCE = 30 * 24 * 3600.0  # seconds that a process waits for the slowest one
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     with pod.ending_together():
         try:
             codec = vae.Autoencoder(*vae.load(file)) if file else PatchBasis.create()
-            encoder = Encoder(codec, options.batch)
+            encoder = Encoder(codec, options.batch, file)
             for folder, output in jobs:
                 done = encode(
                     folder, output, encoder, dtype=options.dtype, overwrite=options.overwrite
@@ -114,10 +115,12 @@ def _encode(folder: Path, output: Path, encoder: "Encoder", dtype: str, overwrit
     if jax.process_index() == 0:
         shards.tidy(output)
     if not overwrite and shards.is_made(output, about):
+        _keep_codec(encoder, output)
         return f"{output} holds these latents already"
     if jax.process_index() == 0:
         shards.begin(output, about, overwrite=overwrite)
         shutil.copytree(folder / "tokenizer", output / "tokenizer", dirs_exist_ok=True)
+        _keep_codec(encoder, output)
     pod.gather(f"begun {output}", None)
     if not shards.is_unfinished(output):
         raise FileNotFoundError(
@@ -137,6 +140,12 @@ def _encode(folder: Path, output: Path, encoder: "Encoder", dtype: str, overwrit
             f"shards of {output}, {manifest['bytes'] / 2**20:.1f} MiB"
         )
     return pod.gather(f"finished {output}", report)[0]
+
+
+def _keep_codec(encoder: "Encoder", output: Path) -> None:
+    """Leaves the autoencoder beside its latents, so that a run on them can draw."""
+    if encoder.file and jax.process_index() == 0:
+        kept.keep_autoencoder(encoder.file, output)
 
 
 def _spec(source: ArrayRecordSource, codec: LatentCodec) -> SequenceSpec:
@@ -162,13 +171,14 @@ class Encoder:
     """A frozen autoencoder over all devices of this process.
 
     Attributes:
+      file: of the autoencoder; empty for none.
       rows: images in a batch.
       sizes: (height, width) it has seen, each compiled once.
     """
 
-    def __init__(self, codec: LatentCodec, batch: int = 1):
+    def __init__(self, codec: LatentCodec, batch: int = 1, file: str = ""):
         """Places the weights; `batch` images go to each device."""
-        self.codec = codec
+        self.codec, self.file = codec, file
         self.sizes: set[tuple[int, int]] = set()
         self.rows = batch * jax.local_device_count()
         if isinstance(codec, vae.Autoencoder):

@@ -212,6 +212,16 @@ class Qwen2Tokenizer:
 
     FILE = "tokenizer.json"
     SLOW_FILES = ("vocab.json", "merges.txt")
+    RELEASED = (
+        FILE,
+        *SLOW_FILES,
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+        "chat_template.json",
+    )
+    """Files of a release, which stay with the tokenizer wherever it is saved."""
     _SPLIT = (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
         r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -220,6 +230,7 @@ class Qwen2Tokenizer:
     def __init__(self, tokenizer, *, parse_controls: bool = False):
         self._tokenizer = tokenizer
         self._parse_controls = parse_controls
+        self._files: dict[str, bytes] = {}
         self._tokenizer.encode_special_tokens = not parse_controls
         ids = {name: tokenizer.token_to_id(name) for name in CONTROLS}
         missing = [name for name, piece in ids.items() if piece is None]
@@ -258,17 +269,23 @@ class Qwen2Tokenizer:
             )
         try:
             tokenizer = cls._from_file(folder) if whole else cls._from_slow_files(folder)
+            absent = [name for name in CONTROLS if tokenizer.token_to_id(name) is None]
             if add_missing:
-                absent = [name for name in CONTROLS if tokenizer.token_to_id(name) is None]
                 tokenizer.add_special_tokens(absent)
-            return cls(tokenizer, parse_controls=parse_controls)
+            made = cls(tokenizer, parse_controls=parse_controls)
+            if not absent:
+                present = [name for name in cls.RELEASED if (folder / name).is_file()]
+                made._files = {name: (folder / name).read_bytes() for name in present}
+            return made
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
 
     def save(self, folder: Path) -> None:
-        """Writes `tokenizer.json` into `folder`."""
+        """Writes into `folder` the files it was loaded from, byte for byte, or `tokenizer.json`."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        atomic.write_text(Path(folder) / self.FILE, self._tokenizer.to_str())
+        files = self._files or {self.FILE: self._tokenizer.to_str().encode()}
+        for name, content in files.items():
+            atomic.write_bytes(Path(folder) / name, content)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, nothing added."""

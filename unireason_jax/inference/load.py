@@ -13,7 +13,7 @@ from unireason_jax.inference.settings import FlowSettings, Settings, with_option
 from unireason_jax.models import functional
 from unireason_jax.models.vae import Autoencoder
 from unireason_jax.pods import sharding
-from unireason_jax.run import corpus, experiment
+from unireason_jax.run import corpus, experiment, kept
 from unireason_jax.training import checkpoint
 from unireason_jax.world.scenes import CELL
 
@@ -39,7 +39,8 @@ def load(
       which: "ema" for the averaged weights, "params" for the last ones.
       step: a certain checkpoint; by default the newest sound one.
       settings: how to generate; by default those of the embedded world (`WORLD_FLOW`, with the
-        timestep shift and the canvas of the run), or BAGEL's where the codec is an autoencoder.
+        timestep shift of the run), or BAGEL's where the codec is an autoencoder; both draw at the
+        size of the run's own pictures.
       mesh: spreads weights and rows over devices; None uses one.
       dtype: of the matmuls and of the weights they read, "float32" or "bfloat16"; by default the
         config's.
@@ -61,15 +62,23 @@ def load(
     data, released = made.config.data, isinstance(made.codec, Autoencoder)
     longest = RELEASED_TEXT if released else data.budgets.text or data.tokens or None
     spec = dataclasses.replace(made.spec, max_text=longest)
-    if settings is None and released:
-        settings = presets.find(RELEASED["generate"]).settings(Settings(batch_rows=4))
-    elif settings is None:
-        side = data.side * CELL
-        flow = dataclasses.replace(WORLD_FLOW, shift=made.config.loss.timestep_shift)
-        settings = Settings(flow=flow, size=(side, side))
+    if settings is None:
+        settings = _settings(made, kept.size_of(workdir))
     verbs = RELEASED if released else None
     style = corpus.style_of(made.config)
     return Reasoner(model, params, spec, settings, mesh=mesh, presets=verbs, style=style)
+
+
+def _settings(made: experiment.Experiment, size: tuple[int, int] | None) -> Settings:
+    """How a model samples unless told otherwise, at the size that it was trained at (None: BAGEL's,
+    or the world's canvas)."""
+    if isinstance(made.codec, Autoencoder):
+        settings = presets.find(RELEASED["generate"]).settings(Settings(batch_rows=4))
+    else:
+        side = made.config.data.side * CELL
+        flow = dataclasses.replace(WORLD_FLOW, shift=made.config.loss.timestep_shift)
+        settings = Settings(flow=flow, size=(side, side))
+    return dataclasses.replace(settings, size=size or settings.size)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

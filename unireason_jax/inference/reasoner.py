@@ -7,6 +7,7 @@ for these together, and a row that has ended makes room for the next request.
 """
 
 import collections
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -113,7 +114,10 @@ class Reasoner:
     ) -> Trace | list[Trace]:
         check_names(list(options), CALL)
         preset = systems.find(options.get("preset") or self.presets[verb])
-        settings = with_options(preset.settings(self.settings), options)
+        settings = preset.settings(self.settings)
+        if not options.get("preset"):  # one that was not chosen leaves the size of the training
+            settings = dataclasses.replace(settings, size=self.settings.size)
+        settings = with_options(settings, options)
         sample = whole("sample", options.get("sample") or 0, least=0)
         told = {key: options[key] for key in ("name", "rounds", "parts", "seed") if key in options}
         told |= {"style": self.style} | ({"image": pictures(image)} if image is not None else {})

@@ -1,6 +1,7 @@
 """The records that a config names, and the tokenizer, sizes and codec that belong to them."""
 
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -203,12 +204,19 @@ def _tokenizer(config: ConfigDict, folders: list[Path]) -> Tokenizer:
         return load_tokenizer(Path(path)) if path else world_tokenizer()
     first, *others = [folder / "tokenizer" for folder in folders]
     for other in others:
-        if _files(other) != _files(first):
+        if not _alike(first, other):
             raise ConfigError(
                 f"config.data.groups: {first} and {other} differ; prepare all groups with one "
                 "--tokenizer."
             )
     return load_tokenizer(first)
+
+
+def _alike(one: Path, two: Path) -> bool:
+    """Whether two folders hold the same tokenizer, be it in other files."""
+    if _files(one) == _files(two):
+        return True
+    return pickle.dumps(load_tokenizer(one)) == pickle.dumps(load_tokenizer(two))
 
 
 def _files(folder: Path) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -22,15 +23,16 @@ from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer
 from unireason_jax.data.tokens import LatentCodec, SequenceSpec
 from unireason_jax.models import vae
 from unireason_jax.models.config import BagelConfig
-from unireason_jax.run import configuration, corpus
+from unireason_jax.run import configuration, corpus, kept
 from unireason_jax.run.configuration import ConfigError
+from unireason_jax.run.kept import AUTOENCODER
 from unireason_jax.run.program import TrainProgram
 from unireason_jax.storage import atomic
 from unireason_jax.training import metrics
 from unireason_jax.training.state import TrainState
 from unireason_jax.world.basis import PatchBasis
 
-TOKENIZER, CODEC, AUTOENCODER = "tokenizer", "codec.npz", "ae.safetensors"
+TOKENIZER, CODEC = "tokenizer", "codec.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +64,20 @@ class Experiment:
         workdir = epath.Path(workdir)
         configuration.save(workdir, self.config)
         self.tokenizer.save(Path(workdir / TOKENIZER))
-        if self.config.data.vae:
-            with atomic.replacing(workdir / AUTOENCODER) as part:
-                epath.Path(self.config.data.vae).copy(part, overwrite=True)
-        elif isinstance(self.codec, PatchBasis):
+        kept.keep_size(self.config, self.spec, workdir)
+        if isinstance(self.codec, PatchBasis):
             with atomic.replacing(workdir / CODEC) as part:
                 np.savez(part, **self.codec.to_arrays())
+        elif file := kept.autoencoder(self.config):
+            kept.keep_autoencoder(file, workdir)
+        elif not (workdir / AUTOENCODER).exists():
+            logging.warning(
+                "No autoencoder: this run learns from latents, but nothing can be drawn with it "
+                "until the %s that made them lies in %s. (`unireason encode` keeps it beside the "
+                "latents when it is run again; --config.init_from brings that of a release.)",
+                AUTOENCODER,
+                workdir,
+            )
 
 
 def create(config: ConfigDict) -> Experiment:
