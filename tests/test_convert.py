@@ -275,9 +275,21 @@ def stretched(folder):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"interpolate_pos": True}))
 
 
+def blind(folder):
+    sees = ("vit_model.", "connector.", "vit_pos_embed")
+    rewrite(folder, "ema", lambda t: [t.pop(n) for n in list(t) if n.startswith(sees)])
+
+
+def nothing(folder):
+    names = ("llm2vae.weight", "language_model.lm_head.weight")
+    rewrite(folder, "ema", lambda t: [t[name].fill(np.nan) for name in names])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (blind, "config.json: says that the model looks at images, but"),
+        (nothing, "'language_model.lm_head.weight' holds nothing but NaN (2 such)"),
         (without_controls, "tokenizer lacks <|im_start|>"),
         (broken_words, "tokenizer.json cannot be read"),
         (lost_shard, "safetensors: missing"),
@@ -299,6 +311,35 @@ def test_nothing_is_written_when_the_input_is_wrong(release, tmp_path, capsys, c
     assert message in error and len(error.strip().splitlines()) == 1
     assert str(folder) in error
     assert not (tmp_path / "w").exists()
+
+
+def test_which_weights_of_a_release_can_be_said(release, tmp_path, capsys):
+    folder = shutil.copytree(release, tmp_path / "in")
+    archive = Archive(huggingface.find_weights(release))
+    table = "latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed"
+    tensors = {n: archive.read(n) * (1 if n in table else -1) for n in archive}
+    tensors["llm2vae.weight"].reshape(-1)[:4] = np.nan  # some NaN is no reason
+    write_all(folder, "model", tensors)
+    for which, sign in (("ema", 1), ("model", -1)):
+        out = tmp_path / which
+        command = ("--from", "bagel", "--input", folder, "--output", out, "--weights", which)
+        assert run(*command) == 0
+        assert f"{which}.safetensors" in capsys.readouterr().out
+        found = checkpoint.load_params(out, dtype="float32")["embed"]
+        wanted = archive.read("language_model.model.embed_tokens.weight").astype("f4")
+        np.testing.assert_array_equal(found, sign * wanted)
+    for path in folder.glob("model*"):
+        path.unlink()
+    assert run(*command[:-3], tmp_path / "none", "--weights", "model") == 1
+    assert "looked for model.safetensors" in capsys.readouterr().err
+
+
+def test_a_release_without_vit_that_says_so_is_taken(release, tmp_path):
+    folder = copy_with(release, tmp_path / "in", blind)
+    values = json.loads((folder / "config.json").read_text()) | {"visual_und": False}
+    (folder / "config.json").write_text(json.dumps(values))
+    assert run("--from", "bagel", "--input", folder, "--output", tmp_path / "w") == 0
+    assert configuration.model_config(configuration.load_workdir(tmp_path / "w")).vit is None
 
 
 def test_a_workdir_is_not_overwritten(release, tmp_path, capsys):

@@ -47,7 +47,14 @@ CARRIED = (CODEC, AUTOENCODER, vae.CONFIG, PICTURES, janus_release.CODES, janus_
 SOURCES = ("bagel", "janus", "qwen2", "siglip")
 
 
-def from_bagel(source: Path, workdir: Path, *, dtype: str | None, shard_bytes: int) -> list[str]:
+def from_bagel(
+    source: Path,
+    workdir: Path,
+    *,
+    dtype: str | None,
+    shard_bytes: int,
+    weights: str | None = None,
+) -> list[str]:
     """Turns a released folder into a workdir.
 
     Args:
@@ -55,6 +62,7 @@ def from_bagel(source: Path, workdir: Path, *, dtype: str | None, shard_bytes: i
       workdir: where to; must not hold a checkpoint yet.
       dtype: element type of the weights; None keeps that of the files.
       shard_bytes: size of a weight file.
+      weights: "ema" or "model", of which file; None for the first that is there.
 
     Returns:
       What was done, one line each.
@@ -62,11 +70,11 @@ def from_bagel(source: Path, workdir: Path, *, dtype: str | None, shard_bytes: i
     Raises:
       FileNotFoundError, ValueError: a file is missing or does not fit; nothing has been written.
     """
-    config = huggingface.read_config(source)
+    config = huggingface.read_config(source, weights)
     file = source / "config.json"
     released.expect(read_json(file), file, interpolate_pos=False)
-    archive = Archive(huggingface.find_weights(source))
-    return write_workdir(
+    archive = Archive(huggingface.find_weights(source, weights))
+    lines = write_workdir(
         workdir,
         config,
         archive,
@@ -75,6 +83,7 @@ def from_bagel(source: Path, workdir: Path, *, dtype: str | None, shard_bytes: i
         dtype=dtype,
         shard_bytes=shard_bytes,
     )
+    return [f"weights of {archive.path}", *lines]
 
 
 def from_parts(
@@ -131,8 +140,11 @@ def write_workdir(
     The checkpoint's manifest comes last: a workdir that has it is whole.
     """
     huggingface.check(archive, config)
+    for source in archive.sources if isinstance(archive, FreshStart) else [archive]:
+        huggingface.check_values(source)
     if autoencoder is not None and autoencoder.exists():
         found = vae.read_config(Archive(autoencoder))
+        huggingface.check_values(Archive(autoencoder))
         if found.latents != config.latent.channels:
             raise ValueError(
                 f"{autoencoder}: {found.latents} latent channels, but the model has "
@@ -283,6 +295,8 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights written")
     root.add_argument("--shard_gib", type=float, default=5.0, help="size of a weight file")
     root.add_argument("--vit", type=Path, help="with --from qwen2: folder of a SigLIP release")
+    about = "with --from bagel: which file of the release [ema.safetensors, else model.safetensors]"
+    root.add_argument("--weights", choices=tuple(huggingface.WEIGHTS), help=about)
     size = "with --from siglip: size of the language model"
     root.add_argument("--variant", choices=BAGEL_VARIANTS, default="bagel_7b_mot", help=size)
     fresh = "with --from qwen2 or siglip"
@@ -306,7 +320,7 @@ def _convert(given: argparse.Namespace) -> list[str]:
         options |= {"which": given.which, "step": given.step, "dtype": given.dtype or "bfloat16"}
         return TARGETS[given.target](given.input, given.output, **options)
     if given.source == "bagel":
-        return from_bagel(given.input, given.output, **options)
+        return from_bagel(given.input, given.output, weights=given.weights, **options)
     if given.source == "janus":
         return janus_release.read(given.input, given.output, **options)
     options |= {"autoencoder": given.ae, "latent_side": given.latent_side, "seed": given.seed}

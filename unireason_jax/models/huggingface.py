@@ -22,25 +22,35 @@ from unireason_jax.models.layers import sincos_row
 from unireason_jax.models.official_names import ROOT, VIT, Tensor, at_path, layout
 from unireason_jax.storage import atomic
 
-WEIGHTS = ("ema.safetensors", "model.safetensors")
+WEIGHTS = {"ema": "ema.safetensors", "model": "model.safetensors"}
 LATENT_TABLE = "latent_pos_embed.pos_embed"
 VIT_TABLE = "vit_pos_embed.pos_embed"
 TABLE_TOLERANCE = 0.005
 SHARD_BYTES = 5 << 30
+_GLANCE = 1 << 16  # elements that are read of a tensor at a time to see whether it is sound
 
 Read = Callable[[str, int | None], np.ndarray]
 
 
-def find_weights(folder: epath.PathLike) -> epath.Path:
-    """The weight file or index of a folder. FileNotFoundError lists what was looked for."""
-    names = [n for name in WEIGHTS for n in (name, name + ".index.json")]
+def find_weights(folder: epath.PathLike, which: str | None = None) -> epath.Path:
+    """The weight file or index of a folder.
+
+    Args:
+      folder: a release.
+      which: a name in WEIGHTS; None for the first that is there.
+
+    Raises:
+      FileNotFoundError: there is none; the message lists what was looked for.
+    """
+    wanted = [WEIGHTS[which]] if which else WEIGHTS.values()
+    names = [n for name in wanted for n in (name, name + ".index.json")]
     for name in names:
         if (epath.Path(folder) / name).exists():
             return epath.Path(folder) / name
     raise FileNotFoundError(f"{folder}: no weights; looked for {', '.join(names)}.")
 
 
-def read_config(folder: epath.PathLike, **policies: Any) -> BagelConfig:
+def read_config(folder: epath.PathLike, which: str | None = None, **policies: Any) -> BagelConfig:
     """The sizes of a released model, from its JSON files and what its tensors imply.
 
     The vision config on disk counts one layer more than is used. The latent table's side is taken
@@ -48,13 +58,14 @@ def read_config(folder: epath.PathLike, **policies: Any) -> BagelConfig:
 
     Args:
       folder: the checkpoint folder.
+      which: see `find_weights`.
       **policies: `dtype`, `remat`, `attention`, `chunk` of BagelConfig.
 
     Raises:
       FileNotFoundError, ValueError: a file or a field is missing or contradicts the tensors.
     """
     folder = epath.Path(folder)
-    archive = Archive(find_weights(folder))
+    archive = Archive(find_weights(folder, which))
     main = read_json(folder / "config.json")
     at = folder / "config.json"
     released.expect(main, at, connector_act="gelu_pytorch_tanh")
@@ -76,6 +87,11 @@ def read_config(folder: epath.PathLike, **policies: Any) -> BagelConfig:
         side = released.size(main, "vit_max_num_patch_per_side", at, side)
         file = folder / "vit_config.json"
         vit = released.vit_config(read_json(file), file, side=side)
+    elif main.get("visual_und", (folder / "vit_config.json").exists()):
+        raise ValueError(
+            f"{folder / 'config.json'}: says that the model looks at images, but {archive.path} "
+            f"has no tensor {VIT}*; get the whole release, or set 'visual_und' to false there."
+        )
     language = released.llm_config(llm, folder / "llm_config.json", qk_norm=normed)
     return BagelConfig(llm=language, latent=latent, vit=vit, **policies)
 
@@ -91,7 +107,7 @@ def check(archive: Archive, config: BagelConfig) -> None:
 
     Raises:
       ValueError: naming the first tensor that is missing, extra, misshaped, not floating point,
-        or a table that does not hold the formula.
+        holds nothing but NaN, or a table that does not hold the formula.
     """
     wanted = {name: t.shape for t in layout(config).values() for name in t.names}
     fixed = {name: (side**2, config.llm.width) for name, side in tables(config).items()}
@@ -119,6 +135,32 @@ def check(archive: Archive, config: BagelConfig) -> None:
             stored = archive.read(name, (slice(row * len(formula), (row + 1) * len(formula)),))
             if np.abs(stored.astype(np.float32) - formula).max() > TABLE_TOLERANCE:
                 raise ValueError(f"{archive.path}: {name!r} is not the fixed sin-cos table.")
+
+
+def check_values(archive: Archive) -> None:
+    """Raises ValueError naming the tensors that hold nothing but NaN.
+
+    Of the others little is read.
+    """
+    empty = [name for name in archive if _is_nan(archive, name)]
+    if empty:
+        more = f" ({len(empty)} such)" if len(empty) > 1 else ""
+        raise ValueError(
+            f"{archive.path}: tensor {empty[0]!r} holds nothing but NaN{more}; this file is "
+            "damaged, or of a training that diverged. Get it again, or another with --weights."
+        )
+
+
+def _is_nan(archive: Archive, name: str) -> bool:
+    """Whether all of a tensor is NaN: its first rows, then, if they are, the others."""
+    shape = archive.shape(name)
+    if not shape or 0 in shape:
+        return bool(shape == () and np.isnan(archive.read(name)).all())
+    rows = max(1, _GLANCE // math.prod(shape[1:]))
+    return all(
+        np.isnan(archive.read(name, (slice(start, start + rows),)).astype(np.float32)).all()
+        for start in range(0, shape[0], rows)
+    )
 
 
 def _table(side: int, width: int) -> Iterator[np.ndarray]:

@@ -61,6 +61,11 @@ class FreshStart:
         self._shapes = {name: t.shape for t in table.values() for name in t.names}
         self._starts = {name: at_path(starts, p) for p, t in table.items() for name in t.names}
 
+    @property
+    def sources(self) -> list[Archive]:
+        """The files that are read."""
+        return [archive for archive in (self._llm, self._vit) if archive is not None]
+
     def __iter__(self) -> Iterator[str]:
         """Tensor names."""
         return iter(self._shapes)
