@@ -55,7 +55,7 @@ def finish(process):
 def losses(workdir):
     """Rows of metrics.jsonl without what depends on the clock or the machine."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    timed = ("speed/", "time/", "memory/", "goodput/", "data/fill/")
+    timed = ("speed/", "time/", "memory/", "goodput/")
     return [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows]
 
 

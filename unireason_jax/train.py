@@ -50,6 +50,9 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would happen and draw 
 SWEEP_INDEX = flags.DEFINE_integer("sweep_index", None, "Entry of the config's sweep().")
 
 
+_REASONS = 3  # of records that cannot be used, told by a dry run
+
+
 class TrainingDiverged(RuntimeError):
     """Too many updates in a row had to be skipped."""
 
@@ -84,7 +87,7 @@ def _attempt(config: ConfigDict, workdir: epath.Path, stack: contextlib.ExitStac
         if not DRY_RUN.value:
             stack.enter_context(pod.holding(workdir, "unireason train"))
         missing = corpus.absent(config) if DRY_RUN.value else []
-        plan = Plan(config, workdir, is_outline=bool(missing))
+        plan = Plan(config, workdir, is_outline=bool(missing), dry_run=DRY_RUN.value)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
     if DRY_RUN.value:
@@ -181,6 +184,7 @@ def train(plan: Plan, workdir: epath.Path, *, start_over: bool = False) -> Train
         if saved:
             plan.pipeline.set_state(saved["data"])
             meter.restore(saved["meter"])
+            plan.pipeline.restore(saved.get("totals"))
         writers = Writers(
             workdir,
             start=start,
@@ -203,6 +207,7 @@ def train(plan: Plan, workdir: epath.Path, *, start_over: bool = False) -> Train
             watchdog.note(f"checkpoint of step {step}")
             with meter.clock("checkpoint"):
                 position = {"data": plan.pipeline.get_state(), "meter": meter.state()}
+                position |= {"totals": plan.pipeline.totals()}
                 checkpoints.save(step, current, position)
 
         if start < steps:
@@ -265,7 +270,9 @@ def global_counts(pipeline: Pipeline) -> dict[str, int]:
 
 
 def data_numbers(pipeline: Pipeline) -> dict[str, float]:
-    """Fill of the rows, epoch and quarantined records, for the metrics."""
+    """Fill of the rows, epoch and records quarantined by any process, for the metrics."""
+    for news in pod.gather("quarantined records", pipeline.quarantine.news()):
+        pipeline.quarantine.know(news)
     wanted = ("fill/", "epoch", "quarantined")
     return {f"data/{k}": v for k, v in pipeline.stats().items() if k.startswith(wanted)}
 
@@ -311,6 +318,9 @@ def show_packs(plan: Plan, workdir: epath.Path) -> None:
     print(f"{len(plan.pipeline.plan)} packs in an epoch; text, vit and latent fill: {fill}")
     first = {name: array[0] for name, array in next(plan.pipeline).items()}
     plan.pipeline.close()
+    print(plan.pipeline.quarantine.summary())
+    for source, record, reason in plan.pipeline.quarantine.entries()[:_REASONS]:
+        print(f"  {record} of {source}: {reason}")
     picture = workdir / "pack.png"
     drawing = packed_row.draw_row(first, plan.experiment.tokenizer, title="first row of the run")
     with atomic.replacing(picture) as part:

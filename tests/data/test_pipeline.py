@@ -182,6 +182,55 @@ def test_broken_records_are_quarantined_and_leave_their_slots_empty(tmp_path):
     assert 0 < stats["fill/latent"] < stats["plan_fill/latent"]
 
 
+def records_of(path):
+    return [json.loads(line)["record"] for line in path.read_text().splitlines()]
+
+
+def test_every_process_writes_its_failures_and_counts_those_of_all(tmp_path):
+    path = tmp_path / "quarantine.jsonl"
+    sources = {"a": ToySource(40, broken=10), "b": ToySource(40, seed=1, broken=10, late=True)}
+
+    def job(processes, **more):
+        return [
+            make(sources, quarantine=path, process=p, processes=processes, **more)
+            for p in range(processes)
+        ]
+
+    pipelines = job(2, fresh=True)
+    for _ in range(2 * len(pipelines[0].plan) // 4):
+        for pipeline in pipelines:
+            next(pipeline)
+    for news in [pipeline.quarantine.news() for pipeline in pipelines]:
+        for pipeline in pipelines:
+            pipeline.quarantine.know(news)
+    for pipeline in pipelines:
+        pipeline.close()
+    assert [pipeline.stats()["quarantined"] for pipeline in pipelines] == [8, 8]
+    parts = records_of(path), records_of(tmp_path / "quarantine.1.jsonl")
+    assert all(parts) and len({*parts[0], *parts[1]}) == 8
+    assert not [name for name in parts[1] if name.startswith("toy-0")]  # all have measured those
+    assert [len(p.quarantine) for p in job(1)] == [8]  # resumed by another number of processes
+    assert [len(p.quarantine) for p in job(1, fresh=True)] == [4]
+    assert [file.name for file in tmp_path.iterdir()] == ["quarantine.jsonl"]
+
+
+def test_a_resumed_run_goes_on_counting_what_its_rows_held():
+    whole, first, second = make(), make(), make()
+    for _ in range(5):
+        next(whole)
+    for _ in range(2):
+        next(first)
+    second.set_state(first.get_state())
+    second.restore(json.loads(json.dumps(first.totals())))
+    for _ in range(3):
+        next(second)
+    for pipeline in (whole, first, second):
+        pipeline.close()
+    timed = ("packs_per_second", "wait")
+    found = [{k: v for k, v in p.stats().items() if k not in timed} for p in (whole, second)]
+    assert found[0] == found[1]
+
+
 def test_a_run_of_failures_stops_with_the_reason():
     source = ToySource(80, broken=1, late=True)
     pipeline = make({"toy": source}, rows=8)

@@ -13,12 +13,13 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
-from grain.experimental import ElasticIterator
 
+from unireason_jax.data import worker
 from unireason_jax.data.budgets import advise_budgets, cached_plan
 from unireason_jax.data.counting import COUNTS, count
 from unireason_jax.data.mixture import Mixture, RecordSource, measure, mix
@@ -109,6 +110,7 @@ class Pipeline:
         prefetch: int = 4,
         cache: str | Path | None = None,
         quarantine: str | Path | None = None,
+        fresh: bool = False,
     ):
         """Measures the records and plans the packs; nothing is rendered yet.
 
@@ -127,7 +129,8 @@ class Pipeline:
           workers: processes that render; 0 renders in threads of this process.
           prefetch: batches made ahead (per worker where there are workers).
           cache: folder where lengths and plan are kept between runs.
-          quarantine: JSON-lines file for records that fail.
+          quarantine: JSON-lines file for records that fail; further processes write beside it.
+          fresh: no run is resumed, so what that file holds is of another one.
 
         Raises:
           ValueError: rows do not divide, sources are empty, or no record is usable.
@@ -139,7 +142,7 @@ class Pipeline:
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed must be in [0, 2**32), not {seed}")
         self.rows, self.local_rows = rows, rows // processes
-        self.quarantine = Quarantine(quarantine)
+        self.quarantine = Quarantine()
         mixture = mix(sources, weights=weights, examples=examples, seed=seed)
         lengths = measure(mixture, spec, self.quarantine, directory=cache)
         usable = np.flatnonzero(lengths.any(1))
@@ -148,21 +151,25 @@ class Pipeline:
         self.budgets, self.spec = budgets, spec
         settings = {"window": window, "seed": seed, "quotas": _quotas(mixture, usable, quotas)}
         self.plan = self._plan(mixture, lengths, usable, settings, cache)
+        found = self.quarantine.entries()  # each process has measured every record
+        parts = {"process": process, "processes": processes, "fresh": fresh}
+        self.quarantine = Quarantine(quarantine, **parts)
+        for entry in found if process == 0 else ():
+            self.quarantine.add(*entry)
+        self.quarantine.know(found)
         slots = int(np.diff(self.plan.offsets).max())
         self._room = budgets.rounded(multiple)
         self._render = RenderPack(mixture, lengths, self.plan, spec, seed, slots, self._room)
         packs = grain.MapDataset.range(len(self.plan)).seed(seed).shuffle().repeat()
-        self._iterator = ElasticIterator(
-            packs.map_with_index(self._render),
-            rows,
-            grain.sharding.ShardOptions(process, processes),
-            read_options=grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, prefetch)),
-            multiprocessing_options=_workers(workers, prefetch),
-        )
         self.counts = dict.fromkeys(COUNTS, 0)
+        self._all_rows = packs.map_with_index(self._render)
+        self._share = process, processes
+        self._read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, prefetch))
+        self._workers = _workers(workers, prefetch)
+        self._batches: grain.DatasetIterator | None = None
         self._next_row = 0
         self._tokens = np.zeros(3, np.int64)
-        self._packs = self._failures = self._records = 0
+        self._packs = self._packs_here = self._failures = self._records = 0
         self._waited = 0.0
         self._started: float | None = None
 
@@ -200,16 +207,32 @@ class Pipeline:
         """
         start = time.monotonic()
         self._started = self._started or start
-        batch = next(self._iterator)
+        if self._batches is None:
+            with worker.born_deaf():
+                self._batches = self._from_here()
+                batch = next(self._batches)
+        else:
+            batch = next(self._batches)
         self._waited += time.monotonic() - start
         self._next_row += self.rows
         self._packs += self.local_rows
+        self._packs_here += self.local_rows
         counts = batch.pop("_counts").sum(0)
         self._tokens += counts[:3]
         self.counts = dict(zip(COUNTS, counts.tolist()))
         self._records += int(batch.pop("_records").sum())
         self._note_failures(batch.pop("_epoch"), batch.pop("_failed"))
         return batch
+
+    def _from_here(self) -> grain.DatasetIterator:
+        """This process's batches from the position on; its processes start with the first one."""
+        process, count = self._share
+        rows = self._all_rows[self._next_row + process :: count]
+        batches = rows.batch(self.local_rows, drop_remainder=True).to_iter_dataset(self._read)
+        if self._workers:
+            worker.kill_at_exit()
+            batches = batches.mp_prefetch(self._workers, worker_init_fn=worker.begin)
+        return iter(batches)
 
     def _note_failures(self, epochs: np.ndarray, failed: np.ndarray) -> None:
         mixture, reason = self._render.mixture, ""
@@ -244,24 +267,37 @@ class Pipeline:
         if not isinstance(value, int | np.integer) or value < 0:
             raise ValueError(f"data state {dict(state)} has no '{_STATE}' >= 0; was it saved here?")
         self._next_row = int(value)
-        self._iterator.set_state({"global_next_index": self._next_row})
+        self.close()
 
     def close(self) -> None:
         """Stops threads and workers."""
-        self._iterator.close()
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+    def totals(self) -> dict[str, Any]:
+        """What `stats` needs to go on counting in another process, as JSON."""
+        return {"tokens": self._tokens.tolist(), "packs": self._packs}
+
+    def restore(self, totals: Mapping[str, Any] | None) -> None:
+        """Counts on from what an interrupted run has counted; some older ones have not."""
+        if totals is None:
+            return
+        self._tokens = np.array(totals["tokens"], np.int64)
+        self._packs = int(totals["packs"])
 
     def stats(self) -> dict[str, float]:
-        """Numbers since the start of this process, for the metrics.
+        """Numbers since the start of the run, for the metrics.
 
         `fill/<stream>` is what the rows really held (after dropout and failures) and
         `plan_fill/<stream>` what was planned; tokens and packs are of this process; `wait` is the
-        seconds spent in `next`.
+        seconds spent in `next` since this process started.
         """
         seconds = time.monotonic() - self._started if self._started else 0.0
         capacity = self._packs * self.budgets.array()
         numbers = {
             "packs": self._packs,
-            "packs_per_second": self._packs / seconds if seconds else 0.0,
+            "packs_per_second": self._packs_here / seconds if seconds else 0.0,
             "wait": self._waited,
             "quarantined": len(self.quarantine),
             "epoch": self._next_row / len(self.plan),

@@ -2,9 +2,14 @@
 
 import collections
 import json
-import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
+
+from unireason_jax.storage import atomic
+
+Entry = tuple[str, str, str]
+"""Source, record and reason."""
 
 _LONGEST = 600  # characters of a reason
 _DATA = re.compile(r"[A-Za-z0-9+/=]{200,}")
@@ -38,25 +43,44 @@ class Reasons:
 
 
 class Quarantine:
-    """Records that failed, each once, kept in memory and as JSON lines in `path`.
+    """Records that failed, each once, kept in memory and as JSON lines.
 
-    Several processes may share the file: every entry is one appended write. What the file already
-    holds is read first, so that a resumed run does not repeat it.
+    Each process of a job writes what it has found into a file of its own: `path`, or that of its
+    number beside it (quarantine.1.jsonl). What the files hold is read first, so that a resumed run
+    repeats nothing, whatever the number of its processes.
 
     Args:
-      path: file to append to; None only counts.
+      path: file of the first process; None only counts.
+      process, processes: which of how many this is.
+      fresh: nothing is resumed; what the files hold is of other runs, and goes.
     """
 
-    def __init__(self, path: str | Path | None = None):
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        process: int = 0,
+        processes: int = 1,
+        fresh: bool = False,
+    ):
         self.path = Path(path) if path else None
         self.reasons: dict[tuple[str, str], str] = {}
-        if self.path and self.path.exists():
-            for line in self.path.read_text("utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue  # the last write of a machine that went down
-                self.reasons[entry["source"], entry["record"]] = entry["reason"]
+        self._news: list[Entry] = []
+        if self.path is None:
+            return
+        parts = {
+            number: self.path.with_suffix(f".{number}{self.path.suffix}")
+            for number in map(_number, self.path.parent.glob(f"{self.path.stem}.*"))
+            if number is not None
+        } | {0: self.path}
+        if not fresh:
+            for _, part in sorted(parts.items()):
+                self.know(_read(part))
+        for number, part in parts.items():
+            if fresh and (number == process or (process == 0 and number >= processes)):
+                part.unlink(missing_ok=True)
+        if process:
+            self.path = self.path.with_suffix(f".{process}{self.path.suffix}")
 
     def __len__(self) -> int:
         return len(self.reasons)
@@ -67,14 +91,24 @@ class Quarantine:
         if (source, record) in self.reasons:
             return
         self.reasons[source, record] = reason
+        self._news.append((source, record, reason))
         if self.path:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            line = json.dumps({"source": source, "record": record, "reason": reason})
-            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(file, f"{line}\n".encode())
-            finally:
-                os.close(file)
+            row = {"source": source, "record": record, "reason": reason}
+            atomic.append(self.path, json.dumps(row) + "\n")
+
+    def know(self, entries: Iterable[Entry]) -> None:
+        """Counts what others have found and written."""
+        for source, record, reason in entries:
+            self.reasons.setdefault((source, record), reason)
+
+    def news(self) -> list[Entry]:
+        """What was added since the last call, for the other processes to know."""
+        news, self._news = self._news, []
+        return news
+
+    def entries(self) -> list[Entry]:
+        """All of it."""
+        return [(*key, reason) for key, reason in self.reasons.items()]
 
     def summary(self) -> str:
         """One line: how many records of which sources, and where to read why."""
@@ -84,3 +118,21 @@ class Quarantine:
         shares = ", ".join(f"{count} of {source}" for source, count in sorted(counts.items()))
         where = f"; reasons in {self.path}" if self.path else ""
         return f"{len(self.reasons)} records quarantined ({shares}){where}"
+
+
+def _number(path: Path) -> int | None:
+    """Whose part a file is: quarantine.3.jsonl is that of process 3."""
+    words = path.name.split(".")
+    return int(words[-2]) if len(words) == 3 and words[-2].isdigit() else None
+
+
+def _read(path: Path) -> list[Entry]:
+    """The entries of a file; lines that a process was writing when it ended are left out."""
+    found = []
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+            found.append((row["source"], row["record"], row["reason"]))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found

@@ -10,9 +10,7 @@ import hashlib
 import itertools
 import json
 import multiprocessing
-import os
 import shutil
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from unireason_jax.data import worker
 from unireason_jax.data.quarantine import Reasons, brief
 from unireason_jax.data.samples import STREAMS
 from unireason_jax.storage import atomic
@@ -318,8 +317,7 @@ def _start(folder: Path, job: Job) -> None:
     """What a worker process keeps; it ends with the process that started it, however that ends."""
     global _worker
     _worker = (folder, job)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    worker.end_with_parent()
 
 
 def _work(number: int, task: Any, records: int) -> None:

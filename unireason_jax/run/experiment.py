@@ -28,7 +28,7 @@ from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.kept import AUTOENCODER
 from unireason_jax.run.program import TrainProgram
 from unireason_jax.storage import atomic
-from unireason_jax.training import metrics
+from unireason_jax.training import manifest, metrics
 from unireason_jax.training.state import TrainState
 from unireason_jax.world.basis import PatchBasis
 
@@ -174,6 +174,7 @@ def make_pipeline(
     process: int = 0,
     processes: int = 1,
     workdir: epath.PathLike | None = None,
+    dry_run: bool = False,
 ) -> Pipeline:
     """The endless iterator of training batches, or of held-out ones.
 
@@ -183,6 +184,7 @@ def make_pipeline(
       multiple: of which the tokens of every stream are to be, see `Pipeline`.
       process, processes: which part of the global batch is local.
       workdir: where plans are cached and bad records are listed; None for nowhere.
+      dry_run: nothing will be trained, so bad records are only counted.
 
     Raises:
       ConfigError: no task has a weight, or a budget is missing.
@@ -198,7 +200,7 @@ def make_pipeline(
             "config.data: set budgets.text, budgets.vit and budgets.latent, or tokens (their sum, "
             "from which they are advised)."
         )
-    quarantine = epath.Path(workdir) / "quarantine.jsonl" if workdir and process == 0 else None
+    quarantine = Path(workdir) / "quarantine.jsonl" if workdir and not dry_run else None
     sources, shares = corpus.make_sources(experiment.config, seed=seed, held_out=held_out)
     corpus.check_latents(sources, spec.codec)
     codec = corpus.codec_for_workers(sources, spec.codec, workers)
@@ -216,7 +218,8 @@ def make_pipeline(
         processes=processes,
         prefetch=data.prefetch,
         cache=corpus.plan_folder(sources, workdir),
-        quarantine=Path(quarantine) if quarantine else None,
+        quarantine=quarantine,
+        fresh=bool(workdir) and not manifest.steps(workdir),
         seed=seed,
         workers=workers,
     )
@@ -231,15 +234,26 @@ class Plan(TrainProgram):
     """
 
     def __init__(
-        self, config: ConfigDict, workdir: epath.PathLike | None = None, *, is_outline: bool = False
+        self,
+        config: ConfigDict,
+        workdir: epath.PathLike | None = None,
+        *,
+        is_outline: bool = False,
+        dry_run: bool = False,
     ):
         """Makes everything but arrays on devices; an outline does without the records."""
         self.experiment = outline(config) if is_outline else create(config)
         super().__init__(config, self.experiment.model)
-        self.pipeline = None if is_outline else self.make_pipeline(workdir=workdir)
+        self.pipeline = None
+        if not is_outline:
+            self.pipeline = self.make_pipeline(workdir=workdir, dry_run=dry_run)
 
     def make_pipeline(
-        self, *, held_out: bool = False, workdir: epath.PathLike | None = None
+        self,
+        *,
+        held_out: bool = False,
+        workdir: epath.PathLike | None = None,
+        dry_run: bool = False,
     ) -> Pipeline:
         """This process's batches, of training or held-out records; see `make_pipeline`."""
         return make_pipeline(
@@ -249,6 +263,7 @@ class Plan(TrainProgram):
             process=jax.process_index(),
             processes=jax.process_count(),
             workdir=workdir,
+            dry_run=dry_run,
         )
 
     def batch_spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
