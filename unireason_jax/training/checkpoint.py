@@ -24,6 +24,7 @@ from orbax.checkpoint import v1 as ocp
 
 from unireason_jax.models.archive import Archive, place
 from unireason_jax.pods import pod
+from unireason_jax.storage import atomic
 from unireason_jax.training.fallback import SAVING, newest_usable
 from unireason_jax.training.manifest import (
     FOLDER,
@@ -327,7 +328,7 @@ class Checkpoints:
         leaves = {part: _leaves(tree) for part, tree in parts.items()}
         with self._telling(step):
             if jax.process_index() == 0:
-                (self.workdir / SAVING).write_text(str(step))
+                atomic.write_text(self.workdir / SAVING, str(step))
             writing = self._orbax.save_checkpointables_async(step, parts, force=True)
         self._describing = self._background.submit(self._describe, step, data, leaves, writing)
         self.saved = step

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unireason_jax.data.janus import prompts
+from unireason_jax.storage import atomic
 
 
 class JanusTokenizer:
@@ -64,8 +65,8 @@ class JanusTokenizer:
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json` into `folder`."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / self.FILE).write_text(self._prompts.to_str(), encoding="utf-8")
-        (Path(folder) / self.CONFIG).write_text(json.dumps({"add_bos_token": self._add_bos}))
+        atomic.write_text(Path(folder) / self.FILE, self._prompts.to_str())
+        atomic.write_text(Path(folder) / self.CONFIG, json.dumps({"add_bos_token": self._add_bos}))
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, nothing added and nothing special in it."""
