@@ -30,14 +30,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
 from unireason_jax.data import rows, shards
-from unireason_jax.data.budgets import advise_budgets
+from unireason_jax.data.account import account
 from unireason_jax.data.conversion import Conversion
 from unireason_jax.data.files import KINDS, find_files
 from unireason_jax.data.files.records import FileRecords, IndexedRecords, Reading, in_shards
@@ -60,7 +59,6 @@ from unireason_jax.storage import atomic, lock
 
 TOKENIZER = "tokenizer"
 _SHOWN_TOKENS, _SHOWN_FROM = 512, 256
-_LOUD = 0.2  # part of the records in quarantine from which on the report is loud
 _WORLD, _OWN = ("world", "plain"), ("bagel", "plain")
 _RELEASED = {
     "world": _WORLD,
@@ -161,40 +159,7 @@ def prepare(
     shards.build(output, tasks, job, workers=workers, about="preparing")
     about = {"source": repr(records), "sizes": sizes}
     manifest = shards.finish(output, len(tasks), about, max_bad=max_bad)
-    return report(output, manifest, tokens or row_tokens(sizes))
-
-
-def report(folder: Path, manifest: dict[str, Any], tokens: int) -> str:
-    """What a prepared folder holds, and the budgets that a row of `tokens` tokens should have."""
-    table = np.load(folder / shards.LENGTHS)
-    totals = manifest["tokens"]
-    kinds = ", ".join(
-        f"{n} {name.split()[1]}" for name, n in manifest["counts"].items() if "template" in name
-    )
-    numbers = ", ".join(f"{count:,} {name}" for name, count in totals.items())
-    und, gen = totals["text"] + totals["vit"], totals["latent"]
-    return "\n".join(
-        [
-            f"{len(table)} records ({kinds}) in {len(manifest['shards'])} shards of {folder}, "
-            f"{manifest['bytes'] / 2**20:.1f} MiB",
-            f"{numbers} tokens at the sizes of '{manifest['sizes']}', "
-            f"und:gen {und / gen if gen else float('inf'):.3f}",
-            f"advice: {advise_budgets(table, tokens)}",
-            _set_aside(folder, manifest),
-        ]
-    )
-
-
-def _set_aside(folder: Path, manifest: dict[str, Any]) -> str:
-    bad = manifest["quarantined"]
-    if not bad:
-        return "no record quarantined"
-    share = bad / (bad + manifest["records"])
-    loud = f"WARNING: {share:.0%} of the input cannot be used: " if share > _LOUD else ""
-    return (
-        f"{loud}{bad} records quarantined: {manifest['reasons']}; every reason is in "
-        f"{folder / shards.QUARANTINE}"
-    )
+    return account(output, manifest, tokens or row_tokens(sizes))
 
 
 def show(folder: Path, picture: Path, *, sizes: str) -> None:

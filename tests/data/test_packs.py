@@ -112,6 +112,19 @@ def test_advice_covers_the_longest_record_unless_told_otherwise():
     np.testing.assert_array_equal(plan_packs(lengths, advice.budgets).oversized, [7])
 
 
+def test_one_outlier_in_a_thousand_does_not_stretch_the_rows():
+    lengths = np.tile([[10, 16, 16]], (1500, 1))
+    lengths[7, 0] = 900
+    advice = advise_budgets(lengths, 128)
+    assert advice.left_out.tolist() == [7] and advice.longest is None
+    assert advice.budgets.total < 256
+    few = advise_budgets(lengths[:300], 128)
+    assert few.left_out.tolist() == [] and few.longest == 7
+    usual = np.stack([np.arange(1500) % 40 + 5, np.full(1500, 16), np.full(1500, 16)], 1)
+    advice = advise_budgets(usual, 256)
+    assert advice.left_out.tolist() == [] and advice.longest is None
+
+
 def test_plan_cache_returns_the_plan_and_survives_a_broken_file(tmp_path, monkeypatch):
     lengths = mixtures.world(300)
     budgets = Budgets(200, 64, 160)

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from tests.data.toy_records import ToySource, toy_spec
-from unireason_jax.data.mixture import measure, mix
+from unireason_jax.data.mixture import mix
 from unireason_jax.data.packs import Budgets
 from unireason_jax.data.pipeline import Pipeline
-from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.tokens import lengths as record_lengths
 from unireason_jax.rules import visibility
 
@@ -307,36 +306,6 @@ def test_mixture_follows_the_weights_exactly():
         mix(sources, weights={"a": 0, "b": 1})
     with pytest.raises(ValueError, match="'empty' has no records"):
         mix({"empty": ToySource(0)})
-
-
-def test_measure_gives_each_example_the_lengths_of_its_record():
-    mixture = mix({"toy": ToySource(6, broken=3)}, weights={"toy": 1}, examples=15)
-    spec, quarantine = toy_spec(), Quarantine()
-    found = measure(mixture, spec, quarantine)
-    assert len(quarantine) == 2
-    for (_, record), row in zip(mixture.index.tolist(), found):
-        good = record % 3 != 2
-        expected = record_lengths(ToySource(6)[record], spec) if good else (0, 0, 0)
-        np.testing.assert_array_equal(row, expected)
-
-
-class IndexedSource(ToySource):
-    """A source that brings its lengths along."""
-
-    shift = 0
-
-    def lengths(self):
-        spec = toy_spec()
-        return np.array([record_lengths(self[i], spec) for i in range(40)]) + self.shift
-
-
-def test_lengths_of_a_source_are_believed_only_when_they_are_right():
-    source = IndexedSource(40)
-    mixture = mix({"toy": source}, weights={"toy": 1}, examples=25)
-    right = measure(mixture, toy_spec(), Quarantine())
-    np.testing.assert_array_equal(right, source.lengths()[mixture.index[:, 1]])
-    source.shift = 1
-    np.testing.assert_array_equal(measure(mixture, toy_spec(), Quarantine()), right)
 
 
 def test_rows_must_divide():

@@ -20,6 +20,8 @@ from unireason_jax.data.quotas import Quotas
 from unireason_jax.data.randomness import generator
 from unireason_jax.storage import atomic
 
+_OUTLIER = 2  # times the longest record that must fit; longer ones may be left out
+_STRETCH = 8  # times the median record, from which on a record stretches its row
 _SAMPLE = 2048  # records packed to compare candidates
 _FINALISTS = 6  # candidates packed
 _STEPS = 48  # budgets looked at per stream
@@ -35,12 +37,17 @@ class Advice:
       und_per_gen: (text + vit) / latent; infinite without latents.
       fill: tokens / budget by stream of a packed sample without its last packs, float64 [3].
       records_per_pack: mean records in a row.
+      left_out: numbers of the records that are too long for the row, int64 [n], longest first.
+      longest: number of a record that is much longer than most, for which alone the row is as long
+        as it is; None where there is none.
     """
 
     budgets: Budgets
     und_per_gen: float
     fill: np.ndarray
     records_per_pack: float
+    left_out: np.ndarray
+    longest: int | None
 
     def __str__(self) -> str:
         fill = ", ".join(f"{s} {f:.1%}" for s, f in zip(STREAMS, self.fill))
@@ -57,7 +64,7 @@ def advise_budgets(
     tokens_per_row: int,
     *,
     text_slack: float = 0.008,
-    coverage: float = 1.0,
+    coverage: float = 0.999,
     seed: int = 0,
 ) -> Advice:
     """Budgets near `tokens_per_row` that the mixture fills best in every stream.
@@ -66,7 +73,8 @@ def advise_budgets(
       lengths: int [n, 3] tokens of every record by stream (text, vit, latent).
       tokens_per_row: wished sum of the budgets; reached within about 20 % where the data allow.
       text_slack: part of the text budget left free, which makes the image streams fit exactly.
-      coverage: part of the records that must fit; the longest others come out as oversized.
+      coverage: part of the records that must fit; of the others, those that are far longer than
+        these come out as oversized.
       seed: of the sample and its packing.
 
     Returns:
@@ -80,9 +88,8 @@ def advise_budgets(
         raise ValueError(f"tokens_per_row must be >= 1, not {tokens_per_row}")
     if not 0 < coverage <= 1:
         raise ValueError(f"coverage must be in (0, 1], not {coverage}")
-    if coverage < 1:
-        cut = np.quantile(lengths, coverage, axis=0, method="higher")
-        lengths = lengths[(lengths <= cut).all(1)]
+    left_out = _outliers(lengths, coverage)
+    everything, lengths = lengths, np.delete(lengths, left_out, 0)
     rng = generator(seed, packs.VERSION)
     sample = lengths[packs.stratified_order(lengths, rng)[:_SAMPLE]]
     best, best_score = None, -np.inf
@@ -95,8 +102,30 @@ def advise_budgets(
         if score > best_score:
             best_score = score
             ratio = budgets.und / budgets.latent if budgets.latent else float("inf")
-            best = Advice(budgets, ratio, fill, len(plan.members) / len(plan))
-    return best
+            best = Advice(budgets, ratio, fill, len(plan.members) / len(plan), left_out, None)
+    left_out = left_out[(everything[left_out] > best.budgets.array()).any(1)]
+    return dataclasses.replace(best, left_out=left_out, longest=_longest(everything, best.budgets))
+
+
+def _outliers(lengths: np.ndarray, coverage: float) -> np.ndarray:
+    """Numbers of records outside of `coverage`, `_OUTLIER` times as long as those inside."""
+    allowed = int(round(len(lengths) * (1 - coverage), 6))
+    inside = np.sort(lengths, axis=0)[len(lengths) - 1 - allowed]
+    excess = (lengths / np.maximum(inside, 1)).max(1)
+    order = np.argsort(-excess, kind="stable")[:allowed]
+    return order[excess[order] > _OUTLIER]
+
+
+def _longest(lengths: np.ndarray, budgets: Budgets) -> int | None:
+    """The record for which alone a stream of the row is as long as it is, if there is one."""
+    limit = budgets.array()
+    inside = np.flatnonzero((lengths <= limit).all(1))
+    ordered = np.sort(lengths[inside], axis=0)
+    longest, usual = ordered[-1], np.maximum(ordered[(len(ordered) - 1) // 2], 1)
+    stretched = (longest > _STRETCH * usual) & (limit < 2 * longest)
+    if not stretched.any():
+        return None
+    return int(inside[lengths[inside, int(stretched.argmax())].argmax()])
 
 
 def _attainable(lengths: np.ndarray, budgets: Budgets) -> np.ndarray:

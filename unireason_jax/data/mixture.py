@@ -1,4 +1,4 @@
-"""Several sources as one list of examples, and the lengths of all their records.
+"""Several sources as one list of examples.
 
 An epoch is a fixed list of examples (source, record): every record once, or in the proportion of
 given weights. The list is the unit of packing and of randomness, so the mixture is exact and the
@@ -6,22 +6,13 @@ same on every host.
 """
 
 import dataclasses
-import hashlib
-import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.randomness import generator
-from unireason_jax.data.records import Record, RecordError
-from unireason_jax.data.tokens import SequenceSpec
-from unireason_jax.data.tokens import lengths as record_lengths
-from unireason_jax.storage import atomic
-
-_SPOT_CHECKS = 64  # records measured again before cached lengths are believed
+from unireason_jax.data.records import Record
 
 
 class RecordSource(Protocol):
@@ -112,91 +103,3 @@ def _apportion(shares: np.ndarray, total: int) -> np.ndarray:
     order = np.argsort(counts - exact, kind="stable")
     counts[order[: total - counts.sum()]] += 1
     return counts
-
-
-def measure(
-    mixture: Mixture,
-    spec: SequenceSpec,
-    quarantine: Quarantine,
-    *,
-    directory: str | Path | None = None,
-) -> np.ndarray:
-    """Lengths of every example before dropout, int64 [n, 3]; 0, 0, 0 for unusable records.
-
-    Each record is measured once however many examples it has. Lengths that a source brings along,
-    or that `directory` holds from an earlier run, are believed if a spot check agrees.
-
-    Raises:
-      ValueError: no record is usable.
-    """
-    used, inverse = np.unique(mixture.index, axis=0, return_inverse=True)
-    found = np.zeros((len(used), 3), np.int64)
-    for number, (name, source) in enumerate(zip(mixture.names, mixture.sources)):
-        rows = np.flatnonzero(used[:, 0] == number)
-        records = used[rows, 1]
-        path = _cache_path(directory, source, records, spec)
-        known = _known_lengths(source, records, path)
-        if known is not None and _agree(known, source, records, spec):
-            found[rows] = known
-            continue
-        for row, record in zip(rows.tolist(), records.tolist()):
-            try:
-                found[row] = _lengths_of(source, record, spec)
-            except RecordError as error:
-                quarantine.add(name, error.record_id, error.reason)
-            except OSError as error:
-                quarantine.add(name, f"number {record}", str(error))
-        if path and found[rows].any(1).all():
-            _save(path, found[rows])
-    if not found.any():
-        reason = next(iter(quarantine.reasons.values()))
-        raise ValueError(f"none of the {len(used)} records can be used; the first: {reason}")
-    return found[inverse.ravel()]
-
-
-def _lengths_of(source: RecordSource, record: int, spec: SequenceSpec) -> tuple[int, int, int]:
-    """Lengths of one record; from its outline where the source has one without pixels."""
-    read = getattr(source, "outline", source.__getitem__)
-    return record_lengths(read(record), spec)
-
-
-def _cache_path(directory, source: RecordSource, records: np.ndarray, spec: SequenceSpec):
-    """File of the lengths of these records under this spec; None without a directory."""
-    if not directory:
-        return None
-    same = dataclasses.replace(spec, dropout=(0.0, 0.0, 0.0), weighting="token")
-    key = hashlib.sha256(repr(source).encode() + pickle.dumps(same))
-    key.update(np.ascontiguousarray(records, "<i8").tobytes())
-    return Path(directory) / f"lengths-{key.hexdigest()[:16]}.npy"
-
-
-def _known_lengths(source: RecordSource, records: np.ndarray, path: Path | None):
-    """Lengths int [n, 3] that the source brings along or that an earlier run kept, or None."""
-    if hasattr(source, "lengths"):
-        return source.lengths()[records]
-    if path is None or not path.exists():
-        return None
-    try:
-        known = np.load(path)
-    except (ValueError, EOFError):
-        return None
-    return known if known.shape == (len(records), 3) else None
-
-
-def _agree(known: np.ndarray, source, records: np.ndarray, spec: SequenceSpec) -> bool:
-    """Whether some records, evenly spread, still have the known lengths."""
-    if not known.any(1).all():
-        return False
-    for row in np.unique(np.linspace(0, len(records) - 1, _SPOT_CHECKS).astype(int)):
-        try:
-            if _lengths_of(source, int(records[row]), spec) != tuple(known[row].tolist()):
-                return False
-        except (RecordError, OSError):
-            return False
-    return True
-
-
-def _save(path: Path, lengths: np.ndarray) -> None:
-    """Writes the file whole; a reader never sees a part."""
-    with atomic.replacing(path, shared=True) as part:
-        np.save(part, lengths)

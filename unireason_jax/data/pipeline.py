@@ -22,7 +22,8 @@ from absl import flags
 from unireason_jax.data import worker
 from unireason_jax.data.budgets import advise_budgets, cached_plan
 from unireason_jax.data.counting import COUNTS, count
-from unireason_jax.data.mixture import Mixture, RecordSource, measure, mix
+from unireason_jax.data.lengths import measure
+from unireason_jax.data.mixture import Mixture, RecordSource, mix
 from unireason_jax.data.packs import Budgets, PackPlan, plan_packs
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.quotas import Quotas
@@ -144,7 +145,7 @@ class Pipeline:
         self.rows, self.local_rows = rows, rows // processes
         self.quarantine = Quarantine()
         mixture = mix(sources, weights=weights, examples=examples, seed=seed)
-        lengths = measure(mixture, spec, self.quarantine, directory=cache)
+        lengths = measure(mixture, spec, self.quarantine, directory=cache, quiet=process > 0)
         usable = np.flatnonzero(lengths.any(1))
         if not isinstance(budgets, Budgets):
             budgets = advise_budgets(lengths[usable], budgets, seed=seed).budgets
