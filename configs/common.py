@@ -65,9 +65,11 @@ def get_config() -> ConfigDict:
             "quotas": {},
             "style": "plain",
             # Of files (prepared folders bring theirs): a tokenizer's folder [the world's words],
-            # and the image sizes by name (data/sizes.py).
+            # the image sizes by name (data/sizes.py) [the world's for the world, else BAGEL's], and
+            # whether images may lie outside of the file's folder.
             "tokenizer": "",
-            "sizes": "world",
+            "sizes": "",
+            "allow_outside": False,
             # The official ae.safetensors, to encode while training instead of beforehand.
             "vae": "",
             # Records of a file or prepared folder beside `source`: their share of the examples,

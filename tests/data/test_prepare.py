@@ -69,7 +69,7 @@ def test_good_records_are_kept_and_bad_ones_explained(folder, capsys):
         "text": "not readable",
         "odd": "not a multiple of 8",
         "hole": "is a hole",
-        "unknown": "unknown fields ['id', 'words']",
+        "unknown": "unknown fields ['words']",
         "rows.jsonl:10": "not JSON",
     }
     assert reasons.keys() == expected.keys()

@@ -38,6 +38,7 @@ MAX_PIXELS = 100_000_000  # of a file, before resizing
 _MEMORY = {"WEBP": 16, "AVIF": 12, "JPEG2000": 25}  # bytes that decoding takes for a pixel [8]
 _STRIP = 1 << 22  # pixels made RGB at a time
 _DATA_URI = "data:"
+_BEGINNINGS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")  # of PNG, JPEG, GIF, WebP in base64
 _SHOWN = 200  # characters of a path in a message
 _LONGEST_NAME = 255  # bytes of a file's name; longer texts without a dot are data
 
@@ -118,7 +119,8 @@ def embedded(text: str) -> bytes | None:
       ValueError: a data URI that is not base64.
     """
     is_uri = text[: len(_DATA_URI)].lower() == _DATA_URI
-    if not is_uri and (len(text) <= _LONGEST_NAME or "." in text):
+    may_be = len(text) > _LONGEST_NAME or (len(text) > 60 and text.startswith(_BEGINNINGS))
+    if not is_uri and ("." in text or not may_be):
         return None
     about, _, data = text.partition(",") if is_uri else ("base64", "", text)
     try:

@@ -6,20 +6,20 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from unireason_jax.data.records import without_data
 from unireason_jax.storage import atomic
 
 Entry = tuple[str, str, str]
 """Source, record and reason."""
 
 _LONGEST = 600  # characters of a reason
-_DATA = re.compile(r"[A-Za-z0-9+/=]{200,}")
 _DETAIL = re.compile(r"(?<!field )'[^']*'|\d+")
 _KINDS = 3  # reasons that a summary names
 
 
 def brief(reason: str) -> str:
     """A reason in one line, cut, and without base64."""
-    line = _DATA.sub(lambda data: f"<{len(data[0]):,} characters>", " ".join(reason.split()))
+    line = without_data(" ".join(reason.split()))
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import os
 import re
 import reprlib
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,21 +19,29 @@ Loss = Literal["none", "text", "flow"]
 Next = Literal["none", "text", "image", "stop"]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 KINDS, LOSSES, NEXTS = get_args(Kind), get_args(Loss), get_args(Next)
-
-
 _SHOWN = 200  # characters of a value in a message
-_DATA = re.compile(r"[A-Za-z0-9+/=_-]{64}[A-Za-z0-9+/=_-]*")
+_RUN = re.compile(r"[A-Za-z0-9+/=]{60,}")
+
+
+def without_data(text: str) -> str:
+    """`text` with the length of every stretch that looks like base64 in its place."""
+    return _RUN.sub(lambda run: _told(run[0]), text)
+
+
+def _told(run: str) -> str:
+    """A run of letters, unless it is data: those of all kinds mixed, and no path."""
+    mixed = all(re.search(kind, run) for kind in ("[a-z]", "[A-Z]", "[0-9]"))
+    return f"<{len(run):,} characters>" if mixed and run.count("/") < len(run) / 24 else run
 
 
 class _Short(reprlib.Repr):
-    """Bytes and what looks like base64 by their lengths alone, the rest cut."""
+    """Bytes by their length, texts without base64 and cut."""
 
     def repr_bytes(self, value: bytes, _: int) -> str:
         return f"<{len(value):,} bytes>"
 
     def repr_str(self, value: str, _: int) -> str:
-        is_data = (len(value) > _SHOWN and _DATA.search(value)) or value[:5].lower() == "data:"
-        return f"<data of {len(value):,} characters>" if is_data else repr(value[: _SHOWN + 1])
+        return repr(without_data(value)[: _SHOWN + 1])
 
 
 def cut(value: Any) -> str:
@@ -44,6 +53,11 @@ def cut(value: Any) -> str:
     except (ValueError, RecursionError):  # integers of too many digits, objects without end
         text = f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def names(row: Mapping[str, Any]) -> str:
+    """The fields of a user's record for a message, but those that every record has."""
+    return cut(sorted(row.keys() - {"id", "licence", "task"}))
 
 
 class RecordError(ValueError):

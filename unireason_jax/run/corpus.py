@@ -137,7 +137,7 @@ def tokenizer_and_codec(config: ConfigDict) -> tuple[Tokenizer, LatentCodec, dic
         )
     folders = [path for path in places(config).values() if is_prepared(path)]
     names = {ArrayRecordSource(folder).manifest["sizes"] for folder in folders}
-    names = names or {config.data.sizes}
+    names = names or {config.data.sizes or ("world" if config.data.source == "world" else "bagel")}
     if len(names) > 1:
         raise ConfigError(
             f"config.data.groups: the folders were prepared with the sizes {sorted(names)}; "
@@ -235,7 +235,8 @@ def _world(config: ConfigDict, seed: int, held_out: bool) -> WorldSource:
 
 
 def _open(path: str | Path, config: ConfigDict) -> RecordSource:
-    return open_source(path, Reading(style=style_of(config)))
+    outside = config.data.get("allow_outside", False)  # runs from before it have none
+    return open_source(path, Reading(style=style_of(config), allow_outside=outside))
 
 
 def _with_extra(

@@ -87,8 +87,8 @@ def kind_of(path: Path):
     name = path.name.lower().removesuffix(".gz")
     try:
         with base.open_bytes(path) as file:
-            head = file.read(_HEAD)
-    except base.DAMAGE as error:
+            head = base.head(file, _HEAD)
+    except OSError as error:
         raise ValueError(f"{path} cannot be read: {base.said(error)}") from None
     if head.startswith(parquet.MAGIC) or name.endswith(".parquet"):
         return parquet

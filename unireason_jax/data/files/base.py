@@ -1,5 +1,6 @@
 """What the kinds of files share: where a row starts, a row that cannot be read, opened bytes."""
 
+import contextlib
 import gzip
 import zlib
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ BLANK = b" \t\r\n"
 DAMAGE = (OSError, EOFError, zlib.error)  # what reading a damaged file or archive raises
 GZIP = b"\x1f\x8b"
 _SHOWN = 200
+_SIP = 1 << 13  # bytes; what is behind damage is lost by so much at most
 
 
 class Place(NamedTuple):
@@ -35,6 +37,15 @@ def open_bytes(path: Path) -> BinaryIO:
     with path.open("rb") as file:
         packed = file.read(len(GZIP)) == GZIP
     return gzip.open(path, "rb") if packed else path.open("rb")
+
+
+def head(file: BinaryIO, size: int) -> bytes:
+    """The next bytes of a file, up to `size` or to where it is damaged."""
+    found = b""
+    with contextlib.suppress(*DAMAGE):
+        while len(found) < size and (more := file.read(min(_SIP, size - len(found)))):
+            found += more
+    return found
 
 
 def lines(file: BinaryIO) -> Iterator[tuple[int, bytes | Broken]]:

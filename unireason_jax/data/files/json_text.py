@@ -69,7 +69,7 @@ def texts(path: Path, start: int | None = None) -> Iterator[tuple[int, bytes | B
         with base.open_bytes(path) as file:
             file.seek(len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0)
             begin = file.tell()
-            head = file.read(_CHUNK).lstrip(BLANK)
+            head = base.head(file, _CHUNK).lstrip(BLANK)
             if head.split(b"\n", 1)[0].strip(BLANK) == b"{":
                 raise ValueError(
                     f"{path} is one JSON object over several lines; write one object per line, "
@@ -80,9 +80,9 @@ def texts(path: Path, start: int | None = None) -> Iterator[tuple[int, bytes | B
             else:
                 file.seek(begin if start is None else start)
                 found = _lines(file)
-            for reached, text in found:
-                yield reached, text
-                reached += 1
+            for first, text in found:
+                yield first, text
+                reached = first + (1 if isinstance(text, Broken) else len(text))
     except base.DAMAGE as error:
         yield reached, Broken(f"the file is damaged from here on: {said(error)}")
 

@@ -36,18 +36,19 @@ def _records(path: Path, start: int | None = None) -> Iterator[tuple[int, Row | 
     Raises:
       ValueError: the header has the same name twice, or none.
     """
-    reached = start or 0
+    reader = None
     try:
         with base.open_bytes(path) as file:
             reader = _Reader(file)
             names, delimiter = _header(path, reader)
             if start is not None:
+                reader.end = start
                 file.seek(start)
                 reader = _Reader(file)
-            for reached, fields in reader.records(delimiter):
-                yield reached, _row(names, fields)
-                reached += 1
+            for first, fields in reader.records(delimiter):
+                yield first, _row(names, fields)
     except base.DAMAGE as error:
+        reached = reader.end if reader else 0
         yield reached, Broken(f"the file is damaged from here on: {said(error)}")
 
 
@@ -56,8 +57,8 @@ class _Reader:
 
     def __init__(self, file: BinaryIO):
         self._lines = base.lines(file)
-        self._start = None
-        self._broken = None
+        self.end = file.tell()  # of the last whole row
+        self._start = self._broken = None
 
     def records(self, delimiter: str) -> Iterator[tuple[int, list[str] | Broken]]:
         """(first byte, fields or what is wrong with them) of every record that is not blank."""
@@ -71,6 +72,7 @@ class _Reader:
             except csv.Error as error:
                 fields = Broken(f"the row is not CSV: {said(error)}")
             fields = self._broken or fields
+            self.end = self._read
             if fields:
                 yield self._start, fields
 
@@ -86,6 +88,7 @@ class _Reader:
             if isinstance(line, Broken):
                 self._broken, line = line, b"\n"
             size += len(line)
+            self._read = start + len(line)
             if size > base.LONGEST:  # a quote that is never closed
                 self._broken = Broken(f"the row has more than {base.LONGEST:,} bytes")
                 line = b'"\n'

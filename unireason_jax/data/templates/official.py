@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from unireason_jax.data.records import Record, Segment, cut
+from unireason_jax.data.records import Record, Segment, cut, names
 from unireason_jax.data.templates import official_bagel
 from unireason_jax.data.templates.official_bagel import CAPTIONS
 from unireason_jax.data.templates.official_fields import (
@@ -51,7 +51,7 @@ def read_row(row: Row, form: str = "auto", visit: int = 0) -> Example | Record:
     if form is None:
         raise problem(
             row,
-            f"unknown fields {cut(sorted(row))}; give 'task', an image with 'text' or 'caption', "
+            f"unknown fields {names(row)}; give 'task', an image with 'text' or 'caption', "
             f"or the keys of one of the formats {', '.join(FORMATS[2:])}",
         )
     if form in DRAWN:
@@ -102,7 +102,7 @@ def _unireason(row: Row) -> Example:
             return reader(row)
     raise problem(
         row,
-        f"has fields {cut(sorted(row))}; give 'txt', 'instruction' or 'Text Reasoning Trace'",
+        f"has fields {names(row)}; give 'txt', 'instruction' or 'Text Reasoning Trace'",
     )
 
 
@@ -198,7 +198,7 @@ def _sharegpt_4o(row: Row) -> Example:
 
 def _example(row: Row) -> Example:
     if row.get("task") is None:
-        raise problem(row, f"has fields {cut(sorted(row))}; an example names its 'task'")
+        raise problem(row, f"has fields {names(row)}; an example names its 'task'")
     if not isinstance(row["task"], str):
         raise problem(row, f"field 'task' is {cut(row['task'])}; give the name of a template")
     return row

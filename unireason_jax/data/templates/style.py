@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from unireason_jax.data.records import Next, Record, RecordError, Segment, cut, untag
+from unireason_jax.data.records import Next, Record, RecordError, Segment, names, untag
 from unireason_jax.data.templates import prompts
 
 
@@ -124,7 +124,7 @@ def required(example: Example, key: str, kind: type | tuple[type, ...] = str) ->
     value = example.get(key)
     name = str(example.get("id", "?"))
     if value is None:
-        fault = "null" if key in example else f"missing; it has {cut(sorted(example))}"
+        fault = "null" if key in example else f"missing; it has {names(example)}"
         raise RecordError(name, None, f"field '{key}' is {fault}")
     if not isinstance(value, kind):
         raise RecordError(
