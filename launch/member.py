@@ -24,7 +24,8 @@ from jax._src import compiler, distributed
 
 from unireason_jax import train
 from unireason_jax.data.pipeline import Pipeline
-from unireason_jax.run import experiment, overrides
+from unireason_jax.run import overrides
+from unireason_jax.run.run import Run
 
 
 class Recorder:
@@ -90,15 +91,15 @@ def main() -> None:
     """Trains with a recorded pipeline."""
     ledger = Path(sys.argv.pop(1))
 
-    class RecordedPlan(experiment.Plan):
-        """A plan whose training batches are written down."""
+    class RecordedRun(Run):
+        """A run whose training batches are written down."""
 
-        def __init__(self, *arguments: Any, **options: Any):
+        def pipeline(self, *, held_out: bool = False, **options: Any) -> Any:
             cache_in_every_process()
-            super().__init__(*arguments, **options)
-            self.pipeline = Recorder(self.pipeline, ledger / f"{jax.process_index()}.jsonl")
+            made = super().pipeline(held_out=held_out, **options)
+            return made if held_out else Recorder(made, ledger / f"{jax.process_index()}.jsonl")
 
-    train.Plan = RecordedPlan
+    train.Run = RecordedRun
     app.run(train.main, flags_parser=overrides.parse_flags)
 
 

@@ -18,7 +18,8 @@ from unireason_jax.encode import Encoder, encode
 from unireason_jax.models import vae
 from unireason_jax.models.config import VAEConfig
 from unireason_jax.prepare import prepare
-from unireason_jax.run import configuration, experiment
+from unireason_jax.run import configuration
+from unireason_jax.run.run import Run
 from unireason_jax.world.basis import PatchBasis
 
 TINY = VAEConfig(channels=32, multipliers=(1, 1), blocks=1, latents=4)
@@ -153,7 +154,7 @@ def test_training_reads_encoded_records_and_keeps_its_plan_beside_them(prepared,
     batches = []
     for folder in (prepared, tmp_path / "out"):
         config.data.source = str(folder)
-        pipeline = experiment.make_pipeline(experiment.create(config), workdir=tmp_path / "run")
+        pipeline = Run.of(config).pipeline(workdir=tmp_path / "run", whole=True)
         batches.append(next(pipeline))
         pipeline.close()
         assert list((folder / "plans").glob("plan-*.npz"))

@@ -22,9 +22,9 @@ from unireason_jax.data import storage
 from unireason_jax.data.resizing import Resize
 from unireason_jax.data.sizes import SIZES
 from unireason_jax.data.sources import ArrayRecordSource
-from unireason_jax.run import configuration, experiment
+from unireason_jax.run import configuration
 from unireason_jax.run.configuration import ConfigError
-from unireason_jax.run.experiment import Plan
+from unireason_jax.run.run import Run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 KILLED = 5  # number of the shard at which one of two processes is killed
@@ -101,14 +101,15 @@ def test_training_from_the_cache_is_training_online(autoencoder, small_images, t
     online, cached = (config_of(p, vae=str(autoencoder)) for p in (pixels, latents))
     batches = []
     for config in (online, cached):
-        pipeline = experiment.make_pipeline(experiment.create(config))
+        pipeline = Run.of(config).pipeline(whole=True)
         batches.append([next(pipeline) for _ in range(3)])
         pipeline.close()
     for ours, theirs in zip(*batches, strict=True):
         assert np.abs(ours["latents"]).sum() > 1000
         for name, values in ours.items():
             np.testing.assert_array_equal(values, theirs[name], err_msg=name)
-    final = train.train(Plan(cached, tmp_path / "run"), epath.Path(tmp_path / "run"))
+    workdir, run = tmp_path / "run", Run.of(cached)
+    final = train.train(run, run.pipeline(workdir=workdir), epath.Path(workdir))
     assert int(final.step) == 3 and int(final.opt_state.skipped) == 0
     assert (tmp_path / "run" / "ae.safetensors").exists()  # the run can be sampled from
 
@@ -118,8 +119,8 @@ def test_loader_processes_never_run_the_autoencoder(autoencoder, small_images, t
     encode.main(["encode", *arguments(pixels, autoencoder, latents)])
     given = {"vae": str(autoencoder), "workers": 2, "rows": 2}
     with pytest.raises(ConfigError, match=r"data\.workers=2: .*pixels holds images.*workers=0"):
-        experiment.make_pipeline(experiment.create(config_of(pixels, **given)))
-    stored = experiment.make_pipeline(experiment.create(config_of(latents, **given)))
+        Run.of(config_of(pixels, **given)).pipeline(whole=True)
+    stored = Run.of(config_of(latents, **given)).pipeline(whole=True)
     assert b"jax" not in pickle.dumps(stored._render).replace(b"unireason_jax", b"")
     stored.close()
 
@@ -139,14 +140,14 @@ def test_every_folder_of_a_config_is_encoded(autoencoder, small_images, tmp_path
     config = config_of(data, groups={"one": 1.0, "two": 2.0})
     assert set(encode.corpus.folders(config)) == {"one", "two"}
     with pytest.raises(ConfigError, match="one holds no latents; run `unireason encode` on it"):
-        experiment.make_pipeline(experiment.create(config))
+        Run.of(config).pipeline(whole=True)
     config.data.groups.two = 0.0
     config.data.update({"source": str(output), "held_out": str(held_out)})
-    pipeline = experiment.make_pipeline(experiment.create(config))
+    pipeline = Run.of(config).pipeline(whole=True)
     assert np.isfinite(next(pipeline)["latents"]).all()
     pipeline.close()
     with pytest.raises(ConfigError, match="held_out holds no latents"):
-        experiment.make_pipeline(experiment.create(config), held_out=True)
+        Run.of(config).pipeline(held_out=True, whole=True)
 
 
 def test_parquet_and_array_records_are_trained_on_as_they_are(autoencoder, small_images, tmp_path):
@@ -170,7 +171,7 @@ def test_parquet_and_array_records_are_trained_on_as_they_are(autoencoder, small
     batches = []
     given = {"tokenizer": str(folder / "tokenizer"), "sizes": "unireason", "vae": str(autoencoder)}
     for path in (folder, table, others):
-        pipeline = experiment.make_pipeline(experiment.create(config_of(path, **given)))
+        pipeline = Run.of(config_of(path, **given)).pipeline(whole=True)
         batches.append(next(pipeline))
         pipeline.close()
     assert np.abs(batches[0]["latents"]).sum() > 1000
@@ -178,7 +179,7 @@ def test_parquet_and_array_records_are_trained_on_as_they_are(autoencoder, small
         for name, values in batches[0].items():
             np.testing.assert_array_equal(values, other[name], err_msg=name)
     with pytest.raises(ConfigError, match=r"data\.sizes is 'huge'; use one of world, bagel"):
-        experiment.create(config_of(table, sizes="huge"))
+        Run.of(config_of(table, sizes="huge"))
 
 
 def test_groups_of_other_words_or_sizes_are_refused(tmp_path):
@@ -186,11 +187,11 @@ def test_groups_of_other_words_or_sizes_are_refused(tmp_path):
     prepared(tmp_path / "data" / "two", "--sizes=world", size=(32, 32), count=4)
     config = config_of(one.parent, groups={"one": 1.0, "two": 1.0})
     with pytest.raises(ConfigError, match=r"one/tokenizer and .*two/tokenizer differ; prepare all"):
-        experiment.create(config)
+        Run.of(config)
     words = f"--tokenizer={one / 'tokenizer'}"
     prepared(one.parent / "two", words, "--sizes=bagel", "--overwrite", count=2)
     with pytest.raises(ConfigError, match=r"prepared with the sizes \['bagel', 'world'\]"):
-        experiment.create(config)
+        Run.of(config)
 
 
 def test_what_cannot_be_encoded_is_said(autoencoder, small_images, tmp_path):

@@ -17,7 +17,7 @@ from configs import tiny, world_twin
 from unireason_jax import prepare, train
 from unireason_jax.run import configuration, corpus
 from unireason_jax.run.configuration import ConfigError
-from unireason_jax.run.experiment import Plan
+from unireason_jax.run.run import Run
 from unireason_jax.training import checkpoint
 from unireason_jax.training.optim import flatten, learning_rate
 
@@ -63,19 +63,19 @@ def test_schedules_are_the_papers(name):
 def test_the_dry_run_needs_neither_records_nor_memory(name, tmp_path, capsys):
     config = recipe(name)
     assert len(corpus.absent(config)) == max(1, len(config.data.groups))
-    plan = Plan(config, tmp_path, is_outline=True)
-    train.dry_run(plan, epath.Path(tmp_path))
+    run = Run.of(config, has_records=False)
+    train.dry_run(run, None, epath.Path(tmp_path))
     printed = capsys.readouterr().out
     assert "14,575,018,464" in printed and "moving average" in printed
     assert not list(tmp_path.iterdir())
     with pytest.raises(
         FileNotFoundError, match="does not exist; write the records with `unireason prep"
     ):
-        Plan(config, tmp_path)
+        Run.of(config)
 
 
 def test_stage_1_trains_the_generation_branch_and_half_the_state():
-    first, second = (Plan(recipe(f"unireason_stage{n}"), is_outline=True) for n in (1, 2))
+    first, second = (Run.of(recipe(f"unireason_stage{n}"), has_records=False) for n in (1, 2))
     trained = flatten(first.optimizer.split(first.abstract.params)[0])
     ours = ("stack/blocks/gen/", "stack/gen_norm/", "latent_", "time_")
     assert all(path.startswith(ours) for path in trained)
@@ -96,13 +96,14 @@ def test_a_twin_keeps_the_recipe_and_supervises_what_it_does(name):
     assert small.loss == large.loss and small.data.dropout == large.data.dropout
     for key in ("ema", "eps", "freeze", "freeze_from", "schedule", "clip_norm"):
         assert small.optim[key] == large.optim[key]
-    plan = Plan(small)
-    batches = [next(plan.pipeline) for _ in range(2)]
-    plan.pipeline.close()
+    run = Run.of(small)
+    pipeline = run.pipeline()
+    batches = [next(pipeline) for _ in range(2)]
+    pipeline.close()
     texts = sum(int((batch["text_weights"] > 0).sum()) for batch in batches)
     assert (texts > 0) == (small.loss.ce_weight > 0)
     assert all((batch["latent_weights"] > 0).any() for batch in batches)
-    dropped = plan.experiment.spec.dropout[1] == 1.0
+    dropped = run.spec.dropout[1] == 1.0
     clean = any(
         (np.isneginf(b["latent_logits"]) & (b["latent_positions"] > 0)).any() for b in batches
     )
@@ -187,8 +188,8 @@ def parameters(workdir, plan, which):
 def test_twins_train(name, tmp_path, quick_compile):
     config = twin(name)
     config.train.hash_checkpoints = False
-    plan = Plan(config, tmp_path)
-    final = train.train(plan, epath.Path(tmp_path))
+    run = Run.of(config)
+    final = train.train(run, run.pipeline(workdir=tmp_path), epath.Path(tmp_path))
     assert int(final.step) == 3 and int(final.opt_state.skipped) == 0
     scores = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(row["loss"]) for row in scores if "loss" in row)
@@ -203,9 +204,9 @@ def test_the_two_stages_run_from_one_script(tmp_path):
     few |= {"optim.warmup_steps": 0} | {f"model.{key}": value for key, value in sizes.items()}
     first = configuration.load("configs/world_twin.py:unireason_stage1", few | {"train.steps": 0})
     one = tmp_path / "unireason_stage1"
-    plan = Plan(first, one)
-    train.train(plan, epath.Path(one))  # saves the weights it starts from
-    before = parameters(one, plan, "params")
+    run = Run.of(first)
+    train.train(run, run.pipeline(workdir=one), epath.Path(one))  # saves the weights it starts from
+    before = parameters(one, run, "params")
     flags = [f"--config.{key}={value}" for key, value in (few | {"train.steps": 3}).items()]
     environment = os.environ | {"PYTHON": sys.executable, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     environment |= {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
@@ -213,9 +214,9 @@ def test_the_two_stages_run_from_one_script(tmp_path):
     done = subprocess.run(script, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert f"ema weights of {tmp_path}/unireason_stage1" in done.stdout
-    trained, frozen = (set(flatten(part)) for part in plan.optimizer.split(plan.abstract.params))
-    after, averaged = (parameters(one, plan, which) for which in ("params", "ema"))
-    final = parameters(tmp_path / "unireason_stage2", plan, "params")
+    trained, frozen = (set(flatten(part)) for part in run.optimizer.split(run.abstract.params))
+    after, averaged = (parameters(one, run, which) for which in ("params", "ema"))
+    final = parameters(tmp_path / "unireason_stage2", run, "params")
     assert all(np.array_equal(before[path], after[path]) for path in frozen)
     assert all(np.array_equal(before[path], averaged[path]) for path in frozen)
     moved = [path for path in trained if not np.array_equal(before[path], after[path])]

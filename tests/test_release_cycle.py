@@ -14,7 +14,7 @@ from unireason_jax.models import functional, huggingface
 from unireason_jax.models.archive import Archive
 from unireason_jax.models.config import VAEConfig, variant
 from unireason_jax.run import configuration
-from unireason_jax.run.experiment import Plan
+from unireason_jax.run.run import Run
 
 pytestmark = pytest.mark.slow
 NANO = variant("nano")
@@ -71,7 +71,8 @@ def test_what_was_released_comes_back_from_a_run(tmp_path, monkeypatch, quick_co
     config.data.source, config.init_from = str(records), str(start)
     config.data.tokens, config.data.rows, config.train.steps = 128, 8, 1
     config.train.save_every, config.eval.every = 1, 0
-    train.train(Plan(config), train.epath.Path(run))
+    made = Run.of(config)
+    train.train(made, made.pipeline(), train.epath.Path(run))
     back = tmp_path / "back"
     command = ["--to", "bagel", "--input", str(run), "--output", str(back)]
     assert convert.main([*command, "--which", "params", "--dtype", "bfloat16"]) == 0

@@ -10,9 +10,9 @@ import pytest
 
 from unireason_jax import train
 from unireason_jax.data.tokenizer import load_tokenizer
-from unireason_jax.run import configuration, experiment
+from unireason_jax.run import configuration
 from unireason_jax.run.configuration import ConfigError
-from unireason_jax.run.experiment import Plan
+from unireason_jax.run.run import Run
 from unireason_jax.training import checkpoint
 from unireason_jax.training.checkpoint import Checkpoints
 
@@ -34,9 +34,13 @@ SMALL = {
 }
 
 
-def make_plan(**overrides):
+def make_run(**overrides):
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
-    return Plan(configuration.load(TINY, SMALL | changes))
+    return Run.of(configuration.load(TINY, SMALL | changes)).settled()
+
+
+def trained(run, workdir):
+    return train.train(run, run.pipeline(workdir=workdir), train.epath.Path(workdir))
 
 
 def rows_of(workdir):
@@ -47,7 +51,7 @@ def rows_of(workdir):
 def finished(quick_compile, tmp_path_factory):
     """Workdir of six steps on a 2 x 4 mesh, with checkpoints of step 4 and 6."""
     workdir = tmp_path_factory.mktemp("finished")
-    train.train(make_plan(), train.epath.Path(workdir))
+    trained(make_run(), workdir)
     return workdir
 
 
@@ -60,24 +64,22 @@ def test_a_run_leaves_all_that_sampling_needs(finished):
     assert all(name in rows[0] for name in wanted)
     assert "time/compile" in rows[0] and "time/checkpoint" in rows[3]
     assert list((finished / "tensorboard").iterdir())
-    rebuilt = experiment.load(finished)
-    assert rebuilt.model == make_plan().model
-    params = checkpoint.load_params(finished, expected=make_plan().abstract.params)
+    rebuilt = Run.load(finished)
+    assert rebuilt.model == make_run().model
+    params = checkpoint.load_params(finished, expected=make_run().abstract.params)
     assert params["embed"].shape == (rebuilt.model.llm.vocab, rebuilt.model.llm.width)
     tokenizer = load_tokenizer(finished / "tokenizer")
     assert tokenizer.encode("red circle") == rebuilt.tokenizer.encode("red circle")
     image = np.zeros((32, 32, 3), np.uint8)
-    assert np.array_equal(
-        rebuilt.codec.encode(image)[0], make_plan().experiment.codec.encode(image)[0]
-    )
+    assert np.array_equal(rebuilt.codec.encode(image)[0], make_run().codec.encode(image)[0])
 
 
 def test_goes_on_from_its_checkpoint_on_another_mesh(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "moved")
     shutil.rmtree(tmp_path / "moved" / "checkpoints" / "6")
-    plan = make_plan(mesh__tensor=2, mesh__context=2)
-    assert dict(plan.mesh.shape) == {"data": 2, "fsdp": 1, "tensor": 2, "context": 2}
-    train.train(plan, train.epath.Path(tmp_path / "moved"))
+    run = make_run(mesh__tensor=2, mesh__context=2)
+    assert dict(run.mesh.shape) == {"data": 2, "fsdp": 1, "tensor": 2, "context": 2}
+    trained(run, tmp_path / "moved")
     for got, want in zip(rows_of(tmp_path / "moved"), rows_of(finished), strict=True):
         assert got["step"] == want["step"]
         for name in ("loss/ce", "loss/flow", "eval/loss", "grad_norm"):
@@ -92,25 +94,25 @@ def test_goes_on_from_its_checkpoint_on_another_mesh(finished, tmp_path):
 def test_streams_of_a_row_divide_over_the_context_axis(context):
     budgets = {"data.budgets.text": 250, "data.budgets.vit": 33, "data.budgets.latent": 35}
     changes = {"mesh.data": 1, "mesh.context": context, "data.tokens": 0, **budgets}
-    plan = Plan(configuration.load(TINY, SMALL | changes))
+    config = configuration.load(TINY, SMALL | changes)
+    pipeline, outlined = Run.of(config).pipeline(), Run.of(config, has_records=False)
     for array in ("text_ids", "vit_images", "latent_weights", "positions"):
-        assert plan.batch_spec()[array][0][1] % context == 0, array
-    outlined = Plan(configuration.load(TINY, SMALL | changes), is_outline=True)
-    for name, (shape, _) in plan.batch_spec().items():
+        assert pipeline.batch_spec()[array][0][1] % context == 0, array
+    for name, (shape, _) in pipeline.batch_spec().items():
         assert name in ("vit_patches", "latents") or outlined.batch_spec()[name][0] == shape
-    plan.pipeline.close()
+    pipeline.close()
 
 
-def start(plan, workdir):
+def start(run, workdir):
     with Checkpoints(workdir) as checkpoints:
-        return train.starting_state(plan, checkpoints)
+        return train.starting_state(run, checkpoints)
 
 
 def test_where_weights_come_from(finished, tmp_path):
     source = str(finished)
-    state, saved, origin = start(make_plan(resume_from=source, init_from="nowhere"), tmp_path)
+    state, saved, origin = start(make_run(resume_from=source, init_from="nowhere"), tmp_path)
     assert int(state.step) == 6 and saved["data"] == {"next_row": 48} and source in origin
-    state, saved, origin = start(make_plan(init_from=source), tmp_path)
+    state, saved, origin = start(make_run(init_from=source), tmp_path)
     assert int(state.step) == 0 and saved is None and origin == f"ema weights of {source}"
     chex.assert_trees_all_equal_shapes_and_dtypes(state, make_plan().abstract)
     average = checkpoint.load_params(finished, which="ema")
@@ -118,23 +120,23 @@ def test_where_weights_come_from(finished, tmp_path):
         np.testing.assert_array_equal(a, c)
         np.testing.assert_array_equal(b, c)
     with pytest.raises(ConfigError, match="or to 'scratch' for random weights"):
-        start(make_plan(init_from=""), tmp_path)
+        start(make_run(init_from=""), tmp_path)
     shutil.copytree(finished, tmp_path / "own")
-    state, _, origin = start(make_plan(resume_from="nowhere"), tmp_path / "own")
+    state, _, origin = start(make_run(resume_from="nowhere"), tmp_path / "own")
     assert int(state.step) == 6 and origin == "own checkpoint of step 6"
 
 
 def test_a_checkpoint_of_another_model_names_leaf_and_flag(finished, tmp_path):
-    plan = make_plan(init_from=str(finished), model__llm__mlp=128)
+    run = make_run(init_from=str(finished), model__llm__mlp=128)
     with pytest.raises(checkpoint.CheckpointMismatch, match=r"down/kernel has shape.*model"):
-        start(plan, tmp_path)
+        start(run, tmp_path)
     with pytest.raises(checkpoint.CheckpointMissing, match="no checkpoint here"):
-        start(make_plan(init_from=str(tmp_path / "nothing")), tmp_path)
+        start(make_run(init_from=str(tmp_path / "nothing")), tmp_path)
 
 
 def test_dry_run_says_what_would_happen_and_draws_a_pack(tmp_path, capsys):
-    plan = make_plan(optim__freeze=("^vit/",))
-    train.dry_run(plan, train.epath.Path(tmp_path))
+    run = make_run(optim__freeze=("^vit/",))
+    train.dry_run(run, run.pipeline(workdir=tmp_path), train.epath.Path(tmp_path))
     out = capsys.readouterr().out
     for part in ('"variant": "nano"', "frozen", "total", "text_ids", "8x", "GiB", "fsdp=4"):
         assert part in out, part
@@ -158,7 +160,7 @@ def test_dry_run_says_what_would_happen_and_draws_a_pack(tmp_path, capsys):
 )  # fmt: skip
 def test_settings_that_cannot_work_are_explained(overrides, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        Plan(configuration.load(TINY, SMALL | overrides))
+        Run.of(configuration.load(TINY, SMALL | overrides)).settled().pipeline()
 
 
 def test_divergence_is_refused():

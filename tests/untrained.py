@@ -3,7 +3,8 @@
 import jax
 
 from unireason_jax.models import functional
-from unireason_jax.run import configuration, experiment
+from unireason_jax.run import configuration
+from unireason_jax.run.run import Run
 from unireason_jax.training.checkpoint import Checkpoints
 from unireason_jax.training.optim import make_optimizer
 from unireason_jax.training.state import new_state
@@ -13,7 +14,7 @@ def write(folder, **model):
     """Writes such a run of `configs/tiny.py`, with changes to its model; returns the folder."""
     config = configuration.load("configs/tiny.py")
     config.model.update(model)
-    made = experiment.create(config)
+    made = Run.of(config)
     made.save(folder)
     params = jax.jit(functional.init, static_argnums=0)(made.model, jax.random.key(0))
     optimizer = make_optimizer(

@@ -36,8 +36,8 @@ from unireason_jax.models.config import BAGEL_VARIANTS, BagelConfig, LatentConfi
 from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.models.pretrained import FreshStart
 from unireason_jax.run import configuration, first_checkpoint, janus_release
-from unireason_jax.run.experiment import CODEC, TOKENIZER
 from unireason_jax.run.kept import AUTOENCODER, PICTURES
+from unireason_jax.run.run import CODEC, TOKENIZER
 from unireason_jax.storage import atomic, lock
 from unireason_jax.training import checkpoint
 from unireason_jax.training.optim import flatten

@@ -17,7 +17,8 @@ from unireason_jax.evals.progress import Progress
 from unireason_jax.evals.world import evaluation
 from unireason_jax.evals.world.exam import CONVERSATIONS
 from unireason_jax.inference.load import add_flags, from_flags
-from unireason_jax.run import command_line, experiment
+from unireason_jax.run import command_line
+from unireason_jax.run.run import Run
 from unireason_jax.storage import lock
 
 HELP = {
@@ -82,11 +83,11 @@ def run(arguments: argparse.Namespace) -> Path:
         f"{flow.text_scale:g}, temperature {reasoner.settings.text.temperature:g}"
     )
     sections = report.sections
-    made = experiment.load(arguments.checkpoint)
-    if arguments.flow_batches and made.config.data.source == "world":
-        made = dataclasses.replace(made, model=reasoner.engine.config)
+    trained = Run.load(arguments.checkpoint)
+    if arguments.flow_batches and trained.config.data.source == "world":
+        trained = dataclasses.replace(trained, model=reasoner.engine.config)
         params = reasoner.engine.params
-        sections += (flow_by_time(made, params, batches=arguments.flow_batches),)
+        sections += (flow_by_time(trained, params, batches=arguments.flow_batches),)
     report = dataclasses.replace(report, facts=facts | dict(report.facts), sections=sections)
     folder = report.write(arguments.out)
     for name, rate in report.headline.items():

@@ -32,7 +32,7 @@ from unireason_jax.pods.preemption import StopSignal
 from unireason_jax.pods.watchdog import Watchdog
 from unireason_jax.run import compile_cache, configuration, corpus, forecast, overrides
 from unireason_jax.run.configuration import ConfigError
-from unireason_jax.run.experiment import Plan
+from unireason_jax.run.run import Run
 from unireason_jax.storage import atomic
 from unireason_jax.training import checkpoint, metrics, state
 from unireason_jax.training.checkpoint import Checkpoints
@@ -87,16 +87,17 @@ def _attempt(config: ConfigDict, workdir: epath.Path, stack: contextlib.ExitStac
         if not DRY_RUN.value:
             stack.enter_context(pod.holding(workdir, "unireason train"))
         missing = corpus.absent(config) if DRY_RUN.value else []
-        plan = Plan(config, workdir, is_outline=bool(missing), dry_run=DRY_RUN.value)
+        run = Run.of(config, has_records=not missing).settled()
+        pipeline = None if missing else run.pipeline(workdir=workdir, dry_run=DRY_RUN.value)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
     if DRY_RUN.value:
         for path in missing:
             print(f"{path} is not there: no packs are planned or drawn")
-        dry_run(plan, workdir)
+        dry_run(run, pipeline, workdir)
         return
     try:
-        train(plan, workdir, start_over=START_OVER.value)
+        train(run, pipeline, workdir, start_over=START_OVER.value)
     except (
         ConfigError,
         ArchiveError,
@@ -109,15 +110,15 @@ def _attempt(config: ConfigDict, workdir: epath.Path, stack: contextlib.ExitStac
 
 
 def starting_state(
-    plan: Plan, checkpoints: Checkpoints
+    run: Run, checkpoints: Checkpoints
 ) -> tuple[TrainState, dict[str, Any] | None, str]:
     """(state, what else was saved with it or None, where it came from); see the file's top."""
-    config = plan.config
+    config = run.config
     if checkpoints.saved is not None:
-        loaded = checkpoints.load(plan.abstract)
+        loaded = checkpoints.load(run.abstract)
         return *loaded, f"own checkpoint of step {int(loaded[0].step)}"
     if config.resume_from:
-        loaded = checkpoint.load_state(config.resume_from, plan.abstract)
+        loaded = checkpoint.load_state(config.resume_from, run.abstract)
         return *loaded, f"{config.resume_from} at step {int(loaded[0].step)}"
     if not config.init_from:
         raise ConfigError(
@@ -126,41 +127,44 @@ def starting_state(
         )
     if config.init_from == "scratch":
         key = jax.random.key(config.seed)
-        init = functools.partial(functional.init, plan.model, key)
-        return state.initialize(init, plan.optimizer, plan.shardings), None, "random weights"
+        init = functools.partial(functional.init, run.model, key)
+        return state.initialize(init, run.optimizer, run.shardings), None, "random weights"
     params = checkpoint.load_params(
         config.init_from,
         which=config.init_which,
-        expected=plan.abstract.params,
-        shardings=plan.shardings.params,
+        expected=run.abstract.params,
+        shardings=run.shardings.params,
         dtype="float32",
     )
-    made = state.adopt(params, plan.optimizer, plan.shardings)
+    made = state.adopt(params, run.optimizer, run.shardings)
     return made, None, f"{config.init_which} weights of {config.init_from}"
 
 
-def held_out_loss(plan: Plan) -> LossEvaluator | None:
+def held_out_loss(run: Run) -> LossEvaluator | None:
     """The evaluator of the training loss on held-out packs, or None when it is switched off."""
-    if not plan.config.eval.every:
+    if not run.config.eval.every:
         return None
-    pipeline = plan.make_pipeline(held_out=True)
-    batches = [next(pipeline) for _ in range(plan.config.eval.batches)]
+    pipeline = run.pipeline(held_out=True)
+    batches = [next(pipeline) for _ in range(run.config.eval.batches)]
     pipeline.close()
-    return LossEvaluator(batches, mesh=plan.mesh, model=plan.model, loss=plan.loss)
+    return LossEvaluator(batches, mesh=run.mesh, model=run.model, loss=run.loss)
 
 
-def train(plan: Plan, workdir: epath.Path, *, start_over: bool = False) -> TrainState:
+def train(
+    run: Run, pipeline: Pipeline, workdir: epath.Path, *, start_over: bool = False
+) -> TrainState:
     """The whole run, in the order the machine lives it; returns the last state.
 
     Args:
-      plan: the run.
+      run: what is trained.
+      pipeline: this process's part of its batches; closed in the end.
       workdir: its directory.
       start_over: begin anew where every checkpoint there is damaged.
     """
-    config, lead = plan.config, jax.process_index() == 0
+    config, lead = run.config, jax.process_index() == 0
     workdir.mkdir(parents=True, exist_ok=True)
     with (
-        jax.set_mesh(plan.mesh),
+        jax.set_mesh(run.mesh),
         StopSignal() as stop,
         Watchdog(config.train.hang_seconds, give_up=pod.fail) as watchdog,
         Checkpoints(
@@ -172,19 +176,19 @@ def train(plan: Plan, workdir: epath.Path, *, start_over: bool = False) -> Train
         ) as checkpoints,
     ):
         watchdog.note("loading or drawing the weights")
-        current, saved, origin = starting_state(plan, checkpoints)
+        current, saved, origin = starting_state(run, checkpoints)
         start, steps = int(current.step), config.train.steps
         if lead:
-            plan.experiment.save(workdir)
-            count = functional.count(plan.abstract.params)
-            print(run_lines(plan))
+            run.save(workdir)
+            count = functional.count(run.abstract.params)
+            print(run_lines(run))
             print(f"{count:,} parameters from {origin}; step {start} to {steps}", flush=True)
         peak = metrics.peak_flops()
         meter = metrics.Meter(peak and peak * jax.device_count())
         if saved:
-            plan.pipeline.set_state(saved["data"])
+            pipeline.set_state(saved["data"])
             meter.restore(saved["meter"])
-            plan.pipeline.restore(saved.get("totals"))
+            pipeline.restore(saved.get("totals"))
         writers = Writers(
             workdir,
             start=start,
@@ -195,7 +199,7 @@ def train(plan: Plan, workdir: epath.Path, *, start_over: bool = False) -> Train
         )
         ledger = Ledger(workdir, start)
         profiler = metrics.Profiler(config.train.profile, workdir)
-        evaluator = held_out_loss(plan)
+        evaluator = held_out_loss(run)
 
         def evaluate(step: int) -> None:
             watchdog.note(f"evaluation at step {step}")
@@ -206,14 +210,14 @@ def train(plan: Plan, workdir: epath.Path, *, start_over: bool = False) -> Train
         def save(step: int) -> None:
             watchdog.note(f"checkpoint of step {step}")
             with meter.clock("checkpoint"):
-                position = {"data": plan.pipeline.get_state(), "meter": meter.state()}
-                position |= {"totals": plan.pipeline.totals()}
+                position = {"data": pipeline.get_state(), "meter": meter.state()}
+                position |= {"totals": pipeline.totals()}
                 checkpoints.save(step, current, position)
 
         if start < steps:
             watchdog.pause()  # a large model compiles for long, and says so
             with meter.clock("compile"):
-                run = plan.compile_step()
+                train_step = run.compile_step(pipeline.batch_spec())
         stopped = False
         for step in range(start, steps):
             # Evaluate with the old weights, save, draw the next batch, step: in this order, so
@@ -227,21 +231,21 @@ def train(plan: Plan, workdir: epath.Path, *, start_over: bool = False) -> Train
             watchdog.note(f"step {step}")
             profiler.at(step)
             with meter.clock("data"):
-                local = next(plan.pipeline)
-                batch = batches.global_batch(plan.mesh, local)
+                local = next(pipeline)
+                batch = batches.global_batch(run.mesh, local)
             named = jax.profiler.StepTraceAnnotation("train", step_num=step)
             with named, jax.transfer_guard("disallow"):
-                current, scalars = run(current, batch)
-            counts = global_counts(plan.pipeline)
+                current, scalars = train_step(current, batch)
+            counts = global_counts(pipeline)
             backward = 0.0 if config.loss.detach_und else 2.0
-            flops = metrics.train_flops(plan.model, counts, und_backward=backward)
+            flops = metrics.train_flops(run.model, counts, und_backward=backward)
             meter.add(scalars, counts, flops)
             writers.advance()
             if due(step + 1, config.train.log_every) or step + 1 == steps:
-                numbers = meter.report() | data_numbers(plan.pipeline)
+                numbers = meter.report() | data_numbers(pipeline)
                 numbers |= ledger.add(step + 1, metrics.phases(numbers))
                 writers.write(step + 1, numbers)
-                refuse_divergence(numbers, step + 1, plan.optimizer.config.max_skips)
+                refuse_divergence(numbers, step + 1, run.optimizer.config.max_skips)
         finished = int(current.step)
         if evaluator and not stopped and finished > start:
             evaluate(finished)
@@ -251,7 +255,7 @@ def train(plan: Plan, workdir: epath.Path, *, start_over: bool = False) -> Train
             checkpoints.wait()
         ledger.add(finished, meter.clock.split()[1])
         profiler.close()
-        plan.pipeline.close()
+        pipeline.close()
         writers.close()
     if lead:
         ended = "stopped by SIGTERM, saved" if stopped else "finished"
@@ -288,41 +292,42 @@ def refuse_divergence(numbers: dict[str, float], step: int, limit: int) -> None:
         )
 
 
-def run_lines(plan: Plan) -> str:
+def run_lines(run: Run) -> str:
     """Devices, mesh, how rows are divided, and the dtype of the matmuls."""
-    rows, parts = plan.config.data.rows, plan.microbatches
-    return forecast.run_lines(plan.mesh, rows=rows, microbatches=parts, dtype=plan.model.dtype)
+    rows, parts = run.config.data.rows, run.microbatches
+    return forecast.run_lines(run.mesh, rows=rows, microbatches=parts, dtype=run.model.dtype)
 
 
-def dry_run(plan: Plan, workdir: epath.Path) -> None:
+def dry_run(run: Run, pipeline: Pipeline | None, workdir: epath.Path) -> None:
     """Prints config, parameters, batch and memory, and draws the first pack; trains nothing."""
-    config, mesh, batch = plan.config, plan.mesh, plan.batch_spec()
+    config, mesh = run.config, run.mesh
+    batch = pipeline.batch_spec() if pipeline else run.batch_spec()
     print(forecast.config_text(config))
-    print(forecast.parameter_table(plan.abstract.params, plan.optimizer))
-    print(forecast.path_list(plan.abstract.params, plan.optimizer))
-    print(run_lines(plan))
+    print(forecast.parameter_table(run.abstract.params, run.optimizer))
+    print(forecast.path_list(run.abstract.params, run.optimizer))
+    print(run_lines(run))
     print(forecast.batch_table(batch))
-    rows = config.data.rows // (batches.row_parts(mesh) * plan.microbatches)
+    rows = config.data.rows // (batches.row_parts(mesh) * run.microbatches)
     text, vit, gen = (batch[name][0][1] for name in ("text_ids", "vit_images", "latent_weights"))
     tokens = {"und": text + vit, "gen": gen, "text": text}
-    activations = forecast.activation_bytes(plan.model, plan.loss, rows=rows, **tokens)
+    activations = forecast.activation_bytes(run.model, run.loss, rows=rows, **tokens)
     print("memory of one device:")
-    print(forecast.memory_table(plan.abstract, plan.shardings, plan.optimizer, activations))
-    if plan.pipeline:
-        show_packs(plan, workdir)
+    print(forecast.memory_table(run.abstract, run.shardings, run.optimizer, activations))
+    if pipeline:
+        show_packs(run, pipeline, workdir)
 
 
-def show_packs(plan: Plan, workdir: epath.Path) -> None:
+def show_packs(run: Run, pipeline: Pipeline, workdir: epath.Path) -> None:
     """Prints how full the packs are, and draws the first one."""
-    fill = ", ".join(f"{x:.1%}" for x in plan.pipeline.plan.fill)
-    print(f"{len(plan.pipeline.plan)} packs in an epoch; text, vit and latent fill: {fill}")
-    first = {name: array[0] for name, array in next(plan.pipeline).items()}
-    plan.pipeline.close()
-    print(plan.pipeline.quarantine.summary())
-    for source, record, reason in plan.pipeline.quarantine.entries()[:_REASONS]:
+    fill = ", ".join(f"{x:.1%}" for x in pipeline.plan.fill)
+    print(f"{len(pipeline.plan)} packs in an epoch; text, vit and latent fill: {fill}")
+    first = {name: array[0] for name, array in next(pipeline).items()}
+    pipeline.close()
+    print(pipeline.quarantine.summary())
+    for source, record, reason in pipeline.quarantine.entries()[:_REASONS]:
         print(f"  {record} of {source}: {reason}")
     picture = workdir / "pack.png"
-    drawing = packed_row.draw_row(first, plan.experiment.tokenizer, title="first row of the run")
+    drawing = packed_row.draw_row(first, run.tokenizer, title="first row of the run")
     with atomic.replacing(picture) as part:
         drawing.save(part)
     print(f"the first row is drawn in {picture}")

@@ -7,7 +7,8 @@ import pytest
 from unireason_jax.evals.flow_loss import BUCKETS, at_time, flow_by_time
 from unireason_jax.models import functional
 from unireason_jax.rules import flow
-from unireason_jax.run import configuration, experiment
+from unireason_jax.run import configuration
+from unireason_jax.run.run import Run
 
 
 @pytest.mark.parametrize("shift", [1.0, 4.0])
@@ -20,7 +21,7 @@ def test_noised_latents_get_the_time_and_clean_ones_stay_clean(shift):
 
 
 def test_zero_velocity_has_the_same_loss_at_every_time(quick_compile):
-    made = experiment.create(configuration.load("configs/tiny.py"))
+    made = Run.of(configuration.load("configs/tiny.py"))
     params = functional.init(made.model, jax.random.key(0))
     params["latent_out"] = jax.tree.map(np.zeros_like, params["latent_out"])
     section = flow_by_time(made, params, batches=2)

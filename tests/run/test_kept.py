@@ -16,7 +16,8 @@ from unireason_jax.data.sources import WorldSource
 from unireason_jax.models import vae
 from unireason_jax.models.config import VAEConfig
 from unireason_jax.prepare import prepare
-from unireason_jax.run import configuration, experiment, kept
+from unireason_jax.run import configuration, kept
+from unireason_jax.run.run import Run
 
 TINY = VAEConfig(channels=32, multipliers=(1, 1), blocks=1, latents=4)
 SMALL = {
@@ -73,9 +74,9 @@ def same(workdir, file):
 
 def test_encode_keeps_the_autoencoder_and_a_run_takes_it_along(encoded, file, tmp_path):
     same(encoded, file)
-    experiment.create(config(encoded)).save(tmp_path)
+    Run.of(config(encoded)).save(tmp_path)
     same(tmp_path, file)
-    made = experiment.load(tmp_path)
+    made = Run.load(tmp_path)
     assert isinstance(made.codec, vae.Autoencoder)
     assert kept.size_of(tmp_path) == (24, 24)  # pictures of 32 pixels, resized
 
@@ -90,23 +91,23 @@ def test_the_autoencoder_of_the_start_is_taken_if_it_is_the_one(encoded, file, t
     kept.keep_autoencoder(file, start)
     for place in (start, start / "checkpoints" / "0"):
         workdir = tmp_path / place.name
-        experiment.create(config(latents, init_from=str(place))).save(workdir / "run")
+        Run.of(config(latents, init_from=str(place))).save(workdir / "run")
         same(workdir / "run", file)
     kept.keep_autoencoder(start / "ae.safetensors", other)
     (other / "vae_config.json").unlink()  # without the scale its latents are others
     with pytest.raises(ValueError, match="latents of another autoencoder"):
-        experiment.create(config(latents, init_from=str(other))).save(tmp_path / "wrong")
+        Run.of(config(latents, init_from=str(other))).save(tmp_path / "wrong")
     with caplog.at_level(standard.WARNING, logger="absl"):
-        experiment.create(config(latents, init_from="scratch")).save(tmp_path / "none")
+        Run.of(config(latents, init_from="scratch")).save(tmp_path / "none")
     assert "nothing can be drawn with it until the ae.safetensors" in caplog.text
     with pytest.raises(FileNotFoundError, match=r"no ae\.safetensors either"):
-        experiment.load(tmp_path / "none")
+        Run.load(tmp_path / "none")
 
 
 def test_an_autoencoder_given_by_its_file_brings_its_configuration(encoded, file, tmp_path):
     made = config(encoded)
     made.data.vae = str(file)
-    experiment.create(made).save(tmp_path)
+    Run.of(made).save(tmp_path)
     same(tmp_path, file)
 
 
@@ -118,12 +119,12 @@ def test_the_size_is_that_of_most_pictures(tmp_path):
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
     made = configuration.load("configs/tiny.py")
     made.data.source = str(tmp_path / "own.jsonl")
-    experiment.create(made).save(tmp_path / "run")
+    Run.of(made).save(tmp_path / "run")
     assert kept.size_of(tmp_path / "run") == (48, 32)
     (tmp_path / "run" / kept.PICTURES).write_text("{")
     with pytest.raises(ValueError, match=r"pictures\.json: damaged"):
         kept.size_of(tmp_path / "run")
-    experiment.create(configuration.load("configs/tiny.py")).save(tmp_path / "world")
+    Run.of(configuration.load("configs/tiny.py")).save(tmp_path / "world")
     assert kept.size_of(tmp_path / "world") is None
 
 

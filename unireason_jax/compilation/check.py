@@ -18,7 +18,7 @@ from unireason_jax.compilation.reference import reference_row
 from unireason_jax.data.packs import Budgets
 from unireason_jax.models import functional
 from unireason_jax.pods import batches
-from unireason_jax.run.program import TrainProgram
+from unireason_jax.run.run import Run
 from unireason_jax.storage import atomic
 from unireason_jax.training import metrics
 
@@ -49,7 +49,7 @@ def check(config: Any, where: str, program: str = "train", *, name: str) -> dict
     budgets = programs.budgets_of(config)
     start, cpu = time.monotonic(), time.process_time()
     with metrics.heartbeat(f"{name} for {where}"), _captured_log() as log:
-        lowered, plan = programs.lower(program, config, devices, budgets)
+        lowered, run = programs.lower(program, config, devices, budgets)
         try:
             executable = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
@@ -62,7 +62,7 @@ def check(config: Any, where: str, program: str = "train", *, name: str) -> dict
         "cpu_seconds": time.process_time() - cpu,
         "warnings": sorted(set(_REMATERIALISED.findall(log()))),
     }
-    described = describe(plan, budgets, executable.memory_analysis(), executable.as_text())
+    described = describe(run, budgets, executable.memory_analysis(), executable.as_text())
     labels = {"program": name, "topology": where, "unit": unit, "config": _changed(config)}
     return labels | described | spent
 
@@ -88,28 +88,28 @@ def _too_large(name: str, where: str, reason: str) -> str:
     )
 
 
-def describe(plan: TrainProgram, budgets: Budgets, memory: Any, text: str) -> dict[str, Any]:
+def describe(run: Run, budgets: Budgets, memory: Any, text: str) -> dict[str, Any]:
     """What an executable's memory analysis and HLO text say about a run."""
-    chip, parsed = topology.chip(plan.mesh.devices.flat[0]), hlo.parse(text)
-    config, row = plan.config, reference_row(plan.model, budgets)
+    chip, parsed = topology.chip(run.mesh.devices.flat[0]), hlo.parse(text)
+    config, row = run.config, reference_row(run.model, budgets)
     work = figures.Work(
-        model=plan.model,
+        model=run.model,
         row=row,
         rows=config.data.rows,
-        devices=plan.mesh.size,
-        context=plan.mesh.shape["context"],
-        und_trained=not plan.loss.detach_und,
+        devices=run.mesh.size,
+        context=run.mesh.shape["context"],
+        und_trained=not run.loss.detach_und,
     )
     trains = "train_step" in text.split("\n", 1)[0]
-    rows = config.data.rows if trains else batches.row_parts(plan.mesh)
+    rows = config.data.rows if trains else batches.row_parts(run.mesh)
     found: dict[str, Any] = {
-        "device": plan.mesh.devices.flat[0].device_kind,
-        "devices": plan.mesh.size,
-        "mesh": " x ".join(f"{axis} {n}" for axis, n in plan.mesh.shape.items() if n > 1) or "1",
+        "device": run.mesh.devices.flat[0].device_kind,
+        "devices": run.mesh.size,
+        "mesh": " x ".join(f"{axis} {n}" for axis, n in run.mesh.shape.items() if n > 1) or "1",
         "rows": rows,
         "tokens": budgets.total,
-        "parameters": functional.count(plan.abstract.params),
-        "remat": plan.model.remat,
+        "parameters": functional.count(run.abstract.params),
+        "remat": run.model.remat,
         "jax": jax.__version__,
         "memory": figures.memory(memory, chip),
         "collectives": figures.collectives(parsed),

@@ -8,15 +8,12 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from unireason_jax.compilation.reference import patch_sizes
 from unireason_jax.data.packs import Budgets
-from unireason_jax.data.rows import row_spec
 from unireason_jax.inference import cache, sampler
 from unireason_jax.models import functional
 from unireason_jax.models.config import BagelConfig
 from unireason_jax.pods import batches, sharding
-from unireason_jax.run import configuration, experiment
-from unireason_jax.run.program import TrainProgram
+from unireason_jax.run.run import Run
 from unireason_jax.training.state import with_shardings
 
 PROGRAMS = {"train": "step", "text": "token", "image": "image"}  # and what a run of each makes
@@ -26,14 +23,14 @@ def budgets_of(config: ConfigDict) -> Budgets:
     """Tokens of a row by stream: the config's, or those advised for its data."""
     if sum(config.data.budgets.values()):
         return Budgets(**config.data.budgets)
-    pipeline = experiment.make_pipeline(experiment.create(config))
+    pipeline = Run.of(config).pipeline(whole=True)
     pipeline.close()
     return pipeline.budgets
 
 
 def lower(
     name: str, config: ConfigDict, devices: Sequence[jax.Device], budgets: Budgets
-) -> tuple[jax.stages.Lowered, TrainProgram]:
+) -> tuple[jax.stages.Lowered, Run]:
     """One of `PROGRAMS`, traced for the devices, and what is known of the run.
 
     Args:
@@ -46,27 +43,23 @@ def lower(
     Raises:
       ConfigError, ValueError: config and devices do not fit together.
     """
-    model = configuration.model_config(config, devices[0].platform)
-    program = TrainProgram(config, model, devices)
-    with jax.set_mesh(program.mesh):
+    run = Run.of(config, devices, has_records=False)
+    with jax.set_mesh(run.mesh):
         if name == "train":
-            room = budgets.rounded(program.mesh.shape["context"])
-            spec = row_spec(room, patch_sizes(program.model))
-            rows = config.data.rows
-            return program.lower_step({k: ((rows, *s), t) for k, (s, t) in spec.items()}), program
-        return _lower_sampler(name, program, budgets), program
+            return run.lower_step(run.batch_spec(budgets)), run
+        return _lower_sampler(name, run, budgets), run
 
 
-def _lower_sampler(name: str, program: TrainProgram, budgets: Budgets) -> jax.stages.Lowered:
+def _lower_sampler(name: str, run: Run, budgets: Budgets) -> jax.stages.Lowered:
     """`sampler.write_text` or `sampler.draw_image` for one conversation per data x fsdp device."""
-    mesh = program.mesh
+    mesh = run.mesh
     rows = batches.row_parts(mesh)
-    model, shapes = _for_sampling(program.model)
+    model, shapes = _for_sampling(run.model)
     params = with_shardings(
         shapes, sharding.shardings(mesh, shapes, functional.logical_axes(model))
     )
     markers = _markers(model)
-    context = _cache(program, rows, budgets.total)
+    context = _cache(run, rows, budgets.total)
     if name == "text":
         return sampler.write_text.lower(
             params,
@@ -119,9 +112,9 @@ def _rows(mesh: jax.sharding.Mesh, shape: tuple[int, ...], dtype: Any) -> jax.Sh
     return jax.ShapeDtypeStruct(shape, dtype, sharding=batches.batch_sharding(mesh))
 
 
-def _cache(program: TrainProgram, rows: int, slots: int) -> cache.Cache:
+def _cache(run: Run, rows: int, slots: int) -> cache.Cache:
     """A cache with its rows spread as the reasoner spreads them."""
-    made: Mapping[str, Any] = jax.eval_shape(lambda: cache.empty(program.model, rows, slots))
-    flat = batches.batch_sharding(program.mesh)
-    wide = NamedSharding(program.mesh, PartitionSpec(None, *flat.spec))
+    made: Mapping[str, Any] = jax.eval_shape(lambda: cache.empty(run.model, rows, slots))
+    flat = batches.batch_sharding(run.mesh)
+    wide = NamedSharding(run.mesh, PartitionSpec(None, *flat.spec))
     return with_shardings(made, cache.Cache(k=wide, v=wide, lengths=flat, positions=flat))

@@ -7,20 +7,20 @@ import numpy as np
 
 from unireason_jax.evals.rates import average
 from unireason_jax.evals.world.report import Section
-from unireason_jax.run import experiment
 from unireason_jax.run.configuration import loss_config
+from unireason_jax.run.run import Run
 from unireason_jax.training import objective
 
 BUCKETS = 10
 
 
-def flow_by_time(made: experiment.Experiment, params: Any, *, batches: int = 4) -> Section:
+def flow_by_time(run: Run, params: Any, *, batches: int = 4) -> Section:
     """Velocity loss on held-out packs with all noised latents at the middle of each time bucket.
 
     Records, noise and packs are the same in every bucket and for every checkpoint of a config.
 
     Args:
-      made: the experiment that the weights belong to.
+      run: what the weights belong to.
       params: its weights; they are brought to one device (the world's models are small).
       batches: held-out batches.
 
@@ -29,14 +29,14 @@ def flow_by_time(made: experiment.Experiment, params: Any, *, batches: int = 4) 
       the loss as it is trained, with a bootstrap interval over batches.
     """
     params = jax.device_put(params, jax.devices()[0])
-    pipeline = experiment.make_pipeline(made, held_out=True)
+    pipeline = run.pipeline(held_out=True, whole=True)
     packs = [next(pipeline) for _ in range(batches)]
     pipeline.close()
-    loss, shift = loss_config(made.config), made.config.loss.timestep_shift
+    loss, shift = loss_config(run.config), run.config.loss.timestep_shift
 
     @jax.jit
     def score(params, batch):
-        sums = objective.loss_sums(params, batch, model=made.model, loss=loss)
+        sums = objective.loss_sums(params, batch, model=run.model, loss=loss)
         return sums["flow"] / objective.denominators(batch)["flow"]
 
     rows = []

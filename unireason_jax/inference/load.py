@@ -13,7 +13,8 @@ from unireason_jax.inference.settings import FlowSettings, Settings, with_option
 from unireason_jax.models import functional
 from unireason_jax.models.vae import Autoencoder
 from unireason_jax.pods import sharding
-from unireason_jax.run import corpus, experiment, kept
+from unireason_jax.run import corpus, kept
+from unireason_jax.run.run import Run
 from unireason_jax.training import checkpoint
 from unireason_jax.world.scenes import CELL
 
@@ -49,8 +50,8 @@ def load(
       FileNotFoundError: no run or no sound checkpoint there.
       ValueError: the checkpoint does not fit the run's config.
     """
-    made = experiment.load(workdir)
-    model = dataclasses.replace(made.model, dtype=dtype) if dtype else made.model
+    run = Run.load(workdir)
+    model = dataclasses.replace(run.model, dtype=dtype) if dtype else run.model
     shapes = functional.abstract(model)
     places = None
     if mesh is not None:
@@ -59,24 +60,24 @@ def load(
         workdir, which=which, step=step, expected=shapes, shardings=places
     )
     model, params = functional.for_sampling(model, params)
-    data, released = made.config.data, isinstance(made.codec, Autoencoder)
+    data, released = run.config.data, isinstance(run.codec, Autoencoder)
     longest = RELEASED_TEXT if released else data.budgets.text or data.tokens or None
-    spec = dataclasses.replace(made.spec, max_text=longest)
+    spec = dataclasses.replace(run.spec, max_text=longest)
     if settings is None:
-        settings = _settings(made, kept.size_of(workdir))
+        settings = _settings(run, kept.size_of(workdir))
     verbs = RELEASED if released else None
-    style = corpus.style_of(made.config)
+    style = corpus.style_of(run.config)
     return Reasoner(model, params, spec, settings, mesh=mesh, presets=verbs, style=style)
 
 
-def _settings(made: experiment.Experiment, size: tuple[int, int] | None) -> Settings:
+def _settings(run: Run, size: tuple[int, int] | None) -> Settings:
     """How a model samples unless told otherwise, at the size that it was trained at (None: BAGEL's,
     or the world's canvas)."""
-    if isinstance(made.codec, Autoencoder):
+    if isinstance(run.codec, Autoencoder):
         settings = presets.find(RELEASED["generate"]).settings(Settings(batch_rows=4))
     else:
-        side = made.config.data.side * CELL
-        flow = dataclasses.replace(WORLD_FLOW, shift=made.config.loss.timestep_shift)
+        side = run.config.data.side * CELL
+        flow = dataclasses.replace(WORLD_FLOW, shift=run.config.loss.timestep_shift)
         settings = Settings(flow=flow, size=(side, side))
     return dataclasses.replace(settings, size=size or settings.size)
 

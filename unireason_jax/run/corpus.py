@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from unireason_jax.data import latents
 from unireason_jax.data.mixture import RecordSource
+from unireason_jax.data.resizing import Resize
 from unireason_jax.data.sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import (
     ArrayRecordSource,
@@ -21,8 +22,9 @@ from unireason_jax.data.sources import (
 )
 from unireason_jax.data.templates import STYLES, Style
 from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer, world_tokenizer
-from unireason_jax.data.tokens import LatentCodec
+from unireason_jax.data.tokens import LatentCodec, SequenceSpec
 from unireason_jax.models import vae
+from unireason_jax.models.config import BagelConfig
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.world.basis import PatchBasis
 
@@ -153,9 +155,61 @@ def tokenizer_and_codec(config: ConfigDict) -> tuple[Tokenizer, LatentCodec, dic
     return tokenizer, codec, {name: sizes[name] for name in _IMAGES if name in sizes}
 
 
-def stand_ins(channels: int) -> tuple[Tokenizer, LatentCodec, dict[str, Any]]:
+def stand_ins(model: BagelConfig) -> tuple[Tokenizer, LatentCodec, dict[str, Any]]:
     """In the place of `tokenizer_and_codec` where the records are not there: sizes without data."""
-    return world_tokenizer(), SizeCodec(8, channels), {}
+    return world_tokenizer(), SizeCodec(8, model.latent.channels), {}
+
+
+def sequence_spec(
+    config: ConfigDict,
+    model: BagelConfig,
+    tokenizer: Tokenizer,
+    codec: LatentCodec,
+    resize: Mapping[str, Any] | None = None,
+) -> SequenceSpec:
+    """How the config's records become tokens of the model.
+
+    Args:
+      config, model: the resolved config and its model.
+      tokenizer, codec: text <-> ids, pictures <-> latents.
+      resize: rules for the copies of an image that go before those of the codec.
+
+    Raises:
+      ConfigError: they do not fit together; the message says which key to set.
+    """
+    if tokenizer.vocab_size > model.llm.vocab:
+        raise ConfigError(
+            f"the tokenizer has {tokenizer.vocab_size} pieces but the model {model.llm.vocab} "
+            f"rows; set --config.model.llm.vocab to at least {tokenizer.vocab_size}."
+        )
+    if codec.channels != model.latent.channels:
+        raise ConfigError(
+            f"the codec has {codec.channels} channels but the model {model.latent.channels}; "
+            f"set --config.model.latent.channels={codec.channels}."
+        )
+    vit, rules = model.vit, {}
+    if isinstance(codec, vae.Autoencoder):
+        latent = codec.stride * model.latent.patch, model.latent.side
+        rules["latent_resize"] = _resize(1024, 512, *latent)
+        rules["vit_resize"] = _resize(980, 224, vit.patch, vit.side) if vit else None
+    return SequenceSpec(
+        tokenizer=tokenizer,
+        codec=codec,
+        latent_patch=model.latent.patch,
+        latent_side=model.latent.side,
+        vit_patch=vit.patch if vit else 0,
+        vit_side=vit.side if vit else 1,
+        dropout=tuple(config.data.dropout),
+        weighting=config.data.weighting,
+        interpolate=config.data.interpolate,
+        **rules | dict(resize or {}),
+    )
+
+
+def _resize(most: int, least: int, cell: int, side: int) -> Resize:
+    """BAGEL's rule for a kind of copy, for tables of `side` cells."""
+    longest = min(most, cell * side)
+    return Resize(longest, min(least, longest // 2), cell)
 
 
 def check_latents(sources: Sources, codec: LatentCodec) -> None:

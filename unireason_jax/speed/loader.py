@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from unireason_jax.models import functional
 from unireason_jax.pods import batches
-from unireason_jax.run.experiment import Plan
+from unireason_jax.run.run import BatchSpec, Run
 from unireason_jax.training import state
 
 
@@ -29,10 +29,10 @@ def run(config: ConfigDict, *, batches: int, steps: int) -> dict[str, Any]:
       CPU time (of this process; CPU seconds of workers are not seen), the pipeline's stats, the
       same of the step, and how many times as fast as the step the pipeline is.
     """
-    plan = Plan(config)
-    plan.pipeline.close()
+    made = Run.of(config)
+    made.pipeline().close()  # whatever is only found out once
     start, start_cpu = time.perf_counter(), time.process_time()
-    pipeline = plan.make_pipeline()
+    pipeline = made.pipeline()
     built, built_cpu = time.perf_counter() - start, time.process_time() - start_cpu
     try:
         batch = next(pipeline)
@@ -62,19 +62,23 @@ def run(config: ConfigDict, *, batches: int, steps: int) -> dict[str, Any]:
         "rows_per_wall_s": batches * rows / wall,
         "stats": stats,
     }
-    return found | (_step(plan, batch, steps, found) if steps else {})
+    return found | (_step(made, pipeline.batch_spec(), batch, steps, found) if steps else {})
 
 
 def _step(
-    plan: Plan, local: Mapping[str, np.ndarray], steps: int, loader: Mapping[str, Any]
+    made: Run,
+    spec: BatchSpec,
+    local: Mapping[str, np.ndarray],
+    steps: int,
+    loader: Mapping[str, Any],
 ) -> dict[str, float | None]:
     """Tokens a second of the training step (medians), beside those of the pipeline."""
     walls, cpus = [], []
-    with jax.set_mesh(plan.mesh):
-        init = functools.partial(functional.init, plan.model, jax.random.key(plan.config.seed))
-        current = state.initialize(init, plan.optimizer, plan.shardings)
-        batch = batches.global_batch(plan.mesh, local)
-        step = plan.lower_step(plan.batch_spec()).compile()
+    with jax.set_mesh(made.mesh):
+        init = functools.partial(functional.init, made.model, jax.random.key(made.config.seed))
+        current = state.initialize(init, made.optimizer, made.shardings)
+        batch = batches.global_batch(made.mesh, local)
+        step = made.lower_step(spec).compile()
         for _ in range(1 + steps):
             start, start_cpu = time.perf_counter(), time.process_time()
             current, _ = jax.block_until_ready(step(current, batch))

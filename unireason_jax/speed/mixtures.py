@@ -9,7 +9,8 @@ import numpy as np
 from unireason_jax.data.lengths import measure
 from unireason_jax.data.mixture import mix
 from unireason_jax.data.quarantine import Quarantine
-from unireason_jax.run import configuration, corpus, experiment
+from unireason_jax.run import configuration, corpus
+from unireason_jax.run.run import Run
 
 VAE_1024 = 4096  # latent tokens of a 1024 x 1024 picture (stride 8, patch 2)
 VIT_532 = 1444  # ViT tokens of a 532 x 532 picture (patch 14)
@@ -49,7 +50,7 @@ def quickstart(records: int, seed: int = 0) -> np.ndarray:
     """Records of the quickstart's config, measured one by one (0.3 ms each)."""
     config = configuration.load(QUICKSTART, {"data.examples": records})
     sources, _ = corpus.make_sources(config, seed=seed)
-    return measure(mix(sources), experiment.create(config).spec, Quarantine())
+    return measure(mix(sources), Run.of(config).spec, Quarantine())
 
 
 def world(records: int, seed: int = 0) -> np.ndarray:

@@ -13,7 +13,7 @@ import jax
 from etils import epath
 
 from unireason_jax.run import configuration
-from unireason_jax.run.experiment import Plan
+from unireason_jax.run.run import Run
 from unireason_jax.training.optim import flatten
 
 
@@ -33,22 +33,24 @@ def run(workdir: epath.PathLike) -> dict[str, Any]:
     config = configuration.load_workdir(workdir)
     layers = configuration.model_config(config).llm.layers
     config.model.update({"unroll": layers, "attention": "dense"})
-    plan = Plan(config)
+    made = Run.of(config)
+    pipeline = made.pipeline()
+    pipeline.close()
+    spec = pipeline.batch_spec()
     started = time.process_time()
-    with jax.set_mesh(plan.mesh):
-        compiled = plan.compile_step()
+    with jax.set_mesh(made.mesh):
+        compiled = made.compile_step(spec)
     seconds = time.process_time() - started
-    plan.pipeline.close()
     flops = compiled.cost_analysis()["flops"]
-    tokens = math.prod(plan.batch_spec()["positions"][0])
+    tokens = math.prod(spec["positions"][0])
     return {
         "bench": "stages",
         "run": str(workdir),
         "tokens": tokens,
-        "parameters": _size(plan.abstract.params),
-        "trainable": _size(plan.optimizer.split(plan.abstract.params)[0]),
-        "optimizer_bytes": _bytes(plan.abstract.opt_state.inner),
-        "average_bytes": _bytes(plan.abstract.ema),
+        "parameters": _size(made.abstract.params),
+        "trainable": _size(made.optimizer.split(made.abstract.params)[0]),
+        "optimizer_bytes": _bytes(made.abstract.opt_state.inner),
+        "average_bytes": _bytes(made.abstract.ema),
         "step_flops": flops,
         "flops_per_token": round(flops / tokens),
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,

@@ -19,7 +19,7 @@ from unireason_jax.data.packs import Budgets
 from unireason_jax.models import functional
 from unireason_jax.pods import batches
 from unireason_jax.run import configuration
-from unireason_jax.run.program import TrainProgram
+from unireason_jax.run.run import Run
 from unireason_jax.training import metrics
 from unireason_jax.training.state import initialize
 
@@ -53,21 +53,19 @@ def run(
     if steps < 1:
         raise ValueError(f"steps must be >= 1, not {steps}")
     config = configuration.load(path, overrides)
-    program = TrainProgram(config, configuration.model_config(config))
-    model, rows = program.model, config.data.rows
+    made = Run.of(config, has_records=False)
+    model, rows = made.model, config.data.rows
     row = reference_row(model, budgets_of(config, tokens))
     counts = {k: n * rows for k, n in metrics.batch_counts(row).items()}
     spec = {k: ((rows, *v.shape[1:]), v.dtype) for k, v in row.items()}
     key = jax.random.key(0)
-    with jax.set_mesh(program.mesh):
+    with jax.set_mesh(made.mesh):
         batch = batches.global_batch(
-            program.mesh, {k: np.repeat(v, rows // jax.process_count(), 0) for k, v in row.items()}
+            made.mesh, {k: np.repeat(v, rows // jax.process_count(), 0) for k, v in row.items()}
         )
-        state = initialize(
-            lambda: functional.init(model, key), program.optimizer, program.shardings
-        )
+        state = initialize(lambda: functional.init(model, key), made.optimizer, made.shardings)
         start = time.perf_counter()
-        compiled = program.lower_step(spec).compile()
+        compiled = made.lower_step(spec).compile()
         compile_s, walls = time.perf_counter() - start, []
         for _ in range(2 + steps):
             start = time.perf_counter()
@@ -76,10 +74,8 @@ def run(
         if profile:
             with jax.profiler.trace(profile):
                 state, measured = jax.block_until_ready(compiled(state, batch))
-    seconds, devices = statistics.median(walls[2:]), program.mesh.size
-    needed = metrics.train_flops(
-        model, counts, und_backward=0.0 if program.loss.detach_und else 2.0
-    )
+    seconds, devices = statistics.median(walls[2:]), made.mesh.size
+    needed = metrics.train_flops(model, counts, und_backward=0.0 if made.loss.detach_und else 2.0)
     reached = needed / seconds / devices
     ceiling = metrics.measured_flops(matmul, jnp.bfloat16, calls=10)
     sheet = metrics.peak_flops()
@@ -88,7 +84,7 @@ def run(
         "config": path,
         "device": jax.devices()[0].device_kind,
         "devices": devices,
-        "parameters": functional.count(program.abstract.params),
+        "parameters": functional.count(made.abstract.params),
         "rows": rows,
         "row_tokens": row["positions"].shape[1],
         "steps": steps,

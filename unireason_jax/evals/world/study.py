@@ -10,8 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from unireason_jax.run import configuration, experiment
+from unireason_jax.run import configuration
 from unireason_jax.run.configuration import ConfigError
+from unireason_jax.run.run import Run
 
 SECONDS_PER_CRITIQUE = 0.05
 _MEASURED_EXAMPLES, _MEASURED_BATCHES = 1024, 16
@@ -88,8 +89,7 @@ def images_per_step(config: ConfigDict) -> float:
     """Supervised images in a batch of a config, measured on its own packs."""
     config = ConfigDict(config)
     config.data.examples = min(config.data.examples, _MEASURED_EXAMPLES)
-    made = experiment.create(config)
-    pipeline = experiment.make_pipeline(made)
+    pipeline = Run.of(config).pipeline(whole=True)
     batches = [next(pipeline) for _ in range(_MEASURED_BATCHES)]
     pipeline.close()
     tokens = sum(int((batch["latent_weights"] > 0).sum()) for batch in batches)

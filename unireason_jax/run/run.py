@@ -1,0 +1,298 @@
+"""A run: a config and all that follows from it before the first array exists.
+
+    run = Run.of(config)         to train, to compile, to measure
+    run = Run.load(workdir)      to sample and to judge, from what training saved
+
+Both ways end in the same tokenizer, codec and sizes, so a sampler reads and writes exactly the
+tokens that training saw. What needs devices (mesh, optimizer, shardings) is worked out when it is
+first asked for: a sampler pays for none of it, and `compile_check` may name devices that are not
+there.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from unireason_jax.data.packs import Budgets
+from unireason_jax.data.pipeline import Pipeline
+from unireason_jax.data.rows import row_spec
+from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer
+from unireason_jax.data.tokens import LatentCodec, SequenceSpec
+from unireason_jax.models import functional, vae
+from unireason_jax.models.config import BagelConfig
+from unireason_jax.pods import batches, sharding
+from unireason_jax.run import configuration, corpus, kept
+from unireason_jax.run.configuration import ConfigError
+from unireason_jax.run.kept import AUTOENCODER
+from unireason_jax.storage import atomic
+from unireason_jax.training import manifest, metrics, objective, state
+from unireason_jax.training.objective import LossConfig
+from unireason_jax.training.optim import Optimizer, make_optimizer
+from unireason_jax.training.state import TrainState
+from unireason_jax.world.basis import PatchBasis
+
+TOKENIZER, CODEC = "tokenizer", "codec.npz"
+BatchSpec = Mapping[str, tuple[tuple[int, ...], Any]]
+"""Shape and dtype of every array of a global batch, by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A config and what follows from it; made by `of` and by `load`.
+
+    Attributes:
+      config: the resolved config.
+      model: the model's shape.
+      spec: how a record becomes tokens; holds the tokenizer and the codec.
+      has_records: whether the records of the config are to be read.
+      devices: where it runs; None for all there are.
+    """
+
+    config: ConfigDict
+    model: BagelConfig
+    spec: SequenceSpec
+    has_records: bool = True
+    devices: tuple[jax.Device, ...] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        config: ConfigDict,
+        devices: Sequence[jax.Device] | None = None,
+        *,
+        has_records: bool = True,
+    ) -> "Run":
+        """The run of a config.
+
+        Args:
+          config: the resolved config.
+          devices: where it runs; all there are by default. They need not exist.
+          has_records: False where the records are not there, or do not matter: tokenizer and codec
+            are stand-ins of which only the sizes mean something.
+
+        Raises:
+          ConfigError: model and data do not fit together; the message says which key to set.
+          FileNotFoundError, ValueError: the records cannot be opened.
+        """
+        model = configuration.model_config(config, devices[0].platform if devices else None)
+        made = corpus.tokenizer_and_codec(config) if has_records else corpus.stand_ins(model)
+        spec = corpus.sequence_spec(config, model, *made)
+        return cls(config, model, spec, has_records, devices and tuple(devices))
+
+    @classmethod
+    def load(cls, workdir: epath.PathLike) -> "Run":
+        """The run that was saved in a directory, or that a converted folder stands for.
+
+        Images of a converted folder are resized by BAGEL's rules; a run's are taken as they are.
+
+        Raises:
+          FileNotFoundError: the directory is not that of a training run.
+        """
+        config = configuration.load_workdir(workdir)
+        model = configuration.model_config(config)
+        tokenizer = load_tokenizer(Path(workdir) / TOKENIZER)
+        codec = _load_codec(epath.Path(workdir))
+        return cls(config, model, corpus.sequence_spec(config, model, tokenizer, codec))
+
+    def save(self, workdir: epath.PathLike) -> None:
+        """Writes what sampling needs but weights: config, tokenizer, and the codec if any."""
+        workdir = epath.Path(workdir)
+        configuration.save(workdir, self.config)
+        self.tokenizer.save(Path(workdir / TOKENIZER))
+        kept.keep_size(self.config, self.spec, workdir)
+        if isinstance(self.codec, PatchBasis):
+            with atomic.replacing(workdir / CODEC) as part:
+                np.savez(part, **self.codec.to_arrays())
+        elif file := kept.autoencoder(self.config):
+            kept.keep_autoencoder(file, workdir)
+        elif not (workdir / AUTOENCODER).exists():
+            logging.warning(
+                "No autoencoder: this run learns from latents, but nothing can be drawn with it "
+                "until the %s that made them lies in %s. (`unireason encode` keeps it beside the "
+                "latents when it is run again; --config.init_from brings that of a release.)",
+                AUTOENCODER,
+                workdir,
+            )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text <-> ids."""
+        return self.spec.tokenizer
+
+    @property
+    def codec(self) -> LatentCodec:
+        """Pictures <-> latents."""
+        return self.spec.codec
+
+    @functools.cached_property
+    def loss(self) -> LossConfig:
+        """What is minimised."""
+        return configuration.loss_config(self.config)
+
+    @functools.cached_property
+    def optimizer(self) -> Optimizer:
+        """How it is minimised. ValueError: options that cannot work."""
+        logical = functional.logical_axes(self.model)
+        return make_optimizer(configuration.optim_config(self.config), logical)
+
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        """Devices by axis.
+
+        Raises:
+          ConfigError: the rows of a batch cannot be divided over them.
+          ValueError: sizes that do not fit the devices.
+        """
+        mesh, rows = sharding.configured_mesh(self.config.mesh, self.devices), self.config.data.rows
+        parts = batches.row_parts(mesh) * self.microbatches
+        if rows % parts or batches.row_parts(mesh) % jax.process_count():
+            raise ConfigError(
+                f"config.data.rows={rows} must be a multiple of data x fsdp x microbatches = "
+                f"{parts}, and data x fsdp of the {jax.process_count()} processes."
+            )
+        return mesh
+
+    @property
+    def microbatches(self) -> int:
+        """Parts of a batch whose gradients are summed."""
+        return self.config.train.microbatches
+
+    @functools.cached_property
+    def shardings(self) -> TrainState:
+        """NamedSharding of every leaf of the state."""
+        logical = functional.logical_axes(self.model)
+        return state.state_shardings(self.mesh, self._shapes, logical)
+
+    @functools.cached_property
+    def abstract(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state."""
+        return state.with_shardings(self._shapes, self.shardings)
+
+    @functools.cached_property
+    def _shapes(self) -> TrainState:
+        return state.abstract_state(functional.abstract(self.model), self.optimizer)
+
+    def pipeline(
+        self,
+        *,
+        held_out: bool = False,
+        workdir: epath.PathLike | None = None,
+        dry_run: bool = False,
+        whole: bool = False,
+    ) -> Pipeline:
+        """The endless iterator of this process's part of the batches.
+
+        Args:
+          held_out: prompts that training never sees, without condition dropout.
+          workdir: where packs are cached and bad records are listed; None for nowhere.
+          dry_run: nothing will be trained, so bad records are only counted.
+          whole: all of every batch, without asking a device how it is divided.
+
+        Raises:
+          ConfigError: no task has a weight, or a budget is missing.
+        """
+        data, spec = self.config.data, self.spec
+        process, processes = (0, 1) if whole else (jax.process_index(), jax.process_count())
+        seed, workers = data.seed, data.workers
+        if held_out:
+            spec = dataclasses.replace(spec, dropout=(0.0, 0.0, 0.0))
+            seed, workers = (data.seed + 1) % 2**32, 0
+        budgets = self.budgets or data.tokens
+        if not budgets:
+            raise ConfigError(
+                "config.data: set budgets.text, budgets.vit and budgets.latent, or tokens (their "
+                "sum, from which they are advised)."
+            )
+        quarantine = Path(workdir) / "quarantine.jsonl" if workdir and not dry_run else None
+        sources, shares = corpus.make_sources(self.config, seed=seed, held_out=held_out)
+        corpus.check_latents(sources, spec.codec)
+        codec = corpus.codec_for_workers(sources, spec.codec, workers)
+        spec = dataclasses.replace(spec, codec=codec)
+        return Pipeline(
+            sources,
+            spec,
+            weights=shares,
+            quotas=corpus.quotas(self.config, sources),
+            budgets=budgets,
+            rows=data.rows,
+            window=data.window,
+            multiple=1 if whole else self.mesh.shape["context"],
+            process=process,
+            processes=processes,
+            prefetch=data.prefetch,
+            cache=corpus.plan_folder(sources, workdir),
+            quarantine=quarantine,
+            fresh=bool(workdir) and not manifest.steps(workdir),
+            seed=seed,
+            workers=workers,
+        )
+
+    def settled(self) -> "Run":
+        """Itself, laid out over its devices now; raises what mesh and optimizer refuse."""
+        jax.tree.structure(self.abstract)
+        return self
+
+    @property
+    def budgets(self) -> Budgets | None:
+        """Tokens of a row by stream as configured; None where they are advised from records."""
+        given = self.config.data.budgets
+        return Budgets(**given) if sum(given.values()) else None
+
+    def batch_spec(self, budgets: Budgets | None = None) -> BatchSpec:
+        """Shape and dtype of every array of the global batch.
+
+        Args:
+          budgets: tokens of a row by stream; the config's by default.
+
+        Raises:
+          ConfigError: neither says how long a row is.
+        """
+        budgets = budgets or self.budgets
+        if not budgets:
+            raise ConfigError("config.data.budgets: without records, set text, vit and latent.")
+        room = budgets.rounded(self.mesh.shape["context"])
+        spec = row_spec(room, self.spec.patch_sizes)
+        return {name: ((self.config.data.rows, *shape), t) for name, (shape, t) in spec.items()}
+
+    def lower_step(self, spec: BatchSpec) -> jax.stages.Lowered:
+        """The train step, traced; the state it is given is donated. Call it inside the mesh."""
+        rows = batches.batch_sharding(self.mesh)
+        batch = {n: jax.ShapeDtypeStruct(*leaf, sharding=rows) for n, leaf in spec.items()}
+        step = functools.partial(
+            objective.train_step,
+            model=self.model,
+            loss=self.loss,
+            optimizer=self.optimizer,
+            microbatches=self.microbatches,
+        )
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
+        return jitted.lower(self.abstract, batch)
+
+    def compile_step(
+        self, spec: BatchSpec
+    ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+        """The train step as an executable; the state it is given is donated."""
+        with metrics.heartbeat("train step"):
+            return self.lower_step(spec).compile()
+
+
+def _load_codec(workdir: epath.Path) -> LatentCodec:
+    """The codec that a run saved, or the autoencoder of a converted folder."""
+    if (workdir / AUTOENCODER).exists():
+        return vae.Autoencoder(*vae.load(workdir / AUTOENCODER))
+    path = workdir / CODEC
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: not found, and no {AUTOENCODER} either; train again into this --workdir, or "
+            "copy it (a run on encoded images has neither: give it the official one)."
+        )
+    with path.open("rb") as file:
+        return PatchBasis.from_arrays(dict(np.load(file)))
