@@ -176,9 +176,9 @@ def test_an_unknown_style_is_named():
 # ------------------------------------------------------------------ running
 
 
-def parameters(workdir, plan, which):
+def parameters(workdir, run, which):
     loaded = checkpoint.load_params(
-        workdir, which=which, expected=plan.abstract.params, shardings=plan.shardings.params
+        workdir, which=which, expected=run.abstract.params, shardings=run.shardings.params
     )
     return {path: np.asarray(leaf) for path, leaf in flatten(loaded).items()}
 

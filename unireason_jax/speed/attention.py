@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from unireason_jax.compilation.reference import reference_row
 from unireason_jax.models.attention import Keys, Queries, attend
 from unireason_jax.models.chunked import Ids
-from unireason_jax.models.config import ATTENTION
 from unireason_jax.models.flash_gpu import Plan, default_plan, gpu_attention
 from unireason_jax.models.flash_gpu_kernels import Kernel
 from unireason_jax.models.flash_kernels import Tiles
+from unireason_jax.models.sizes import ATTENTION
 from unireason_jax.run import configuration
 from unireason_jax.speed.step import budgets_of
 from unireason_jax.training import metrics
