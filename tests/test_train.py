@@ -136,7 +136,7 @@ def test_a_checkpoint_of_another_model_names_leaf_and_flag(finished, tmp_path):
 
 def test_dry_run_says_what_would_happen_and_draws_a_pack(tmp_path, capsys):
     run = make_run(optim__freeze=("^vit/",))
-    train.dry_run(run, run.pipeline(workdir=tmp_path), train.epath.Path(tmp_path))
+    train.dry_run(run, run.pipeline(), train.epath.Path(tmp_path))
     out = capsys.readouterr().out
     for part in ('"variant": "nano"', "frozen", "total", "text_ids", "8x", "GiB", "fsdp=4"):
         assert part in out, part
