@@ -114,7 +114,7 @@ def test_where_weights_come_from(finished, tmp_path):
     assert int(state.step) == 6 and saved["data"] == {"next_row": 48} and source in origin
     state, saved, origin = start(make_run(init_from=source), tmp_path)
     assert int(state.step) == 0 and saved is None and origin == f"ema weights of {source}"
-    chex.assert_trees_all_equal_shapes_and_dtypes(state, make_plan().abstract)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, make_run().abstract)
     average = checkpoint.load_params(finished, which="ema")
     for a, b, c in zip(*map(jax.tree.leaves, (state.params, state.ema, average))):
         np.testing.assert_array_equal(a, c)
