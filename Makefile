@@ -2,12 +2,15 @@
 #                   runs/quickstart
 # make report       the whole report of that run: 504 prompts in three modes, controls, questions
 # make test         set up and run every test
+# make drill        kill, double and stop every command $(TIMES) times: hours (launch/README.md)
 # Both need only make and Python >= 3.11; everything is installed into $(VENV).
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV ?= .venv
 RUN ?= runs/quickstart
+DRILL ?= runs/drills
+TIMES ?= 20
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 # What the second leg repeats: the model against its goldens, the step, the pipeline, a short run.
@@ -23,7 +26,7 @@ SHORT = --prompts 24 --controls 0 --pairs 8 --knowledge 24 --edits 12 --question
 TRAIN = XLA_FLAGS=--xla_force_host_platform_device_count=2 $(QUICK) -m unireason_jax.train
 LEG = $(shell $(PYTHON) -c 'import sys; print("py311" if sys.version_info < (3, 12) else "py312")' 2>/dev/null)
 
-.PHONY: quickstart report test test-fast smoke lint freeze clean
+.PHONY: quickstart report test test-fast smoke drill lint freeze clean
 
 quickstart: $(STAMP)
 	@echo "1 of 4: the model in notebooks/demo draws a first picture into $(RUN)/first"
@@ -48,6 +51,12 @@ test-fast: $(STAMP)
 
 smoke: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(SMOKE)
+
+drill: $(STAMP)
+	$(BIN)/python -m launch.drills kills --times $(TIMES) --out $(DRILL)/kills
+	$(BIN)/python -m launch.drills pairs --times $(TIMES) --out $(DRILL)/pairs
+	$(BIN)/python -m launch.drills stops --times $(TIMES) --out $(DRILL)/stops
+	$(BIN)/python launch/kill_drill.py --kills $(TIMES) --out $(DRILL)/hosts
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
