@@ -140,7 +140,7 @@ def _generate(
     if jax.process_index() == 0:
         refused = [*unread, *refused]
     if refused and not jobs and len(refused) <= 3 and jax.process_count() == 1:
-        raise ValueError("; ".join(one.reason for one in refused))
+        raise ValueError("; ".join(one.told for one in refused))
     identity = {"checkpoint": told(arguments), "preset": arguments.preset}
     identity |= {"rounds": arguments.rounds}
     if arguments.image:
@@ -169,7 +169,7 @@ def _tell(refused: Sequence[Refused], file: Path) -> None:
     halves = "backslashreplace"  # of a character, which UTF-8 cannot write but JSON can
     atomic.write_bytes(file, lines.encode("utf-8", errors=halves))
     print(
-        f"error: {len(refused)} requests refused, see {file}; the first: {refused[0].reason}",
+        f"error: {len(refused)} requests refused, see {file}; the first: {refused[0].told}",
         file=sys.stderr,
     )
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import unireason_jax
 from tests import untrained
-from unireason_jax.inference import given
+from unireason_jax.inference import given, presets
 from unireason_jax.inference.settings import FlowSettings, Settings, TextSettings, with_options
 from unireason_jax.inference.trace import Step, Trace
 
@@ -98,11 +98,12 @@ def test_a_call_takes_size_seed_and_lists(model):
         ({"guidance_scale": 3}, "did you mean 'guidance'"),
         ({"name": 3}, "field 'id' is not a text"),
         ({"image": "no.png"}, "takes no image"),
+        ({"preset": 3}, "field 'preset' is not a text but a number"),
     ],
 )
 def test_wrong_options_are_refused_by_name(model, options, message):
     with pytest.raises(ValueError, match=message):
-        model.generate("a red circle", preset="t2i", **options)
+        model.generate("a red circle", **{"preset": "t2i"} | options)
 
 
 @pytest.mark.parametrize("prompt", [None, 3, "\ud800", ["a red circle", None], b"a red circle"])
@@ -123,9 +124,8 @@ def test_the_size_of_an_edit_is_obeyed(model):
     with pytest.raises(ValueError, match="30 x 32 pixels: give multiples of 8"):
         model.edit(picture(), "add a red circle", size=(30, 32))
     wide = dataclasses.replace(model.settings, size=(30, 30))  # plays no part in an edit
-    model.check(
-        unireason_jax.inference.presets.find("edit").request("add a circle", image=picture()), wide
-    )
+    asked = presets.find("edit").request("add a circle", image=np.asarray(picture()))
+    model.check(asked, wide)
 
 
 def test_a_conversation_goes_on_with_another_instruction(model):

@@ -17,7 +17,7 @@ def read(tmp_path, content, name="requests.txt"):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     asked, refused = read_file(path)
     assert all(isinstance(one, Asked) for one in asked)
-    assert all(one.reason.startswith(f"{path}:") for one in refused)
+    assert all(one.told == f"{one.where}: {one.reason}" for one in refused)
     lines = {int(one.where.rpartition(":")[2]): one.reason for one in refused}
     return [(one.name, one.prompt) for one in asked], lines
 
@@ -94,14 +94,15 @@ def test_ids_images_and_seeds(tmp_path):
         ('"image": null', "field 'image' is not a path but null"),
         ('"image": ["a.png", 3]', "field 'image' is not a path but a number"),
         ('"image": "a\\u0000.png"', r"field 'image' holds the control character \\x00"),
-        ('"promt": "x"', "unknown field 'promt'; did you mean 'prompt'"),
-        ('"Image": "x"', "unknown field 'Image'; did you mean 'image'"),
-        ('"images": ["x"]', "unknown field 'images'; did you mean 'image'"),
-        ('"num_timesteps": 3', "unknown field 'num_timesteps'; it is said for .* --timesteps"),
-        ('"cfg_scale": 3', "unknown field 'cfg_scale'; it is said for .* --guidance"),
-        ('"height": 512', "unknown field 'height'; it is said for .* --size"),
+        ('"promt": "x"', "unknown field 'promt', did you mean 'prompt'"),
+        ('"Image": "x"', "unknown field 'Image', did you mean 'image'"),
+        ('"images": ["x"]', "unknown field 'images', did you mean 'image'"),
+        ('"num_timesteps": 3', "unknown field 'num_timesteps', which is said for .* --timesteps"),
+        ('"cfg_scale": 3', "unknown field 'cfg_scale', which is said for .* --guidance"),
+        ('"height": 512', "unknown field 'height', which is said for .* --size"),
         ('"negative_prompt": "x"', "'negative_prompt' is not supported"),
-        ('"zzzz": 1', "unknown field 'zzzz'; Known are prompt, id, image, seed"),
+        ('"zzzz": 1', "unknown field 'zzzz'. Known are prompt, id, image, seed"),
+        ('"zzzz": 1, "steps": 3', "unknown field 'zzzz'; unknown field 'steps', which is said"),
         ('"prompt": "again"', "field 'prompt' is there twice"),
     ],
 )
@@ -114,7 +115,7 @@ def test_fields_are_refused_by_name(tmp_path, fields, message):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": "a red circle"}', "unknown field 'text'; did you mean 'prompt'"),
+        ('{"text": "a red circle"}', "unknown field 'text', did you mean 'prompt'"),
         ('{"id": "x"}', "field 'prompt' is missing"),
         ('{"prompt": 3}', "field 'prompt' is not a text but a number"),
         ('{"prompt": null}', "field 'prompt' is not a text but null"),
@@ -162,7 +163,7 @@ def test_texts_may_begin_like_something_else(tmp_path):
     ("name", "content", "message"),
     [
         ("r.csv", f"{A},a.png\n", "names its columns, `prompt` among them"),
-        ("r.csv", f"prompt,style\n{A},oil\n", "unknown field 'style'"),
+        ("r.csv", f"prompt,style,cfg\n{A},oil,3\n", "unknown field 'style'.*--guidance"),
         ("r.csv", f"prompt,num_timesteps\n{A},3\n", "unknown field 'num_timesteps'"),
         ("r.tsv", f"text\tid\n{A}\tx\n", "names its columns"),
         ("r.txt", f"prompt,negative_prompt\n{A},x\n", "'negative_prompt' is not supported"),

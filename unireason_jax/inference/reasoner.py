@@ -22,7 +22,7 @@ from unireason_jax.inference.context import Context
 from unireason_jax.inference.conversation import Conversation, Request, Shown, drawn_size
 from unireason_jax.inference.engine import Engine, bucket
 from unireason_jax.inference.given import pictures
-from unireason_jax.inference.requests import CALL, check_names, check_words
+from unireason_jax.inference.requests import CALL, check_names, check_text, check_words
 from unireason_jax.inference.settings import FlowSettings, Settings, whole, with_options
 from unireason_jax.inference.trace import Trace
 from unireason_jax.inference.turns import text_turn
@@ -113,7 +113,9 @@ class Reasoner:
         self, verb: str, text: str | Sequence[str], *, image: Any = None, **options: Any
     ) -> Trace | list[Trace]:
         check_names(list(options), CALL)
-        preset = systems.find(options.get("preset") or self.presets[verb])
+        chosen = options.get("preset") or self.presets[verb]
+        check_text("preset", chosen)
+        preset = systems.find(chosen)
         settings = preset.settings(self.settings)
         if not options.get("preset"):  # one that was not chosen leaves the size of the training
             settings = dataclasses.replace(settings, size=self.settings.size)

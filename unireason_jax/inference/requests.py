@@ -36,7 +36,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _NO_NEGATIVE = (
     "'negative_prompt' is not supported: guidance leads away from the same conversation without "
-    "its text, as the models were trained; say in the prompt what shall not be there."
+    "its text, as the models were trained (say in the prompt what shall not be there)"
 )
 
 
@@ -73,6 +73,12 @@ class Refused(NamedTuple):
     reason: str
     line: str | None = None
 
+    @property
+    def told(self) -> str:
+        """The reason, and where it is from."""
+        from_flag = self.where == "--prompt"
+        return self.reason if from_flag else f"{self.where}: {self.reason}"
+
 
 def read_file(path: Path) -> tuple[list[Asked], list[Refused]]:
     """Requests of a file: text (one prompt a line), JSON lines, a JSON array, or a table.
@@ -95,26 +101,28 @@ def read_file(path: Path) -> tuple[list[Asked], list[Refused]]:
             asked.append(_asked(item.value, path, where))
         except ValueError as error:
             shown = item.text if len(item.text) <= 200 else f"{item.text[:200]} ..."
-            refused.append(Refused(None, where, f"{where}: {error}", shown))
+            refused.append(Refused(None, where, str(error), shown))
     return asked, refused
 
 
 def check_names(names: Sequence[str], known: Sequence[str]) -> None:
-    """Raises ValueError for the first name that is not known, and says which one may be meant."""
-    for name in names:
-        if name in known:
-            continue
-        if name == "negative_prompt":
-            raise ValueError(_NO_NEGATIVE)
-        meant = MEANT.get(name, name)
-        near = [meant] if meant in known else difflib.get_close_matches(meant.lower(), known, n=1)
-        if near:
-            hint = f"did you mean '{near[0]}'? "
-        elif meant in _FLAGS:
-            hint = f"it is said for all requests at once: --{meant}. "
-        else:
-            hint = ""
-        raise ValueError(f"unknown field '{name}'; {hint}Known are {', '.join(known)}.")
+    """Raises ValueError for names that are not known, and says which ones may be meant."""
+    wrong = [_unknown(name, known) for name in names if name not in known]
+    if wrong:
+        raise ValueError(f"{'; '.join(wrong)}. Known are {', '.join(known)}.")
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    """What is to be said of an unknown field."""
+    if name == "negative_prompt":
+        return _NO_NEGATIVE
+    meant = MEANT.get(name, name)
+    near = [meant] if meant in known else difflib.get_close_matches(meant.lower(), known, n=1)
+    if near:
+        return f"unknown field '{name}', did you mean '{near[0]}'?"
+    if meant in _FLAGS:
+        return f"unknown field '{name}', which is said for all requests at once: --{meant}"
+    return f"unknown field '{name}'"
 
 
 def check_text(name: str, value: Any) -> None:
