@@ -45,7 +45,7 @@ class Item(NamedTuple):
     fault: str | None = None
 
 
-def read(path: Path, check_column: Callable[[str], None]) -> list[Item]:
+def read(path: Path, check_columns: Callable[[list[str]], None]) -> list[Item]:
     """The items of a file, blank lines passed over.
 
     A table is known by its first line, which names its columns, `prompt` among them; .csv and .tsv
@@ -54,7 +54,7 @@ def read(path: Path, check_column: Callable[[str], None]) -> list[Item]:
 
     Args:
       path: the file.
-      check_column: raises ValueError for a column that nobody knows.
+      check_columns: raises ValueError for columns that nobody knows.
 
     Raises:
       FileNotFoundError: no such file.
@@ -63,7 +63,7 @@ def read(path: Path, check_column: Callable[[str], None]) -> list[Item]:
     text = _text(path)
     mark = _separator(text, path)
     if mark:
-        found = list(_rows(text, mark, path, check_column))
+        found = list(_rows(text, mark, path, check_columns))
     elif (values := _array(text)) is not None:
         found = [_item(line, value, inside=True) for line, value in values]
     else:
@@ -231,14 +231,15 @@ def _columns(line: str, mark: str) -> list[str]:
     return [cell.strip().strip('"').lower() for cell in line.split(mark)]
 
 
-def _rows(text: str, mark: str, path: Path, check_column: Callable[[str], None]) -> Iterator[Item]:
+def _rows(
+    text: str, mark: str, path: Path, check_columns: Callable[[list[str]], None]
+) -> Iterator[Item]:
     """The rows of a table below its first."""
     reader = csv.reader(io.StringIO(text.lstrip("\n")), delimiter=mark, strict=True)
     skipped = len(text) - len(text.lstrip("\n"))
     try:
         columns = [name.strip().lower() for name in next(reader)]
-        for name in columns:
-            check_column(name)
+        check_columns(columns)
         if len(set(columns)) < len(columns):
             raise ValueError("a column is there twice.")
     except (ValueError, csv.Error) as error:

@@ -93,7 +93,7 @@ def read_file(path: Path) -> tuple[list[Asked], list[Refused]]:
       FileNotFoundError, ValueError: as `items.read`.
     """
     asked, refused = [], []
-    for item in items.read(path, lambda name: check_names([name], FIELDS)):
+    for item in items.read(path, lambda columns: check_names(columns, FIELDS)):
         where = f"{path}:{item.line}"
         try:
             if item.fault:
