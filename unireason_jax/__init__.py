@@ -6,6 +6,7 @@
     m.generate("a red circle above a blue square")
     m.edit(image, "remove the red circle")
     m.ask(image, "what is above the blue square ?")
+    m.generate(["a red circle", "a blue square"], size=(32, 32), timesteps=10, seed=7)
 
 Each call returns a `Trace`, which a notebook shows as a strip. Importing the package is cheap; JAX
 comes with the first `load`.

@@ -30,7 +30,7 @@ from unireason_jax.pictures import packed_row
 from unireason_jax.pods import batches, pod, sharding
 from unireason_jax.pods.preemption import StopSignal
 from unireason_jax.pods.watchdog import Watchdog
-from unireason_jax.run import compile_cache, configuration, corpus, forecast, overrides
+from unireason_jax.run import compile_cache, configuration, corpus, forecast, kept, overrides
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
 from unireason_jax.storage import atomic
@@ -313,6 +313,8 @@ def dry_run(run: Run, pipeline: Pipeline | None, workdir: epath.Path) -> None:
     activations = forecast.activation_bytes(run.model, run.loss, rows=rows, **tokens)
     print("memory of one device:")
     print(forecast.memory_table(run.abstract, run.shardings, run.optimizer, activations))
+    if told := kept.complaint(config, run.codec, workdir):
+        print(told)
     if pipeline:
         show_packs(run, pipeline, workdir)
 

@@ -98,8 +98,12 @@ def test_the_autoencoder_of_the_start_is_taken_if_it_is_the_one(encoded, file, t
     with pytest.raises(ValueError, match="latents of another autoencoder"):
         Run.of(config(latents, init_from=str(other))).save(tmp_path / "wrong")
     with caplog.at_level(standard.WARNING, logger="absl"):
-        Run.of(config(latents, init_from="scratch")).save(tmp_path / "none")
+        made = Run.of(config(latents, init_from="scratch"))
+        made.save(tmp_path / "none")
     assert "nothing can be drawn with it until the ae.safetensors" in caplog.text
+    assert kept.complaint(made.config, made.codec, tmp_path / "none") in caplog.text
+    sound = Run.of(config(encoded))
+    assert not kept.complaint(sound.config, sound.codec, tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no ae\.safetensors either"):
         Run.load(tmp_path / "none")
 

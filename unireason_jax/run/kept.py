@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from unireason_jax.data import images
 from unireason_jax.data.latents import check
 from unireason_jax.data.records import Record
+from unireason_jax.data.sizes import SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource, is_prepared
-from unireason_jax.data.tokens import SequenceSpec
+from unireason_jax.data.tokens import LatentCodec, SequenceSpec
 from unireason_jax.models import vae
 from unireason_jax.run import corpus
 from unireason_jax.storage import atomic
@@ -44,6 +45,18 @@ def autoencoder(config: ConfigDict) -> epath.Path | None:
             check(ArrayRecordSource(encoded[0]).manifest, codec, str(encoded[0]))
             return place / AUTOENCODER
     return None
+
+
+def complaint(config: ConfigDict, codec: LatentCodec, workdir: epath.PathLike) -> str:
+    """What has to be said of a run that nothing can be drawn with; empty for the others."""
+    there = (epath.Path(workdir) / AUTOENCODER).exists()
+    if there or not isinstance(codec, SizeCodec) or autoencoder(config):
+        return ""
+    return (
+        "No autoencoder: this run learns from latents, but nothing can be drawn with it until the "
+        f"{AUTOENCODER} that made them lies in {workdir}. `unireason encode`, run again, keeps it "
+        "beside the latents; --config.init_from brings that of a release."
+    )
 
 
 def keep_autoencoder(file: epath.PathLike, folder: epath.PathLike) -> None:

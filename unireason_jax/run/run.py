@@ -113,14 +113,8 @@ class Run:
                 np.savez(part, **self.codec.to_arrays())
         elif file := kept.autoencoder(self.config):
             kept.keep_autoencoder(file, workdir)
-        elif not (workdir / AUTOENCODER).exists():
-            logging.warning(
-                "No autoencoder: this run learns from latents, but nothing can be drawn with it "
-                "until the %s that made them lies in %s. (`unireason encode` keeps it beside the "
-                "latents when it is run again; --config.init_from brings that of a release.)",
-                AUTOENCODER,
-                workdir,
-            )
+        elif told := kept.complaint(self.config, self.codec, workdir):
+            logging.warning("%s", told)
 
     @property
     def tokenizer(self) -> Tokenizer:
