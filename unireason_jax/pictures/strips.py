@@ -66,7 +66,9 @@ def strip(title: str, panels: Sequence[Panel], *, subtitle: str = "") -> Image.I
     small += wrap(fonts.complaint("".join(texts)), 13, width - 2 * MARGIN)
     top = MARGIN + (large + 7) * len(heading) + 18 * len(small) + 12
     body = max((_notes_height(panel.notes, side) for panel in panels), default=0)
-    height = top + 24 + side + (10 + body if body else 0) + MARGIN
+    pictures = [None if p.image is None else enlarge(p.image, side) for p in panels]
+    high = max((picture.height for picture in pictures if picture), default=side // 2)
+    height = top + 24 + high + (10 + body if body else 0) + MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     y = MARGIN
@@ -76,8 +78,9 @@ def strip(title: str, panels: Sequence[Panel], *, subtitle: str = "") -> Image.I
     for line in small:
         write(draw, (MARGIN, y), line, FAINT, 13)
         y += 18
-    for column, panel in enumerate(panels):
-        _draw_panel(sheet, draw, panel, MARGIN + column * (side + GAP), top, side)
+    for column, (panel, picture) in enumerate(zip(panels, pictures)):
+        place = MARGIN + column * (side + GAP), top
+        _draw_panel(sheet, panel, picture, place, (side, high))
     return sheet
 
 
@@ -143,22 +146,26 @@ def _side(panels: Sequence[Panel]) -> int:
 
 
 def _draw_panel(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, panel: Panel, x: int, y: int, side: int
+    sheet: Image.Image,
+    panel: Panel,
+    picture: Image.Image | None,
+    place: tuple[int, int],
+    size: tuple[int, int],
 ) -> None:
-    """One column: title and verdict, image, notes."""
+    """One column at (x, y): title and verdict, image in a frame of a (width, height), notes."""
+    draw, (x, y), (side, high) = ImageDraw.Draw(sheet), place, size
     write(draw, (x, y), panel.title, INK, 15, stroke_width=0.2)
     if panel.verdict is not None:
         mark(draw, x + side - 10, y + 9, panel.verdict)
     y += 24
-    frame = [x - 1, y - 1, x + side, y + side]
+    frame = [x - 1, y - 1, x + side, y + high]
     draw.rectangle(frame, fill=(246, 247, 249), outline=FRAME)
-    if panel.image is None:
-        draw.text((x + side / 2, y + side / 2), "no image", FAINT, font(14), anchor="mm")
+    if picture is None:
+        draw.text((x + side / 2, y + high / 2), "no image", FAINT, font(14), anchor="mm")
     else:
-        picture = enlarge(panel.image, side)
-        place = (x + (side - picture.width) // 2, y + (side - picture.height) // 2)
-        sheet.paste(picture, place)
-    y += side + 10
+        middle = (x + (side - picture.width) // 2, y + (high - picture.height) // 2)
+        sheet.paste(picture, middle)
+    y += high + 10
     for note in panel.notes:
         color = LABELS.get(note.label.split()[0], FAINT)
         write(draw, (x, y), note.label, color, 13, stroke_width=0.2)
