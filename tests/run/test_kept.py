@@ -122,7 +122,7 @@ def test_the_size_is_that_of_most_pictures(tmp_path):
         rows.append({"task": "t2i", "prompt": "a red circle", "image": f"{number}.png"})
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
     made = configuration.load("configs/tiny.py")
-    made.data.source = str(tmp_path / "own.jsonl")
+    made.data.source, made.data.sizes = str(tmp_path / "own.jsonl"), "world"
     Run.of(made).save(tmp_path / "run")
     assert kept.size_of(tmp_path / "run") == (48, 32)
     (tmp_path / "run" / kept.PICTURES).write_text("{")
