@@ -126,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
     presets.find(arguments.preset)  # a wrong name is told before anything is made
     asked, unread = read_requests(arguments)
     sharding.initialize_distributed()
-    with pod.holding(arguments.out, "unireason generate"):
+    with pod.ending_together(), pod.holding(arguments.out, "unireason generate"):
         return _generate(arguments, asked, unread)
 
 

@@ -8,6 +8,7 @@ from absl import flags
 from etils import epath
 
 from unireason_jax import prepare, train
+from unireason_jax.__main__ import VERBS
 from unireason_jax.run import configuration
 from unireason_jax.storage import lock
 
@@ -68,3 +69,9 @@ def test_a_second_training_is_refused(busy, capsys):
         flags.FLAGS.mark_as_parsed()
     config = configuration.load("configs/tiny.py")
     refused(capsys, lambda: train.attempt(config, epath.Path(busy)))
+
+
+def test_every_verb_was_thought_of():
+    held = {*COMMANDS, "prepare", "encode", "train"}
+    single_files = {"parity", "compile_check", "bench"}  # what they write is one file, whole
+    assert set(VERBS) == held | single_files

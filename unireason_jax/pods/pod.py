@@ -94,6 +94,8 @@ def ending_together() -> Iterator[None]:
     except SystemExit as leaving:
         if leaving.code:
             fail(str(leaving.code))
+    except lock.FolderBusy as busy:
+        fail(str(busy))  # all of them hear it, in one line
     except BaseException as error:
         fail("".join(traceback.format_exception(error)))
     finally:
