@@ -136,7 +136,7 @@ def _spoilt(row: dict, rng: random.Random) -> dict:
         if rng.random() < 0.15 and isinstance(where, dict):
             where.pop(at, None)
         else:
-            where[at] = rng.choice(_ODD)
+            where[at] = _copied(rng.choice(_ODD))
     return row
 
 

@@ -292,7 +292,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
             white = Image.new("RGB", strip.size, (255, 255, 255))
             white.paste(strip, mask=strip.getchannel("A"))
             strip = white
-        else:
+        elif strip.mode != "RGB":
             strip = strip.convert("RGB")
         pixels[box[1] : box[3]] = strip
     return pixels

@@ -103,17 +103,15 @@ class Reading:
         if _ADDRESS.match(image):
             raise ValueError(f"image {cut(image)} is an address; download it and give its path")
         path = folder / image
-        if not self.allow_outside:
-            root = _real(folder)
-            try:
-                inside = os.path.commonpath((os.path.realpath(path), root)) == root
-            except ValueError as error:
-                raise ValueError(f"image {cut(image)} is no path: {said(error)}") from None
-            if not inside:
-                raise ValueError(
-                    f"image {cut(image)} is outside of the image folder {folder}; check --images "
-                    "or give --allow_outside"
-                )
+        try:
+            inside = self.allow_outside or _is_inside(path, folder)
+        except ValueError as error:
+            raise ValueError(f"image {cut(image)} is no path: {said(error)}") from None
+        if not inside:
+            raise ValueError(
+                f"image {cut(image)} is outside of the image folder {folder}; check --images or "
+                "give --allow_outside"
+            )
         return path
 
 
@@ -130,8 +128,16 @@ def _plain(value: Any, depth: int = 0) -> Any:
     return {key: _plain(one, depth + 1) for key, one in value.items()}
 
 
-@functools.lru_cache(maxsize=16)
-def _real(folder: Path) -> str:
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path, all links followed, is in a folder. Raises ValueError for what is no path."""
+    above, name = os.path.split(path)
+    is_plain = name not in ("", ".", "..") and not os.path.islink(path)
+    real = os.path.join(_real(above), name) if is_plain else os.path.realpath(path)
+    return os.path.join(real, "").startswith(os.path.join(_real(folder), ""))
+
+
+@functools.lru_cache(maxsize=4096)
+def _real(folder: str | Path) -> str:
     return os.path.realpath(folder)
 
 

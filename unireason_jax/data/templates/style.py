@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from unireason_jax.data.records import Next, Record, RecordError, Segment, names, untag
+from unireason_jax.data.records import Next, Record, RecordError, Segment, cut, names, untag
 from unireason_jax.data.templates import prompts
 
 
@@ -53,11 +53,14 @@ def record(example: Example, name: str, segments: list[Segment], style: Style) -
     if system is not None:
         segments = [given("system", system), *segments]
     kept = ("task", "tag", "op", "domain")
+    licence = example.get("licence") or ""
+    if not isinstance(licence, str):
+        raise RecordError(str(example.get("id", "?")), None, f"field 'licence' is {cut(licence)}")
     return Record(
         id=str(example.get("id", "")),
         segments=tuple(segments),
         source=name,
-        licence=example.get("licence", ""),
+        licence=licence,
         metadata={key: example[key] for key in kept if key in example},
     )
 
