@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from etils import epath
 
 from unireason_jax.run import compile_cache
 
@@ -63,7 +64,12 @@ def untouched(monkeypatch):
 
 def test_a_job_of_several_hosts_keeps_them_in_its_own_folder(untouched, monkeypatch, tmp_path):
     monkeypatch.delenv("UNIREASON_CACHE", raising=False)
-    assert compile_cache.share(tmp_path / "run").parent == tmp_path / "run"
+    place = epath.Path(tmp_path / "run")  # as a run's --workdir is given
+    kept = compile_cache.share(place)
+    assert kept.parent == place
+    (kept / "program").write_text("of the first start")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    assert compile_cache.share(place) == kept
     assert os.environ["JAX_COMPILATION_CACHE_DIR"].startswith(str(tmp_path / "run"))
 
 

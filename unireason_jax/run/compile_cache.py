@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from unireason_jax.storage import atomic
+
 VARIABLE = "UNIREASON_CACHE"
 SMALL_TOO = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0.0,
@@ -49,7 +51,7 @@ def _abilities() -> str:
     return str(sorted(told.items()))
 
 
-def share(default: Path | None = None) -> Path | None:
+def share(default: os.PathLike | None = None) -> os.PathLike | None:
     """Lets this process and its children keep and find compiled programs.
 
     Works before and after JAX's import. A folder that cannot be written is left out with one line,
@@ -69,8 +71,9 @@ def share(default: Path | None = None) -> Path | None:
         return None
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            prune(path)
+        if atomic.is_local(path):
+            with tempfile.TemporaryFile(dir=path):
+                prune(Path(path))
     except OSError as error:
         print(f"no compile cache: {error}; set {VARIABLE} to a folder.", file=sys.stderr)
         return None
