@@ -52,6 +52,9 @@ def get_config() -> ConfigDict:
             },
         }
     )
+    # Whose way of sampling the model follows (`generate --preset list`): bagel, unireason, irg,
+    # uni_edit or process; empty for that of its records.
+    config.system = ""
     # Records: "world", a prepared folder, a JSON or parquet file, or ArrayRecord (`held_out` then
     # names another for the evaluation); or a folder of such, with their shares in `groups`. The
     # style of the templates (data/templates/style.py; prepared records have theirs already), the

@@ -16,6 +16,8 @@ environment variable that --judge_key names.
 """
 
 import argparse
+import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -27,6 +29,7 @@ from unireason_jax.evals.progress import Progress
 from unireason_jax.evals.published import SUITES, asking, draw, geneval, scoring, world_sets
 from unireason_jax.evals.published.base import Item, Scored, Suite
 from unireason_jax.evals.published.world_judge import ProgramJudge
+from unireason_jax.inference import choice
 from unireason_jax.inference.load import add_flags, from_flags, told
 from unireason_jax.run import command_line
 from unireason_jax.storage import lock
@@ -44,8 +47,10 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--prompts", type=Path, help="the benchmark's prompt file")
     found.add_argument("--out", type=Path, help="folder for images, answers and report")
     found.add_argument("--checkpoint", help="draw with this run; without it images must be there")
-    found.add_argument("--mode", choices=tuple(draw.MODES), default="prompt")
-    found.add_argument("--rounds", type=int, default=3, help="most rounds of --mode refine")
+    choice.add_preset(found, "that of --mode")
+    about = "without --preset: the checkpoint's templates with its own settings (default prompt)"
+    found.add_argument("--mode", choices=tuple(draw.MODES), help=about)
+    found.add_argument("--rounds", type=int, help="most rounds of refinement (default: 3)")
     found.add_argument("--limit", type=int, default=0, help="only the first items")
     found.add_argument("--write_world", type=Path, help="write the world's prompt sets, then end")
     found.add_argument("--seed", type=int, default=1, help="of --write_world")
@@ -66,6 +71,35 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("--detections", type=Path, help="geneval: a detector's JSON file")
     add_flags(found)
     return found
+
+
+def drawn(suite: Suite, items: Sequence[Item], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Draws what is not there yet; returns with what, for the report.
+
+    Raises:
+      ValueError: the folder was begun with another checkpoint, preset or setting.
+    """
+    if arguments.preset and arguments.mode:
+        raise ValueError("give --preset or --mode, not both.")
+    preset = arguments.preset or draw.preset_of(arguments.mode or "prompt", items)
+    reasoner = from_flags(arguments)
+    settings = dataclasses.asdict(reasoner.settings)
+    del settings["batch_rows"]  # has no influence on results
+    rounds = 3 if arguments.rounds is None and not arguments.preset else arguments.rounds
+    facts = {"checkpoint": told(arguments), "preset": preset, "rounds": rounds}
+    facts["sampling"] = settings
+    Journal(arguments.out / "drawn.jsonl", {"suite": suite.name} | facts)  # of no other setting
+    draw.draw(
+        suite,
+        items,
+        reasoner,
+        arguments.out / "images",
+        preset=preset,
+        rounds=rounds,
+        batch=arguments.batch or draw.BATCH,
+        progress=Progress("draw", len(items), "items"),
+    )
+    return facts
 
 
 def make_judge(arguments: argparse.Namespace) -> asking.Judge | None:
@@ -98,20 +132,34 @@ def _json(name: str, text: str) -> dict[str, Any]:
         raise ValueError(f"{name}: not a JSON object ({error}).") from None
 
 
+def rubrics_of(suite: Suite, arguments: argparse.Namespace) -> dict[str, str]:
+    """The words that the judge reads: ours, and those of --rubrics in their place."""
+    rubrics = dict(suite.rubrics)
+    if arguments.rubrics:
+        rubrics |= _json(str(arguments.rubrics), arguments.rubrics.read_text("utf-8"))
+    return rubrics
+
+
+def digest(values: Any) -> str:
+    """A short name for JSON-able values."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def judged(
     suite: Suite, items: Sequence[Item], judge: asking.Judge, arguments: argparse.Namespace
 ) -> tuple[list[Scored], dict[str, str], Journal]:
     """Asks about every image that is there; returns scores, what is missing, and the journal."""
-    images, rubrics = arguments.out / "images", dict(suite.rubrics)
-    if arguments.rubrics:
-        rubrics |= _json(str(arguments.rubrics), arguments.rubrics.read_text("utf-8"))
+    images, rubrics = arguments.out / "images", rubrics_of(suite, arguments)
     settings = {"suite": suite.name, "judge": judge.name, "rubrics": rubrics}
+    if extra := _json("--judge_extra", arguments.judge_extra):
+        settings["request"] = extra
     slug = "".join(c if c.isalnum() else "_" for c in judge.name)
     journal = Journal(arguments.out / f"answers_{slug}.jsonl", settings)
     if isinstance(judge, EndpointJudge):
         judge.spent = _bill(journal)  # --budget is that of all starts together
     questions = [
-        question
+        dataclasses.replace(question, system=rubrics.get("system", ""))
         for item in items
         for place in suite.places(item)
         if (images / place).is_file()
@@ -147,19 +195,7 @@ def run(arguments: argparse.Namespace) -> Path:
     items = suite.load(arguments.prompts)[: arguments.limit or None]
     facts = {"prompts": f"{arguments.prompts}, {len(items)} items"}
     if arguments.checkpoint:
-        drawn = {"checkpoint": told(arguments), "mode": arguments.mode, "rounds": arguments.rounds}
-        Journal(out / "drawn.jsonl", {"suite": suite.name} | drawn)  # of no other model
-        facts |= drawn
-        draw.draw(
-            suite,
-            items,
-            from_flags(arguments),
-            out / "images",
-            mode=arguments.mode,
-            rounds=arguments.rounds,
-            batch=arguments.batch or draw.BATCH,
-            progress=Progress("draw", len(items), "items"),
-        )
+        facts |= drawn(suite, items, arguments)
     judge = make_judge(arguments)
     if arguments.detections:
         if suite.name != "geneval":
@@ -171,10 +207,16 @@ def run(arguments: argparse.Namespace) -> Path:
         facts["judge"] = f"detections of {arguments.detections}"
     elif judge:
         scored, missing, journal = judged(suite, items, judge, arguments)
-        facts |= {"judge": judge.name, "judge's bill": f"{_bill(journal):.4g}"}
+        rubrics = rubrics_of(suite, arguments)
+        whose = str(arguments.rubrics) if arguments.rubrics else "ours, not the official words"
+        facts |= {"judge": judge.name, "rubrics": f"{whose} ({digest(rubrics)})"}
+        facts["judge's bill"] = f"{_bill(journal):.4g}"
     else:
         print(f"images: {out / 'images'} (no judge given)")
         return out
+    passing = ("judge's bill", "prompts", "checkpoint")
+    protocol = {key: value for key, value in facts.items() if key not in passing}
+    facts["protocol"] = digest({"suite": suite.name, **protocol})
     scoring.report(suite, scored, missing, facts, out)
     print((out / "report.md").read_text("utf-8"))
     return out

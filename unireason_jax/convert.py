@@ -29,13 +29,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from unireason_jax.data.templates import STYLE_OF
 from unireason_jax.data.tokenizer import Qwen2Tokenizer
 from unireason_jax.models import functional, huggingface, released, vae
 from unireason_jax.models.archive import DTYPES, Archive, read_json, type_name
 from unireason_jax.models.config import BAGEL_VARIANTS, BagelConfig, LatentConfig, LLMConfig
 from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.models.pretrained import FreshStart
-from unireason_jax.run import configuration, first_checkpoint, janus_release
+from unireason_jax.run import configuration, first_checkpoint, janus_release, systems
 from unireason_jax.run.kept import AUTOENCODER, PICTURES
 from unireason_jax.run.run import CODEC, TOKENIZER
 from unireason_jax.storage import atomic, lock
@@ -51,6 +52,7 @@ def from_bagel(
     source: Path,
     workdir: Path,
     *,
+    system: str | None,
     dtype: str | None,
     shard_bytes: int,
     weights: str | None = None,
@@ -60,6 +62,7 @@ def from_bagel(
     Args:
       source: the folder with ema.safetensors and its configs.
       workdir: where to; must not hold a checkpoint yet.
+      system: whose release it is, which decides how it samples; None goes by the folder's name.
       dtype: element type of the weights; None keeps that of the files.
       shard_bytes: size of a weight file.
       weights: "ema" or "model", of which file; None for the first that is there.
@@ -74,6 +77,7 @@ def from_bagel(
     file = source / "config.json"
     released.expect(read_json(file), file, interpolate_pos=False)
     archive = Archive(huggingface.find_weights(source, weights))
+    system = system or systems.system_of(source)
     lines = write_workdir(
         workdir,
         config,
@@ -82,8 +86,10 @@ def from_bagel(
         autoencoder=source / AUTOENCODER,
         dtype=dtype,
         shard_bytes=shard_bytes,
+        system=system,
     )
-    return [f"weights of {archive.path}", *lines]
+    told = f"samples as {system}; another: --system NAME"
+    return [f"weights of {archive.path}", *lines, told]
 
 
 def from_parts(
@@ -134,6 +140,7 @@ def write_workdir(
     autoencoder: Path | None,
     dtype: str | None,
     shard_bytes: int,
+    system: str = "",
 ) -> list[str]:
     """Checks everything, then writes checkpoint 0, configs, tokenizer and autoencoder.
 
@@ -159,7 +166,9 @@ def write_workdir(
             )
     directory = first_checkpoint.new(workdir)
     files, known = first_checkpoint.write_weights(directory, config, archive, dtype, shard_bytes)
-    configuration.save(workdir, configuration.of_model(config, "bagel_7b_mot"))
+    made = configuration.of_model(config, "bagel_7b_mot")
+    made.system, made.data.style = system, STYLE_OF.get(system, made.data.style)
+    configuration.save(workdir, made)
     lines = [f"{functional.count(functional.abstract(config)):,} parameters", *files]
     if autoencoder is not None and autoencoder.exists():
         with atomic.replacing(workdir / AUTOENCODER) as part:
@@ -293,6 +302,8 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--input", required=True, type=Path)
     root.add_argument("--output", required=True, type=Path)
     root.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights written")
+    about = "with --from bagel: whose release it is (default: by the name of --input, else bagel)"
+    root.add_argument("--system", choices=tuple(STYLE_OF), help=about)
     root.add_argument("--shard_gib", type=float, default=5.0, help="size of a weight file")
     root.add_argument("--vit", type=Path, help="with --from qwen2: folder of a SigLIP release")
     about = "with --from bagel: which file of the release [ema.safetensors, else model.safetensors]"
@@ -320,7 +331,8 @@ def _convert(given: argparse.Namespace) -> list[str]:
         options |= {"which": given.which, "step": given.step, "dtype": given.dtype or "bfloat16"}
         return TARGETS[given.target](given.input, given.output, **options)
     if given.source == "bagel":
-        return from_bagel(given.input, given.output, weights=given.weights, **options)
+        given_too = {"system": given.system, "weights": given.weights}
+        return from_bagel(given.input, given.output, **given_too, **options)
     if given.source == "janus":
         return janus_release.read(given.input, given.output, **options)
     options |= {"autoencoder": given.ae, "latent_side": given.latent_side, "seed": given.seed}

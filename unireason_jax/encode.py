@@ -112,6 +112,7 @@ def _encode(folder: Path, output: Path, encoder: "Encoder", dtype: str, overwrit
     spec = _spec(source, codec)
     made = {"codec": type(codec).__name__, "dtype": dtype, "probe": latents.probe(codec)}
     about = {"source": repr(source), "sizes": source.manifest["sizes"], "latents": made}
+    about |= {key: source.manifest[key] for key in ("style", "system") if key in source.manifest}
     if jax.process_index() == 0:
         shards.tidy(output)
     if not overwrite and shards.is_made(output, about):

@@ -16,6 +16,7 @@ from unireason_jax.evals.flow_loss import flow_by_time
 from unireason_jax.evals.progress import Progress
 from unireason_jax.evals.world import evaluation
 from unireason_jax.evals.world.exam import CONVERSATIONS
+from unireason_jax.inference import choice, presets
 from unireason_jax.inference.load import add_flags, from_flags
 from unireason_jax.run import command_line
 from unireason_jax.run.run import Run
@@ -48,11 +49,12 @@ def parser() -> argparse.ArgumentParser:
     for field in dataclasses.fields(evaluation.Sizes):
         about = f"{HELP[field.name]} (default {field.default})"
         found.add_argument(f"--{field.name}", type=int, default=field.default, help=about)
+    choice.add_preset(found, "the checkpoint's own settings")
     found.add_argument(
         "--conversation",
         choices=CONVERSATIONS,
-        default=CONVERSATIONS[0],
-        help="template of plan, draft and refinement that the model was trained on",
+        help="template of plan, draft and refinement that the model was trained on (default: the "
+        f"preset's if it is one of these, else {CONVERSATIONS[0]})",
     )
     found.add_argument(
         "--flow_batches",
@@ -70,14 +72,18 @@ def run(arguments: argparse.Namespace) -> Path:
     names = [field.name for field in dataclasses.fields(evaluation.Sizes)]
     sizes = evaluation.Sizes(**{name: getattr(arguments, name) for name in names})
     reasoner = from_flags(arguments)
+    template = presets.find(arguments.preset).template if arguments.preset else ""
+    usual = template if template in CONVERSATIONS else CONVERSATIONS[0]
     report = evaluation.evaluate(
         reasoner,
         sizes,
         advance=Progress("evaluate", sizes.cost(), "images at most"),
-        conversation=arguments.conversation,
+        conversation=arguments.conversation or usual,
     )
     facts = {"checkpoint": arguments.checkpoint, "weights": arguments.which}
     flow = reasoner.settings.flow
+    if arguments.preset:
+        facts["preset"] = arguments.preset
     facts["sampling"] = (
         f"{flow.timesteps - 1} Euler steps, shift {flow.shift:g}, text guidance "
         f"{flow.text_scale:g}, temperature {reasoner.settings.text.temperature:g}"

@@ -25,10 +25,11 @@ from pathlib import Path
 import jax
 from PIL import Image
 
-from unireason_jax.inference import presets
+from unireason_jax.inference import choice, presets
 from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.folder import Folder
 from unireason_jax.inference.load import add_flags, from_flags, told, with_flags
+from unireason_jax.inference.preset import Preset
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.requests import Asked, Refused, check_seed, check_words, read_file
 from unireason_jax.inference.settings import Settings, whole
@@ -59,11 +60,7 @@ def parser() -> argparse.ArgumentParser:
         help="one prompt a line; or JSON lines, a JSON array or a table (CSV) with `prompt` and "
         "optionally `id`, `image` (a path or a list) and `seed`",
     )
-    found.add_argument(
-        "--preset",
-        default="refine_t2i",
-        help="how a system samples: " + ", ".join(presets.PRESETS) + " (default refine_t2i)",
-    )
+    choice.add_preset(found)
     about = "picture to edit or to ask about; several times: several pictures of one request"
     found.add_argument("--image", type=Path, action="append", default=[], help=about)
     found.add_argument("--seed", type=int, help="gives other draws to the same prompts [0]")
@@ -91,10 +88,13 @@ def read_requests(arguments: argparse.Namespace) -> tuple[list[Asked], list[Refu
 
 
 def jobs_of(
-    asked: Sequence[Asked], arguments: argparse.Namespace, reasoner: Reasoner, settings: Settings
+    asked: Sequence[Asked],
+    arguments: argparse.Namespace,
+    reasoner: Reasoner,
+    preset: Preset,
+    settings: Settings,
 ) -> tuple[list[tuple[Request, int]], list[Refused]]:
     """This process's share of the conversations, and its requests that cannot be generated."""
-    preset = presets.find(arguments.preset)
     first = {one.name: one for one in reversed(asked)}
     jobs, refused = [], []
     for one in asked[jax.process_index() :: jax.process_count()]:
@@ -123,7 +123,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     whole("--samples", arguments.samples, least=1)
     check_seed(arguments.seed or 0)
-    presets.find(arguments.preset)  # a wrong name is told before anything is made
+    if arguments.preset:
+        presets.find(arguments.preset)  # a wrong name is told before anything is made
     asked, unread = read_requests(arguments)
     sharding.initialize_distributed()
     with pod.ending_together(), pod.holding(arguments.out, "unireason generate"):
@@ -133,15 +134,16 @@ def run(arguments: argparse.Namespace) -> int:
 def _generate(
     arguments: argparse.Namespace, asked: Sequence[Asked], unread: Sequence[Refused]
 ) -> int:
-    preset = presets.find(arguments.preset)
     reasoner = from_flags(arguments)
-    settings = with_flags(preset.settings(reasoner.settings), arguments)
-    jobs, refused = jobs_of(asked, arguments, reasoner, settings)
+    verb = "edit" if any(one.image for one in asked) else "generate"
+    name, preset, settings = choice.chosen(reasoner, verb, arguments.preset)
+    settings = with_flags(settings, arguments)
+    jobs, refused = jobs_of(asked, arguments, reasoner, preset, settings)
     if jax.process_index() == 0:
         refused = [*unread, *refused]
     if refused and not jobs and len(refused) <= 3 and jax.process_count() == 1:
         raise ValueError("; ".join(one.told for one in refused))
-    identity = {"checkpoint": told(arguments), "preset": arguments.preset}
+    identity = {"checkpoint": told(arguments), "preset": name}
     identity |= {"rounds": arguments.rounds}
     if arguments.image:
         identity["image"] = ", ".join(map(str, arguments.image))

@@ -28,8 +28,9 @@ import pickle
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -59,20 +60,20 @@ from unireason_jax.storage import atomic, lock
 
 TOKENIZER = "tokenizer"
 _SHOWN_TOKENS, _SHOWN_FROM = 512, 256
-_WORLD, _OWN = ("world", "plain"), ("bagel", "plain")
+_WORLD, _OWN = ("world", "plain", ""), ("bagel", "plain", "")
 _RELEASED = {
     "world": _WORLD,
-    "unireason": ("unireason", "unireason"),
-    "sharegpt_4o": ("unireason", "plain"),
-    "bagel_t2i": ("bagel", "plain"),
-    "bagel_edit": ("bagel", "plain"),
-    "bagel_vlm": ("bagel", "plain"),
-    "uni_edit": ("bagel", "plain"),
-    "uni_edit_vqa": ("bagel", "plain"),
-    "irg": ("irg", "plain"),
+    "unireason": ("unireason", "unireason", "unireason"),
+    "sharegpt_4o": ("unireason", "plain", "bagel"),
+    "bagel_t2i": ("bagel", "plain", "bagel"),
+    "bagel_edit": ("bagel", "plain", "bagel"),
+    "bagel_vlm": ("bagel", "plain", "bagel"),
+    "uni_edit": ("bagel", "plain", "uni_edit"),
+    "uni_edit_vqa": ("bagel", "plain", "uni_edit"),
+    "irg": ("irg", "plain", "irg"),
 }
-"""Sizes and style that a format is trained with; of all else they are `_OWN`: the world's sizes are
-for its own pictures, of photographs they leave a mosaic."""
+"""Sizes and style that a format is trained with, and its system; of all else they are `_OWN`: the
+world's sizes are for its own pictures, of photographs they leave a mosaic."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -83,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
             return
         if not options.output:
             raise ValueError("say where to write: --output DIR")
-        records, sizes = _records(options)
+        records, sizes, about = _records(options)
         report = prepare(
             records,
             Path(options.output),
@@ -95,6 +96,7 @@ def main(argv: Sequence[str]) -> None:
             overwrite=options.overwrite,
             upright=options.upright,
             max_bad=options.max_bad,
+            about=about,
         )
         print(report)
         if options.show:
@@ -117,6 +119,7 @@ def prepare(
     overwrite: bool = False,
     upright: bool = False,
     max_bad: float = 1.0,
+    about: Mapping[str, Any] | None = None,
 ) -> str:
     """Writes `records` into the folder `output`, or goes on with what an interrupted run left.
 
@@ -131,6 +134,7 @@ def prepare(
       overwrite: replace an earlier result.
       upright: turn photographs as their EXIF says (see `data.images`).
       max_bad: part of the records that may be in quarantine.
+      about: further entries of the manifest: style and system, which a run on it records.
 
     Returns:
       A report of a few lines.
@@ -157,8 +161,8 @@ def prepare(
     tokenizer = _tokenizer(output / TOKENIZER, tokenizer, tasks, records, keep=resumed)
     job = Conversion(records, SequenceSpec(tokenizer, **SIZES[sizes]), upright)
     shards.build(output, tasks, job, workers=workers, about="preparing")
-    about = {"source": repr(records), "sizes": sizes}
-    manifest = shards.finish(output, len(tasks), about, max_bad=max_bad)
+    made = {"source": repr(records), "sizes": sizes, **(about or {})}
+    manifest = shards.finish(output, len(tasks), made, max_bad=max_bad)
     return account(output, manifest, tokens or row_tokens(sizes))
 
 
@@ -225,9 +229,9 @@ def _given_tokenizer(options) -> Tokenizer | None:
     return world_tokenizer() if options.format == "world" else None
 
 
-def _records(options) -> tuple[FileRecords | IndexedRecords, str]:
-    """The records, and the name of their sizes."""
-    sizes, style = _RELEASED.get(options.format, _OWN)
+def _records(options) -> tuple[FileRecords | IndexedRecords, str, dict[str, str]]:
+    """The records, the name of their sizes, and their style and system."""
+    sizes, style, system = _RELEASED.get(options.format, _OWN)
     if options.format == "world":
         weights = {}
         for part in options.tasks:
@@ -236,9 +240,9 @@ def _records(options) -> tuple[FileRecords | IndexedRecords, str]:
                 weights[task] = float(weight or 1)
             except ValueError:
                 raise ValueError(f"--tasks {part!r} is not NAME=WEIGHT") from None
-        style = STYLES[options.style or style]
-        world = WorldSource(options.seed, options.size, weights, style=style)
-        return IndexedRecords(world), options.sizes or sizes
+        style = options.style or style
+        world = WorldSource(options.seed, options.size, weights, style=STYLES[style])
+        return IndexedRecords(world), options.sizes or sizes, _about(style, system)
     if not options.input:
         raise ValueError(f"say what to read: --input FILE (read are {KINDS})")
     folder = Path(options.images) if options.images else None
@@ -247,12 +251,17 @@ def _records(options) -> tuple[FileRecords | IndexedRecords, str]:
     reading = Reading(options.format, PLAIN, options.licence, options.allow_outside)
     found = FileRecords(tuple(find_files(options.input)), reading, folder, options.visits)
     if options.format == "auto" and (form := found.recognised()):
-        sizes, style = _RELEASED.get(form, _OWN)
+        sizes, style, system = _RELEASED.get(form, _OWN)
         print(f"the first rows are of the format '{form}'")
     sizes, style = options.sizes or sizes, options.style or style
     print(f"sizes of '{sizes}', templates in the style '{style}' (--sizes and --style change them)")
     reading = dataclasses.replace(reading, style=STYLES[style])
-    return dataclasses.replace(found, reading=reading), sizes
+    return dataclasses.replace(found, reading=reading), sizes, _about(style, system)
+
+
+def _about(style: str, system: str) -> dict[str, str]:
+    """What the manifest says of style and system, for the runs on it."""
+    return {"style": style, "system": "process" if style == "process" else system}
 
 
 def _flags() -> flags.FlagValues:

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from unireason_jax.evals.progress import Progress
+from unireason_jax.inference import choice, presets
 from unireason_jax.inference.load import add_flags, from_flags
 from unireason_jax.pictures.strips import Note, Panel, contact_sheet, strip
 from unireason_jax.run import command_line
@@ -40,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--count", type=int, default=3000, help="drafts (default 3000)")
     found.add_argument("--seed", type=int, default=0, help="of the prompts (default 0)")
     found.add_argument("--plan", action="store_true", help="let the model plan before it draws")
+    choice.add_preset(found, "the checkpoint's own settings")
     found.add_argument(
         "--right_share", type=float, default=0.3, help="most records whose draft was right at once"
     )
@@ -52,10 +54,17 @@ def run(arguments: argparse.Namespace) -> Path:
     """Makes the records; returns their folder."""
     if arguments.count < 1 or not 0 <= arguments.right_share < 1:
         raise ValueError("--count must be >= 1 and --right_share in [0, 1).")
+    template = "think_t2i" if arguments.plan else "t2i"
+    if arguments.preset:
+        template = presets.find(arguments.preset).template
+        if template not in ("t2i", "think_t2i"):
+            raise ValueError(
+                f"--preset {arguments.preset} walks '{template}'; drafts are drawn by one that "
+                "walks t2i or think_t2i."
+            )
     reasoner = from_flags(arguments)
     side = reasoner.settings.size[0] // CELL
     requests = world_roles.requests(arguments.seed, arguments.count, side)
-    template = "think_t2i" if arguments.plan else "t2i"
     settings = {
         "checkpoint": arguments.checkpoint,
         "weights": arguments.which,
@@ -64,6 +73,8 @@ def run(arguments: argparse.Namespace) -> Path:
         "template": template,
         "sampling": repr(reasoner.settings),
     }
+    if arguments.preset:
+        settings["preset"] = arguments.preset
     counts = critiques.criticise(
         requests,
         world_roles.roles(reasoner, template),

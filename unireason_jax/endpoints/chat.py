@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from unireason_jax.evals.published.asking import JudgeFailure, Reply
-from unireason_jax.evals.published.base import Crop, Picture, Question, pixels
+from unireason_jax.evals.published.base import Picture, Question, pixels
 from unireason_jax.storage import atomic
 
 _RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
@@ -71,12 +71,14 @@ class EndpointJudge:
     def __call__(self, question: Question, attempt: int) -> Reply:
         """The answer to a question. Raises JudgeFailure when all retries have failed."""
         content: list[dict] = [{"type": "text", "text": question.words}]
-        content += [
-            {"type": "image_url", "image_url": {"url": data_url(picture)}}
-            for picture in question.pictures
-        ]
-        message = {"role": "user", "content": content}
-        body = {"model": self.model, "messages": [message], **self._body}
+        for number, picture in enumerate(question.pictures):
+            if question.labels:
+                content.append({"type": "text", "text": question.labels[number]})
+            content.append({"type": "image_url", "image_url": {"url": data_url(picture)}})
+        messages: list[dict] = [{"role": "user", "content": content}]
+        if question.system:
+            messages.insert(0, {"role": "system", "content": question.system})
+        body = {"model": self.model, "messages": messages, **self._body}
         data = json.dumps(body, sort_keys=True).encode()
         path = self._cache_path(data)
         if path and attempt == 0 and path.exists():
@@ -151,7 +153,7 @@ class EndpointJudge:
 
 def data_url(picture: Picture) -> str:
     """A picture as a data address: a file with its own bytes, an array as PNG."""
-    if isinstance(picture, Crop):
+    if not isinstance(picture, Path):
         buffer = io.BytesIO()
         Image.fromarray(pixels(picture)).save(buffer, format="PNG")
         kind, data = "png", buffer.getvalue()

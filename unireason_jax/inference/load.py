@@ -7,19 +7,19 @@ from typing import Any
 import jax
 from etils import epath
 
-from unireason_jax.inference import presets
+from unireason_jax.inference import choice, presets
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import FlowSettings, Settings, with_options
 from unireason_jax.models import functional
 from unireason_jax.models.vae import Autoencoder
 from unireason_jax.pods import sharding
+from unireason_jax.rules.flow import RENORMS
 from unireason_jax.run import corpus, kept
 from unireason_jax.run.run import Run
 from unireason_jax.training import checkpoint
 from unireason_jax.world.scenes import CELL
 
 WORLD_FLOW = FlowSettings(timesteps=20, text_scale=1.0, interval=(0.0, 1.0), renorm="none")
-RELEASED = {"generate": "bagel_t2i", "edit": "bagel_edit", "ask": "bagel_understand"}
 RELEASED_TEXT = 32768
 """Most text tokens of a released model's conversation (its configured positions)."""
 
@@ -65,7 +65,7 @@ def load(
     spec = dataclasses.replace(run.spec, max_text=longest)
     if settings is None:
         settings = _settings(run, kept.size_of(workdir))
-    verbs = RELEASED if released else None
+    verbs = presets.verbs_of(run.config.get("system", "")) if released else None
     style = corpus.style_of(run.config)
     return Reasoner(model, params, spec, settings, mesh=mesh, presets=verbs, style=style)
 
@@ -74,7 +74,8 @@ def _settings(run: Run, size: tuple[int, int] | None) -> Settings:
     """How a model samples unless told otherwise, at the size that it was trained at (None: BAGEL's,
     or the world's canvas)."""
     if isinstance(run.codec, Autoencoder):
-        settings = presets.find(RELEASED["generate"]).settings(Settings(batch_rows=4))
+        verbs = presets.verbs_of(run.config.get("system", ""))
+        settings = presets.find(verbs["generate"]).settings(Settings(batch_rows=4))
     else:
         side = run.config.data.side * CELL
         flow = dataclasses.replace(WORLD_FLOW, shift=run.config.loss.timestep_shift)
@@ -83,7 +84,7 @@ def _settings(run: Run, size: tuple[int, int] | None) -> Settings:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that `from_flags` and `with_flags` read, except --checkpoint."""
+    """Adds the flags that `from_flags` and `with_flags` read, except --checkpoint and --preset."""
     group = parser.add_argument_group("sampling (defaults: the preset's, else the checkpoint's)")
     group.add_argument("--which", choices=("ema", "params"), default="ema", help="weights")
     group.add_argument("--step", type=int, help="a certain checkpoint instead of the newest")
@@ -92,6 +93,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--shift", type=float, help="timestep shift")
     group.add_argument("--guidance", type=float, help="scale of the text guidance, 1 is off")
     group.add_argument("--image_guidance", type=float, help="scale of the image guidance, 1 is off")
+    about = "shifted times between which guidance acts"
+    group.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=about)
+    about = "of guided velocities: none, global, channel or text_channel"
+    group.add_argument("--renorm", choices=RENORMS, metavar="RULE", help=about)
     group.add_argument("--temperature", type=float, help="of texts; 0 takes the likeliest word")
     group.add_argument("--top_p", type=float, help="nucleus of sampled texts")
     group.add_argument("--max_text", type=int, help="most tokens of one text")
@@ -103,15 +108,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def from_flags(arguments: argparse.Namespace) -> Reasoner:
-    """The reasoner of --checkpoint on this process's devices, with the sampling flags applied.
+    """The reasoner of --checkpoint on this process's devices, sampling as the flags say.
 
     Raises:
-      FileNotFoundError, ValueError: as `load`; or a flag is out of range.
+      FileNotFoundError, ValueError: as `load`; an unknown preset, or a flag is out of range.
     """
     here, sizes = jax.local_devices(), arguments.mesh
     mesh = sharding.make_mesh(sizes, devices=here) if sizes or len(here) > 1 else None
     options = {"which": arguments.which, "step": arguments.step, "dtype": arguments.dtype}
     reasoner = load(arguments.checkpoint, mesh=mesh, **options)
+    choice.use(reasoner, getattr(arguments, "preset", None))
     reasoner.settings = with_flags(reasoner.settings, arguments)
     return reasoner
 

@@ -36,6 +36,7 @@ class Preset:
       following: stages after the first: (example with the trace's contents, style) -> record.
       source: the paper's section or the script that the values are from; empty where they are ours
         or the checkpoint's.
+      name: in `presets.PRESETS`, for traces.
     """
 
     about: str
@@ -56,6 +57,7 @@ class Preset:
     grow: Callable[[Record, str, int], Record] | None = None
     following: tuple[Stage, ...] = ()
     source: str = ""
+    name: str = ""
 
     @property
     def needs_image(self) -> bool:
@@ -113,6 +115,9 @@ class Preset:
             example["rounds"] = most
         style = style if self.style is None else self.style
         record = REQUESTS[self.template](example, style)
+        if self.name:
+            told = {**record.metadata, "preset": self.name}
+            record = dataclasses.replace(record, metadata=told)
         grow = self.grow and functools.partial(self.grow, most=most)
         later = [functools.partial(_stage, stage, example, style) for stage in self.following]
         own = 0 if seed is None else check_seed(seed)

@@ -6,6 +6,7 @@ that one gives the figure of a paper. Templates that can start from a request ar
 own name, with the settings and the style of the reasoner.
 """
 
+import dataclasses
 import difflib
 
 from unireason_jax.data.templates import REQUESTS
@@ -14,6 +15,18 @@ from unireason_jax.inference.systems.bagel import BAGEL
 from unireason_jax.inference.systems.siblings import SIBLINGS, grow_process
 from unireason_jax.inference.systems.unireason import UNIREASON
 
+VERBS = {
+    "bagel": {"generate": "bagel_t2i", "edit": "bagel_edit", "ask": "bagel_understand"},
+    "unireason": {"generate": "unireason_t2i", "edit": "unireason_edit", "ask": "bagel_understand"},
+    "irg": {"generate": "irg", "edit": "bagel_edit", "ask": "bagel_understand"},
+    "uni_edit": {
+        "generate": "uni_edit_t2i",
+        "edit": "uni_edit_direct",
+        "ask": "uni_edit_understand",
+    },
+    "process": {"generate": "process_driven", "edit": "bagel_edit", "ask": "bagel_understand"},
+}
+"""By system, the presets of `generate`, `edit` and `ask` for a model of the released sizes."""
 SYSTEMS: dict[str, Preset] = BAGEL | UNIREASON | SIBLINGS
 _ASKED = {*IMAGE_KEY, "t2i", "think_t2i", "refine_t2i", "irg_improving_full"}
 _ASKED |= {"interleaved", "think_interleaved", "answer"}
@@ -23,6 +36,12 @@ PRESETS: dict[str, Preset] = {
     if name in _ASKED
 } | {"process": Preset("the template process", "process", None, rounds=8, grow=grow_process)}
 PRESETS |= SYSTEMS
+PRESETS = {name: dataclasses.replace(preset, name=name) for name, preset in PRESETS.items()}
+
+
+def verbs_of(system: str) -> dict[str, str]:
+    """Presets of `generate`, `edit` and `ask` of a system; BAGEL's where none is known."""
+    return VERBS.get(system, VERBS["bagel"])
 
 
 def find(name: str) -> Preset:

@@ -20,6 +20,8 @@ OPTIONS = {
     "shift": ("flow", "shift"),
     "guidance": ("flow", "text_scale"),
     "image_guidance": ("flow", "image_scale"),
+    "interval": ("flow", "interval"),
+    "renorm": ("flow", "renorm"),
     "size": ("", "size"),
     "max_text": ("", "max_text"),
     "min_rounds": ("", "min_rounds"),
@@ -203,7 +205,10 @@ def with_options(settings: Settings, given: Mapping[str, Any]) -> Settings:
     parts: dict[str, dict[str, Any]] = {"text": {}, "flow": {}, "": changes}
     for option, (part, field) in OPTIONS.items():
         if given.get(option) is not None:
-            parts[part][field] = given[option]
+            value = given[option]
+            parts[part][field] = tuple(value) if isinstance(value, list) else value
+    if "max_text" in changes:
+        changes["max_reflection"] = None
     if "size" in changes:
         changes["edit_size"] = changes["size"]
     for part, target in (("text", "text"), ("flow", "flow"), ("flow", "refine")):

@@ -29,7 +29,7 @@ from unireason_jax.data.tokens import LatentCodec, SequenceSpec
 from unireason_jax.models import functional, vae
 from unireason_jax.models.config import BagelConfig
 from unireason_jax.pods import batches, sharding
-from unireason_jax.run import configuration, corpus, kept
+from unireason_jax.run import configuration, corpus, kept, systems
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.kept import AUTOENCODER
 from unireason_jax.storage import atomic
@@ -85,6 +85,7 @@ class Run:
         model = configuration.model_config(config, devices[0].platform if devices else None)
         made = corpus.tokenizer_and_codec(config) if has_records else corpus.stand_ins(model)
         spec = corpus.sequence_spec(config, model, *made)
+        config = systems.told(config) if has_records else config
         return cls(config, model, spec, has_records, devices and tuple(devices))
 
     @classmethod

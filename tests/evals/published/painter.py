@@ -11,6 +11,7 @@ import numpy as np
 from unireason_jax import benchmark
 from unireason_jax.data.templates import PLAIN
 from unireason_jax.evals.published.base import Item
+from unireason_jax.inference.settings import Settings
 from unireason_jax.inference.trace import Step, Trace
 from unireason_jax.world.dice import Dice
 from unireason_jax.world.renderer import blank, render
@@ -29,6 +30,7 @@ class Painter:
 
     def __init__(self, items: list[Item], wrong: int = 0, seconds: float = 0.0):
         self.items, self.style = {item.id: item for item in items}, PLAIN
+        self.settings = Settings()
         self.wrong, self.seconds, self.drawn = wrong, seconds, 0
 
     def run(self, records, *, samples=1):

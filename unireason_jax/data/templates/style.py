@@ -40,6 +40,16 @@ STYLES: dict[str, Style] = {
 }
 """Styles by the name that configs use."""
 
+STYLE_OF = {
+    "unireason": "unireason",
+    "irg": "plain",
+    "uni_edit": "bagel",
+    "process": "process",
+    "bagel": "bagel",
+}
+"""The systems that a model may follow, those that name it before those it builds on, with the style
+in which their released weights were trained."""
+
 Example = Mapping[str, Any]
 
 

@@ -69,12 +69,12 @@ def ask_all(
       suite: reads the answers.
       questions: of existing images.
       judge: who is asked; it may be called from several threads at a time.
-      journal: rows {key, scores or None, reason, text, cost}.
+      journal: rows {key, scores or None, reason, text, cost, pictures}.
       attempts: how often an unreadable answer is asked for again; the judge itself retries calls.
       workers: calls at the same time.
       progress: called with the number of questions just answered.
     """
-    todo = [q for q in questions if journal.rows.get(q.key, {}).get("scores") is None]
+    todo = [q for q in questions if held(journal, q).get("scores") is None]
     progress(len(questions) - len(todo))
     with ThreadPoolExecutor(workers) as pool:
         paid = {key: row.get("cost", 0.0) for key, row in journal.rows.items()}
@@ -86,11 +86,22 @@ def ask_all(
             progress(1)
 
 
+def held(journal: Journal, question: Question) -> dict[str, Any]:
+    """The journal's row of a question about these very pictures, or one that says what it lacks."""
+    row = journal.rows.get(question.key)
+    if row is None:
+        return {"scores": None, "reason": "not asked"}
+    if row.get("pictures", "") not in ("", question.digest()):
+        return {"scores": None, "reason": "not asked: the picture has changed"}
+    return row
+
+
 def _answer(
     suite: Suite, question: Question, judge: Judge, attempts: int, paid: float
 ) -> dict[str, Any]:
     """The journal's row of a question that has already cost something before."""
     row = {"key": question.key, "scores": None, "reason": "", "text": "", "cost": paid}
+    row["pictures"] = question.digest()
     for attempt in range(attempts):
         try:
             reply = judge(question, attempt)
@@ -115,7 +126,7 @@ def collect(
                 continue
             scores = {}
             for question in suite.questions(item, place, folder / place, rubrics):
-                row = journal.rows.get(question.key, {"scores": None, "reason": "not asked"})
+                row = held(journal, question)
                 if row["scores"] is None:
                     missing[place] = row["reason"]
                 else:

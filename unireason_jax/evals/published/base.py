@@ -7,6 +7,7 @@ given as a file, because most are not licensed for redistribution.
 
 import dataclasses
 import functools
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +32,14 @@ class Crop(NamedTuple):
     number: int
 
 
-Picture = Path | Crop
+class Fitted(NamedTuple):
+    """A picture that a judge sees in the size of another; read when it is looked at."""
+
+    file: Path
+    like: Path
+
+
+Picture = Path | Crop | Fitted
 Scores = dict[str, float]
 
 
@@ -66,6 +74,8 @@ class Question:
       words: the rubric with the item's texts.
       pictures: files or parts of them, in the order the rubric names them.
       item: what is judged.
+      labels: words before each picture; none where the rubric names them well enough.
+      system: the judge's system message; empty for none.
     """
 
     key: str
@@ -73,6 +83,16 @@ class Question:
     words: str
     pictures: tuple[Picture, ...]
     item: Item
+    labels: tuple[str, ...] = ()
+    system: str = ""
+
+    def digest(self) -> str:
+        """Of the bytes of all pictures: a picture made anew is another question."""
+        found = hashlib.blake2b(digest_size=8)
+        for picture in self.pictures:
+            data = (picture if isinstance(picture, Path) else picture.file).read_bytes()
+            found.update(str(len(data)).encode() + data)
+        return found.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +121,10 @@ class Suite:
       read: (question, answer) -> scores; raises Malformed.
       group: what intervals are stratified by.
       aggregate: images with all their scores -> numbers by name, the headline first.
-      rubrics: our words by step; `{prompt}` and other names in braces are filled in.
+      rubrics: our words by step; `{prompt}` and other names in braces are filled in. "system" is
+        the judge's system message.
       files: further files of an item's folder by relative path, e.g. GenEval's metadata.
+      copies: pictures that lie beside the drawn ones, relative path -> file, e.g. GEdit's sources.
       grid: a place holds a grid of so many pictures a side; then an item has one place.
     """
 
@@ -116,7 +138,24 @@ class Suite:
     aggregate: Callable[[Sequence[Scored]], Scores]
     rubrics: Mapping[str, str]
     files: Callable[[Item], dict[str, str]] = lambda item: {}
+    copies: Callable[[Item], dict[str, Path]] = lambda item: {}
     grid: int = 1
+
+
+def read_all(path: Path, leave_out: str = "") -> list[Mapping[str, Any]]:
+    """Objects of a file, or of all JSON files of a folder but those whose names have a part.
+
+    Raises:
+      FileNotFoundError, ValueError: as `read_rows`; or the folder has no JSON file.
+    """
+    if not path.is_dir():
+        return read_rows(path)
+    files = [
+        file for file in sorted(path.glob("*.json*")) if not leave_out or leave_out not in file.stem
+    ]
+    if not files:
+        raise FileNotFoundError(f"{path}: no prompt files (*.json, *.jsonl) in this folder.")
+    return [row for file in files for row in read_rows(file)]
 
 
 def read_rows(path: Path) -> list[Mapping[str, Any]]:
@@ -181,6 +220,11 @@ def pixels(picture: Picture) -> np.ndarray:
     """A picture as uint8 [H, W, 3]."""
     if isinstance(picture, Path):
         return _opened(picture)
+    if isinstance(picture, Fitted):
+        with Image.open(picture.like) as other:
+            size = other.size
+        fitted = Image.fromarray(_opened(picture.file)).resize(size, Image.Resampling.BICUBIC)
+        return np.asarray(fitted)
     row, column = divmod(picture.number, picture.grid)
     grid = _grid(picture.file, picture.file.stat().st_mtime_ns)
     strip = np.array_split(grid, picture.grid, axis=0)[row]

@@ -2,24 +2,25 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from unireason_jax.data import images
-from unireason_jax.data.templates import TEMPLATES
 from unireason_jax.evals.published.base import Item, Suite
+from unireason_jax.inference import presets
+from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.trace import Trace
 from unireason_jax.storage import atomic
 
 BATCH = 32
-MODES = {
+MODES: dict[str, tuple[str, str]] = {
     "prompt": ("t2i", "edit"),
     "plan": ("think_t2i", "think_edit"),
     "refine": ("refine_t2i", "refine_edit"),
 }
+"""By mode, the presets of prompts and of edits: templates as the checkpoint was trained."""
 
 
 def draw(
@@ -28,8 +29,8 @@ def draw(
     reasoner: Reasoner,
     folder: Path,
     *,
-    mode: str,
-    rounds: int = 3,
+    preset: str,
+    rounds: int | None = None,
     batch: int = BATCH,
     progress: Callable[[int], None] = lambda count: None,
 ) -> None:
@@ -38,35 +39,42 @@ def draw(
     Args:
       suite: decides places and how many images an item has.
       items: of one prompt file.
-      reasoner: the model.
+      reasoner: the model; its settings decide how it is sampled.
       folder: root of the layout.
-      mode: "prompt", "plan" or "refine".
-      rounds: most rounds of refinement.
+      preset: what is walked.
+      rounds: most rounds of refinement; None for the preset's.
       batch: items drawn together.
       progress: called with the number of items just finished.
+
+    Raises:
+      ValueError: the preset edits where the suite draws, or the other way round.
     """
     todo = [i for i in items if not all((folder / p).is_file() for p in suite.places(i))]
     progress(len(items) - len(todo))
     for start in range(0, len(todo), batch):
         part = todo[start : start + batch]
-        templates = [TEMPLATES[MODES[mode][bool(item.sources)]] for item in part]
-        records = [
-            template(_request(item, rounds), reasoner.style)
-            for template, item in zip(templates, part)
-        ]
+        asked = [_request(item, preset, rounds, reasoner) for item in part]
+        requests = [one if one.grow or one.following else one.record for one in asked]
         count = max(suite.grid**2, len(suite.places(part[0])))
-        traces = reasoner.run(records, samples=count)
+        traces = reasoner.run(requests, samples=count)
         for number, item in enumerate(part):
             _save(suite, item, traces[number * count : (number + 1) * count], folder)
         progress(len(part))
 
 
-def _request(item: Item, rounds: int) -> dict[str, Any]:
-    """What the templates of all modes read."""
-    request = {"id": item.id, "prompt": item.prompt, "instruction": item.prompt, "rounds": rounds}
-    if item.sources:
-        request["input_image"] = [images.load(path) for path in item.sources]
-    return request
+def preset_of(mode: str, items: Sequence[Item]) -> str:
+    """The preset of a mode for a suite's items."""
+    return MODES[mode][any(item.sources for item in items)]
+
+
+def _request(item: Item, preset: str, rounds: int | None, reasoner: Reasoner) -> Request:
+    """The conversation of an item."""
+    options = {"name": item.id, "rounds": rounds, "style": reasoner.style}
+    image = [images.load(path) for path in item.sources] or None
+    try:
+        return presets.find(preset).request(item.prompt, image=image, **options)
+    except ValueError as error:
+        raise ValueError(f"item '{item.id}', --preset {preset}: {error}") from None
 
 
 def _save(suite: Suite, item: Item, traces: Sequence[Trace], folder: Path) -> None:
@@ -78,6 +86,9 @@ def _save(suite: Suite, item: Item, traces: Sequence[Trace], folder: Path) -> No
         pictures = [np.vstack([np.hstack(pictures[i : i + suite.grid]) for i in starts])]
     for name, text in suite.files(item).items():
         atomic.write_text(folder / name, text + "\n")
+    for name, source in suite.copies(item).items():
+        with atomic.replacing(folder / name) as part:
+            Image.fromarray(images.load(source)).save(part, format="PNG")
     for place, picture, trace in zip(places, pictures, traces):
         path = folder / place
         if plan := trace.text_of("plan"):

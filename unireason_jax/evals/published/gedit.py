@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from unireason_jax.evals.published.base import (
+    Fitted,
     Item,
     Malformed,
     Question,
@@ -59,12 +60,18 @@ def places(item: Item) -> tuple[str, ...]:
 
 
 def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -> list[Question]:
-    """Semantics sees both pictures, quality only the result."""
-    pictures = {"semantics": (*item.sources, image), "quality": (image,)}
+    """Semantics sees both pictures, quality only the result, which has the source's size."""
+    result = Fitted(image, item.sources[0])
+    pictures = {"semantics": (*item.sources, result), "quality": (result,)}
     return [
         Question(f"{place}/{step}", step, fill(rubrics[step], prompt=item.prompt), seen, item)
         for step, seen in pictures.items()
     ]
+
+
+def copies(item: Item) -> dict[str, Path]:
+    """The source beside the result, as `{key}_SRCIMG.png`."""
+    return {f"fullset/{item.id}_SRCIMG.png": item.sources[0]}
 
 
 def read(question: Question, answer: str) -> Scores:
@@ -108,5 +115,14 @@ def _task(item: Item) -> str:
 
 
 SUITE = Suite(
-    "gedit", "gpt-4.1-2025-04-14", load, places, questions, read, _task, aggregate, RUBRICS
+    "gedit",
+    "gpt-4.1-2025-04-14",
+    load,
+    places,
+    questions,
+    read,
+    _task,
+    aggregate,
+    RUBRICS,
+    copies=copies,
 )

@@ -6,6 +6,7 @@ mean per sample and then over samples, BAGEL's from the flat mean over all score
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from unireason_jax.evals.published.base import (
     Item,
@@ -94,8 +95,19 @@ def load(path: Path) -> list[Item]:
         found = [n if (path.parent / n).is_file() else f"{kind}/{n}" for n in names]
         pictures = sources(path, number, {**row, "ori_img": found}, "ori_img")
         prompt = field(path, number, row, "ins_en")
-        items.append(Item(f"{kind}/{name}", prompt, pictures, row))
+        truth = _truth(path, number, row) if kind == "viewpoint_change" else None
+        items.append(Item(f"{kind}/{name}", prompt, pictures, {**row, "_truth": truth}))
     return checked(path, items)
+
+
+def _truth(path: Path, number: int, row: Mapping[str, Any]) -> Path | None:
+    """The picture of the right answer, where the row names one; it must exist."""
+    if not row.get("gt_img"):
+        return None
+    name = field(path, number, row, "gt_img")
+    name = name if (path.parent / name).is_file() else f"{row['type']}/{name}"
+    (found,) = sources(path, number, {**row, "gt_img": name}, "gt_img")
+    return found
 
 
 def dimension(item: Item) -> str:
@@ -104,20 +116,34 @@ def dimension(item: Item) -> str:
 
 
 def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -> list[Question]:
-    """Consistency, quality, and the instruction, with knowledge where the type has it."""
+    """Consistency, quality, and the instruction, with knowledge where the type has it.
+
+    A rubric named `step.type` goes before that of the step. A change of viewpoint is held against
+    the picture that the benchmark has of it; several pictures are labelled.
+    """
     last = "dual" if dimension(item) in WITH_KNOWLEDGE else "instruction"
-    both = (*item.sources, image)
-    explanation = item.raw.get("explain_en", "")
-    return [
-        Question(
-            f"{place}/{step}",
-            step,
-            fill(rubrics[step], prompt=item.prompt, explanation=explanation),
-            (image,) if step == "quality" else both,
-            item,
-        )
-        for step in ("consistency", "quality", last)
-    ]
+    explanation, found = item.raw.get("explain_en", ""), []
+    for step in ("consistency", "quality", last):
+        rubric = rubrics.get(f"{step}.{item.raw['type']}", rubrics[step])
+        words = fill(rubric, prompt=item.prompt, explanation=explanation)
+        seen, labels = _pictures(item, image, step)
+        found.append(Question(f"{place}/{step}", step, words, seen, item, labels))
+    return found
+
+
+def _pictures(item: Item, image: Path, step: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """What a step shows, the result last, and labels where there is more than a source and it."""
+    if step == "quality":
+        return (image,), ()
+    truth = item.raw.get("_truth") if step == "instruction" else None
+    if len(item.sources) == 1 and not truth:
+        return (*item.sources, image), ()
+    labels = [f"Picture {n} before the edit:" for n in range(1, len(item.sources) + 1)]
+    pictures = list(item.sources)
+    if truth:
+        pictures.append(truth)
+        labels.append("What it should look like after the edit:")
+    return (*pictures, image), (*labels, "After the edit:")
 
 
 def read(question: Question, answer: str) -> Scores:

@@ -52,6 +52,7 @@ def report(
         "facts": dict(facts),
         "coverage": coverage,
         "scores": {n: {"value": v, "interval": spread[n]} for n, v in numbers.items()},
+        "protocol": facts.get("protocol", ""),
         "missing": dict(missing),
     }
     text = json.dumps(values, indent=1, ensure_ascii=False)

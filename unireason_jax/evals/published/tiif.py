@@ -1,12 +1,14 @@
 """TIIF-Bench: lists of yes-no questions about pictures of short and of long descriptions.
 
 Accuracy over the questions of a type and length, mean of the types of a group, mean of the groups;
-short and long apart. `group` in a row names its group; without it a type is its own group.
+short and long apart. The 39 types belong to nine groups; `group` in a row names another, and an
+unknown type is a group of its own.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from unireason_jax.evals.published.base import (
     Item,
@@ -34,12 +36,37 @@ RUBRICS = {
 }
 
 
+_LOOKS, _PLACES = ("color", "shape", "texture"), ("2d", "3d")
+_THOUGHTS = ("numeracy", "negation", "differentiation", "comparison")
+GROUPS = {
+    "attribute": ("shape+color", "color+texture", "texture+color", "shape+texture"),
+    "relation": (*(f"{place}_spatial_relation" for place in _PLACES), "action+2d", "action+3d"),
+    "reasoning": _THOUGHTS,
+    "attribute+relation": (
+        "action+color",
+        "action+texture",
+        *(f"{look}+{place}" for look in _LOOKS for place in _PLACES),
+    ),
+    "attribute+reasoning": tuple(f"{t}+{look}" for t in _THOUGHTS for look in ("color", "texture")),
+    "relation+reasoning": tuple(f"{t}+{place}" for t in _THOUGHTS for place in _PLACES),
+    "text": ("text",),
+    "style": ("style",),
+    "real_world": ("real_world",),
+}
+"""The types of each of the benchmark's nine groups."""
+GROUP = {kind: group for group, kinds in GROUPS.items() for kind in kinds}
+_QUESTIONS = "_eval_prompts"
+
+
 def load(path: Path) -> list[Item]:
     """Two items a row of {type, short_description, long_description, yn_question_list,
     yn_answer_list, group?}: the prompt file's rows joined with the evaluation file's.
+
+    A folder is the benchmark's own: files `*_prompts.jsonl` in it or below, each with the questions
+    of its lines in the `*_eval_prompts.jsonl` of its name.
     """
     items, lines = [], {}
-    for number, row in enumerate(read_rows(path)):
+    for number, row in enumerate(_joined(path) if path.is_dir() else read_rows(path)):
         kind = field(path, number, row, "type")
         line = lines[kind] = lines.get(kind, -1) + 1
         asked = field(path, number, row, "yn_question_list", list)
@@ -53,6 +80,43 @@ def load(path: Path) -> list[Item]:
             raw = {**row, "_length": length, "_line": line}
             items.append(Item(f"{kind}/{length}/{line}", prompt, (), raw))
     return checked(path, items)
+
+
+def _joined(folder: Path) -> list[Mapping[str, Any]]:
+    """Rows of all prompt files with the questions of their lines.
+
+    Raises:
+      ValueError: no prompt files, two of a name, or one whose questions are absent or of another
+        number of lines.
+    """
+    asked = _by_name(file for file in folder.rglob(f"*{_QUESTIONS}.jsonl"))
+    told = _by_name(
+        file for file in folder.rglob("*_prompts.jsonl") if not file.stem.endswith(_QUESTIONS)
+    )
+    if not told:
+        raise ValueError(f"{folder}: no *_prompts.jsonl in it or below.")
+    rows: list[Mapping[str, Any]] = []
+    for name, file in told.items():
+        if name not in asked:
+            raise ValueError(f"{file}: {name}{_QUESTIONS}.jsonl with its questions is missing.")
+        prompts, questions = read_rows(file), read_rows(asked[name])
+        if len(prompts) != len(questions):
+            raise ValueError(
+                f"{asked[name]}: {len(questions)} lines for {len(prompts)} prompts of {file.name}."
+            )
+        rows += [{**one, **two} for one, two in zip(questions, prompts)]
+    return rows
+
+
+def _by_name(files: Iterable[Path]) -> dict[str, Path]:
+    """Files by the name of their type. Raises ValueError where two have one."""
+    found: dict[str, Path] = {}
+    for file in sorted(files):
+        name = file.stem.removesuffix("_prompts").removesuffix("_eval")
+        if name in found:
+            raise ValueError(f"{found[name]} and {file}: give the folder of one set of prompts.")
+        found[name] = file
+    return found
 
 
 def places(item: Item) -> tuple[str, ...]:
@@ -88,7 +152,7 @@ def aggregate(scored: Sequence[Scored]) -> Scores:
         for name, each in types.items():
             hits = [hit for image in each for hit in _hits(image)]
             details[f"{length}, {name}"] = 100 * mean(hits)
-            group = str(each[0].item.raw.get("group", name))
+            group = str(each[0].item.raw.get("group", GROUP.get(name, name)))
             groups.setdefault(group, []).append(100 * mean(hits))
         if groups:
             found[f"overall, {length}"] = mean(map(mean, groups.values()))

@@ -5,11 +5,13 @@ numbers are in circulation: the official weights, and the plain mean of the six 
 BAGEL's script. WISE_Verified: 0 or 1 per image, mean over items (reference A.2).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from unireason_jax.evals.published.base import (
     Item,
+    Malformed,
     Question,
     Scored,
     Scores,
@@ -22,7 +24,7 @@ from unireason_jax.evals.published.base import (
     mean,
     number_after,
     one_png,
-    read_rows,
+    read_all,
 )
 
 LEGACY = {"CULTURE": 400, "TIME": 567, "SPACE": 700, "BIOLOGY": 800, "PHYSICS": 900}
@@ -46,9 +48,12 @@ RUBRICS = {
 
 
 def load(path: Path) -> list[Item]:
-    """Items of a JSON list of {Prompt, Explanation, Category, Subcategory, prompt_id}."""
+    """Items of a JSON list of {Prompt, Explanation, Category, Subcategory, prompt_id}.
+
+    A folder is all its JSON files but those of rewritten prompts: the benchmark comes in three.
+    """
     items = []
-    for number, row in enumerate(read_rows(path)):
+    for number, row in enumerate(read_all(path, "rewrite")):
         name = str(field(path, number, row, "prompt_id", int))
         field(path, number, row, "Explanation")
         field(path, number, row, "Category")
@@ -73,12 +78,21 @@ def questions(
 
 
 def read(question: Question, answer: str) -> Scores:
-    """Three labelled lines, or one `Score:`."""
+    """Three labelled lines, or one `Score:`.
+
+    Of the legacy answer, as the official script does: three numbers alone where labels are absent.
+    """
     answer = clean(answer)
     if question.step == "verified":
         score = number_after(answer, "Score", 0, 1)
         return {"score": float(score >= 0.5)}
-    return {part: number_after(answer, part, 0, 2) for part in PARTS}
+    try:
+        return {part: number_after(answer, part, 0, 2) for part in PARTS}
+    except Malformed:
+        numbers = re.findall(r"(?<![\d.])[0-2](?!\d|\.\d)", answer)
+        if len(numbers) != len(PARTS) or any(part.lower() in answer.lower() for part in PARTS):
+            raise
+        return dict(zip(PARTS, map(float, numbers)))
 
 
 def wi_score(scores: Mapping[str, float]) -> float:
