@@ -112,6 +112,40 @@ def uni_edit():
     )
 
 
+def two_samples():
+    """The script draws both drafts first, and then refines one after the other."""
+    calls = [drew(f"image{n}", SQUARE, ["cat"], [], cfg_interval=[0.0, 1.0]) for n in (1, 2)]
+    for n in (1, 2):
+        start = [prompts.REFINE, "cat", prompts.REFLECT]
+        seen, said = vit(f"image{n}", 980, 980), f"<sugg>{n}</sugg>\n"
+        shown = [*start, vae(f"image{n}", *SQUARE), seen]
+        told = prompts.APPLY_SUGGESTION.format(reflection=said, prompt="cat")
+        calls.append(wrote(said, *start, seen, limit=8192))
+        free, scales = [THINK, "cat", told], EDITED | {"cfg_img_scale": 1.5}
+        calls.append(drew(f"image{n + 2}", SQUARE, [*shown, said], shown, free, **scales))
+    return case(
+        "unireason",
+        {"file": "gen_images_mp_corebench_refine.py", "arguments": ["--num_images", "2"]},
+        {"prompt": "cat", "samples": 2},
+        dict.fromkeys(("image1", "image2", "image3", "image4"), SQUARE),
+        *calls,
+    )
+
+
+def plain_call():
+    """`InterleaveInferencer` with the defaults of its function."""
+    source = [vae("source", 512, 512), vit("source", 518, 518)]
+    arguments = {"image": "@source", "text": "a hat"}
+    scales = {"cfg_text_scale": 3.0, "cfg_img_scale": 1.5}
+    return case(
+        "bagel",
+        {"file": "inferencer.py", "arguments": arguments},
+        {"instruction": "a hat", "image": "source"},
+        {"source": [512, 512], "image1": [512, 512]},
+        drew("image1", [512, 512], [*source, "a hat"], source, ["a hat"], **scales),
+    )
+
+
 def app():
     """Arguments of a caller, and a renormalisation that does not let branches be merged."""
     arguments = {"prompt": "cat", "cfg_text_scale": 6.0, "cfg_renorm_type": "text_channel"}
@@ -132,7 +166,9 @@ def app():
     )
 
 
-@pytest.mark.parametrize("make", [irg, kris_refine, interleaved, uni_edit, app])
+@pytest.mark.parametrize(
+    "make", [irg, kris_refine, interleaved, uni_edit, app, two_samples, plain_call]
+)
 def test_scripts_that_no_open_recording_has(make, tmp_path):
     found = outcome(tmp_path, make())
     assert found.problems == [] and found.calls == len(make()["events"]) - 1

@@ -8,7 +8,7 @@ from typing import Any
 
 from unireason_jax.inference import presets
 from unireason_jax.inference.settings import FlowSettings, Settings, TextSettings
-from unireason_jax.inference.systems.bagel import APP_DRAW, NOTEBOOK_DRAW
+from unireason_jax.inference.systems.bagel import APP_DRAW, CALL_DEFAULTS, NOTEBOOK_DRAW
 
 _FLOW = {
     "cfg_text_scale": "text_scale",
@@ -72,6 +72,8 @@ def walk_of(case: Mapping[str, Any], pictures: Mapping[str, Any]) -> Walk:
     settings = preset.settings(Settings(batch_rows=rows, share_texts=rows))
     if name.endswith("interleaved") and case["source"].get("cell") in _DRAWING_CELLS:
         settings = dataclasses.replace(settings, flow=NOTEBOOK_DRAW)
+    if Path(case["source"]["file"]).name == "inferencer.py":
+        settings = dataclasses.replace(settings, flow=CALL_DEFAULTS)
     settings = _overridden(settings, given, name)
     if "size" in case["inputs"]:
         settings = dataclasses.replace(settings, size=tuple(case["inputs"]["size"]))
@@ -87,7 +89,7 @@ def _preset(case: Mapping[str, Any], given: Mapping[str, Any], request: Mapping[
     found = re.fullmatch(r"gen_images(?:_mp)?(?:_(\w+))?\.py", file)
     if found:
         return _script(f"{system}_{found[1] or 'geneval'}", thinks)
-    if system == "irg" and file == "tiif_multi_turn_gen.py":
+    if system == "irg" and "multi_turn" in f"{file} {function}":
         return "irg_released"
     if system == "bagel" and function.endswith("chat"):
         return "bagel_vlm"

@@ -24,6 +24,7 @@ BATCH = "global norms are of each image here, of the whole batch in the script"
 SHARED = "one text serves all rows of a batch, as in the script (share_texts); 1 is the default"
 LIMIT = "the limit is an argument of the caller, taken from the recording"
 MERGED = "guidance away from an equal context is a larger text scale here: one pass less"
+APART = "samples of a request take turns in another order than in the script"
 UNGUIDED = "at a text scale of 1 or less the script computes contexts that change nothing"
 
 
@@ -132,7 +133,8 @@ def _compare(case: Mapping[str, Any], outcome: Outcome) -> None:
     if wanted and not walk.limited:
         settings = dataclasses.replace(settings, max_text=wanted[0]["max_length"] - 1)
         outcome.note(LIMIT)
-    tape = Tape([_returned(call, colours) for call in wanted], colours)
+    returns = [_returned(call, colours) for call in wanted]
+    tape = Tape(returns, colours, apart=walk.samples > 1)
     model = reasoner(tape)
     request = presets.find(walk.preset).request(name=case["name"], **walk.request)
     finished = True
@@ -141,15 +143,20 @@ def _compare(case: Mapping[str, Any], outcome: Outcome) -> None:
     except Left:
         finished = False
     outcome.calls = len(wanted)
-    for number, (ours, theirs) in enumerate(zip(tape.calls, wanted), 1):
-        found = _differences(ours, theirs, outcome)
-        outcome.problems += [f"call {number} ({theirs['op']}): {line}" for line in found]
-    made = len(tape.calls)
-    if made < len(wanted):
-        missing = wanted[made]["op"]
-        outcome.problems.append(f"call {made + 1}: the script goes on ({missing}), we have ended")
-    elif not finished and ended and made > len(wanted):
+    for ours, number in tape.calls:
+        if number is not None:
+            theirs = wanted[number]
+            found = _differences(ours, theirs, outcome)
+            outcome.problems += [f"call {number + 1} ({theirs['op']}): {line}" for line in found]
+    if tape.left and finished:
+        missing = wanted[tape.left[0]]["op"]
+        place = tape.left[0] + 1
+        outcome.problems.append(f"call {place}: the script goes on ({missing}), we have ended")
+    elif not finished and ended and not tape.left:
         outcome.problems.append(f"after call {len(wanted)}: the script ends, we go on")
+    order = [number for _, number in tape.calls if number is not None]
+    if order != sorted(order):
+        outcome.note(APART)
     _note_types(case, outcome)
 
 
@@ -169,11 +176,12 @@ def _colour(number: int) -> tuple[int, int, int]:
     return 8 * (number % 32), 8 * (number // 32 % 32), 128
 
 
-def _returned(call: Mapping[str, Any], colours: Mapping[str, Any]) -> tuple[str, Any]:
-    """What the recording has for a call."""
+def _returned(call: Mapping[str, Any], colours: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    """What the recording has for a call: kind, content, and the contents of its context."""
     if call["op"] == "gen_text":
-        return "text", call["returns"]
-    return "image", colours[call["returns"][call["row"]]]
+        return "text", call["returns"], [_plain(part) for part in call["contents"]]
+    contents = [_plain(part) for part in call["full"]["contents"]]
+    return "image", colours[call["returns"][call["row"]]], contents
 
 
 def _differences(ours: Call, theirs: Mapping[str, Any], outcome: Outcome) -> list[str]:

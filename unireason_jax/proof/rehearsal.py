@@ -101,16 +101,30 @@ class Call:
 
 
 class Tape:
-    """What a recording returns, in order, and what was asked for.
+    """What a recording returns, and what was asked for.
 
     Args:
-      returns: (kind, content) of every text (a string) and image (a colour) in order.
+      returns: (kind, content, contents of the context) of every text (content is a string) and
+        image (a colour), in order.
       colours: name of each picture -> its colour.
+      apart: samples of a request need not take turns as they did in the script: a call takes the
+        first recorded one of its kind with an equal context, where there is one.
+
+    Attributes:
+      calls: what was asked for, with the number of the recorded call that answered; None for the
+        call at which the recording was left.
     """
 
-    def __init__(self, returns: Sequence[tuple[str, Any]], colours: Mapping[str, Sequence[int]]):
-        self.returns, self.colours = list(returns), dict(colours)
-        self.calls: list[Call] = []
+    def __init__(
+        self,
+        returns: Sequence[tuple[str, Any, Any]],
+        colours: Mapping[str, Sequence[int]],
+        *,
+        apart: bool = False,
+    ):
+        self.returns, self.colours, self.apart = list(returns), dict(colours), apart
+        self.left = list(range(len(self.returns)))
+        self.calls: list[tuple[Call, int | None]] = []
 
     def next(self, call: Call) -> Any:
         """Notes the call and returns what the recording has for it.
@@ -118,14 +132,22 @@ class Tape:
         Raises:
           Left: it has nothing, or something of another kind.
         """
-        number = len(self.calls)
-        self.calls.append(call)
-        if number >= len(self.returns):
+        number = self._number(call)
+        self.calls.append((call, number))
+        if number is None or self.returns[number][0] != call.kind:
             raise Left
-        kind, content = self.returns[number]
-        if kind != call.kind:
-            raise Left
-        return content
+        self.left.remove(number)
+        return self.returns[number][1]
+
+    def _number(self, call: Call) -> int | None:
+        """The recorded call that answers; None where all have."""
+        wanted = (call.kind, call.full["contents"])
+        if self.apart:
+            for number in self.left:
+                kind, _, contents = self.returns[number]
+                if (kind, contents) == wanted:
+                    return number
+        return self.left[0] if self.left else None
 
     def name_of(self, colour: np.ndarray) -> str:
         """The picture of a colour.

@@ -24,6 +24,8 @@ OFFICIAL = {"text": GREEDY, "max_text": 999, "size": SIZE, "reading": INTERLEAVE
 APP = OFFICIAL | {"max_text": 1023}
 NOTEBOOK_DRAW = flow(DRAW, text_free="last_input")
 APP_DRAW = flow(NOTEBOOK_DRAW, image_scale=1.5, image_free="given")
+CALL_DEFAULTS = flow(APP_DRAW, text_scale=3.0)
+"""Of `InterleaveInferencer` where its caller says nothing."""
 NOTEBOOK_EDIT = flow(EDIT, image_free="given")
 _CHAT = Reading(vit=(980, 378), max_pixels=2_007_040)
 _LATE_EDIT = flow(EDIT, image_scale=1.5, interval=(0.4, 1.0))
