@@ -8,11 +8,15 @@
     unireason benchmark --suite kris --prompts runs/world_prompts/kris.json --checkpoint runs/x \\
         --out runs/kris --judge program
 
-Suites: wise (verified), wise_legacy, geneval, kris, uniredit, gedit, imgedit, dpg, tiif. Prompt
-files are yours; the world's own sets come in the same formats with the truth inside. Started again,
-the command draws and asks only what is missing. A failed judge call is tried again, then recorded
-as missing, never as zero; the report states the coverage. The key of an endpoint is read from the
-environment variable that --judge_key names.
+Suites: wise (verified), wise_legacy, geneval, kris, uniredit, gedit, imgedit, dpg, tiif, rise,
+corebench. Prompt files are yours; the world's own sets come in the same formats with the truth
+inside. A figure is a paper's only under its protocol: preset (`--preset list` names all), official
+rubrics (--rubrics) and judge; the report says which, and a hash of all.
+
+Started again, the command draws and asks only what is missing; another preset or setting needs
+another folder. A failed judge call is tried again, then recorded as missing, never as zero; the
+report states the coverage. The key of an endpoint is read from the environment variable that
+--judge_key names.
 """
 
 import argparse

@@ -1,11 +1,13 @@
 """Scorers of public benchmarks: formats, layouts, answers and formulas, without a network."""
 
 from unireason_jax.evals.published import (
+    corebench,
     dpg,
     gedit,
     geneval,
     imgedit,
     kris,
+    rise,
     tiif,
     uniredit,
     wise,
@@ -23,5 +25,7 @@ SUITES = {
         imgedit.SUITE,
         dpg.SUITE,
         tiif.SUITE,
+        rise.SUITE,
+        corebench.SUITE,
     )
 }

@@ -56,11 +56,17 @@ class ProgramJudge:
 
     Args:
       suite: name of the benchmark whose answers it gives.
+
+    Raises:
+      ValueError: the world has no items of this benchmark.
     """
 
     name = "exact program"
 
     def __init__(self, suite: str):
+        if suite not in _SPEECH:
+            names = ", ".join(_SPEECH)
+            raise ValueError(f"--judge program: the world has no items of '{suite}', only {names}.")
         self._say = _SPEECH[suite]
 
     def __call__(self, question: Question, attempt: int) -> Reply:
