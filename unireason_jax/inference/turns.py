@@ -70,10 +70,12 @@ class Reading:
     max_pixels: int = Resize.max_pixels
 
     def spec(self, spec: SequenceSpec) -> SequenceSpec:
-        """The spec with the ViT's rule in its place."""
+        """The spec with the ViT's rule in its place, as far as the model's table of places goes."""
         if spec.vit_resize is None:
             return spec
-        rule = Resize(*self.vit, spec.vit_patch, self.max_pixels)
+        longest = min(self.vit[0], spec.vit_patch * spec.vit_side)
+        shortest = min(self.vit[1], longest // 2)
+        rule = Resize(longest, shortest, spec.vit_patch, self.max_pixels)
         return dataclasses.replace(spec, vit_resize=rule)
 
     def given(self, image: np.ndarray, spec: SequenceSpec) -> np.ndarray:
