@@ -12,6 +12,8 @@ import unireason_jax
 from tests import untrained
 from tests.released_files import write_all, write_autoencoder
 from unireason_jax import convert
+from unireason_jax.data.templates import STYLES
+from unireason_jax.inference import presets
 from unireason_jax.models import functional, huggingface, released
 from unireason_jax.models.archive import Archive
 from unireason_jax.models.config import VAEConfig, variant
@@ -90,6 +92,18 @@ def test_a_workdir_loads_as_the_released_folder_does(release, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, found, wanted)
     placed = jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), found, target)
     assert all(jax.tree.leaves(placed))
+
+
+@pytest.mark.parametrize(
+    ("flags", "system", "style"),
+    [((), "bagel", "bagel"), (("--system", "unireason"), "unireason", "unireason")],
+)
+def test_a_converted_folder_remembers_its_system(flags, system, style, release, tmp_path):
+    assert run("--from", "bagel", "--input", release, "--output", tmp_path, *flags) == 0
+    made = configuration.load_workdir(tmp_path)
+    assert (made.system, made.data.style) == (system, style)
+    m = unireason_jax.load(tmp_path)
+    assert m.presets == presets.verbs_of(system) and m.style == STYLES[style]
 
 
 def test_a_converted_folder_draws_edits_and_answers(release, tmp_path):
