@@ -7,7 +7,7 @@ import pytest
 
 from unireason_jax.data.templates import STYLE_OF, STYLES
 from unireason_jax.inference.presets import PRESETS, VERBS, verbs_of
-from unireason_jax.inference.settings import FlowSettings, Settings
+from unireason_jax.inference.settings import FlowSettings, Settings, with_options
 from unireason_jax.run import configuration, systems
 from unireason_jax.run.configuration import ConfigError
 
@@ -76,10 +76,9 @@ def test_folders_of_before_say_nothing(monkeypatch, tmp_path):
 
 def test_single_values_go_before_those_of_a_preset():
     base = Settings(refine=FlowSettings(shift=4.0), max_reflection=9)
-    made = base.override(timesteps=25, guidance=2.0, temperature=0.5, size=[16, 32], max_text=5)
+    given = {"timesteps": 25, "guidance": 2.0, "interval": [0.0, 0.5], "renorm": "channel"}
+    made = with_options(base, given | {"max_text": 5})
     assert made.flow.timesteps == made.refine.timesteps == 25
     assert made.refine.shift == 4.0 and made.refine.text_scale == 2.0
-    assert made.text.temperature == 0.5 and made.size == (16, 32)
+    assert made.refine.interval == (0.0, 0.5) and made.flow.renorm == "channel"
     assert made.limit_of("reflection") == made.limit_of("plan") == 5
-    with pytest.raises(ValueError, match="colour: no value that can be set"):
-        base.override(colour=1)

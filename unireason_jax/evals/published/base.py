@@ -39,7 +39,7 @@ class Fitted(NamedTuple):
     like: Path
 
 
-Picture = Path | Crop | Fitted
+Picture = Path | np.ndarray | Crop | Fitted
 Scores = dict[str, float]
 
 
@@ -90,7 +90,10 @@ class Question:
         """Of the bytes of all pictures: a picture made anew is another question."""
         found = hashlib.blake2b(digest_size=8)
         for picture in self.pictures:
-            data = (picture if isinstance(picture, Path) else picture.file).read_bytes()
+            if isinstance(picture, np.ndarray):
+                data = picture.tobytes()
+            else:
+                data = (picture if isinstance(picture, Path) else picture.file).read_bytes()
             found.update(str(len(data)).encode() + data)
         return found.hexdigest()
 
@@ -218,6 +221,8 @@ def one_png(item: Item) -> tuple[str, ...]:
 
 def pixels(picture: Picture) -> np.ndarray:
     """A picture as uint8 [H, W, 3]."""
+    if isinstance(picture, np.ndarray):
+        return picture
     if isinstance(picture, Path):
         return _opened(picture)
     if isinstance(picture, Fitted):
