@@ -71,10 +71,14 @@ def write(
     size: int,
     *,
     stroke_width: float = 0,
+    centred: bool = False,
 ) -> None:
-    """Draws a line of text; `place` is the left end of the line's top."""
+    """Draws a line of text; `place` is the left end of the line's top, or the line's middle."""
     x, y = place
-    base = y + font(size).getmetrics()[0]
+    ascent, descent = font(size).getmetrics()
+    if centred:
+        x, y = x - length(text, size) / 2, y - (ascent + descent) / 2
+    base = y + ascent
     for face, run in _runs(text, size):
         draw.text((x, base), run, color, face, stroke_width=stroke_width, anchor="ls")
         x += face.getlength(run)

@@ -6,14 +6,14 @@ Underlined words carry cross entropy, framed images the flow loss, arrows name a
 """
 
 import dataclasses
-import functools
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from unireason_jax.data.samples import LATENT, STREAMS, TEXT, VIT
 from unireason_jax.data.tokenizer import Tokenizer
 from unireason_jax.pictures import splits
+from unireason_jax.pictures.fonts import font, length, write
 from unireason_jax.pictures.splits import Sample, Split
 from unireason_jax.rules import visibility
 
@@ -84,11 +84,11 @@ class _Page:
         used = [int((row >= 0).sum()) for row in self._keys_by_stream()]
         budgets = [len(keys) for keys in self._keys_by_stream()]
         draw = self._room(100)
-        draw.text((_PAD, self.y), title, _INK, _font(24))
+        draw.text((_PAD, self.y), title, _INK, font(24))
         count = (
             f"{len(found)} record{'s' * (len(found) != 1)}, {sum(used)} of {sum(budgets)} tokens"
         )
-        draw.text((_WIDTH - _PAD, self.y + 8), count, _SOFT, _font(15), anchor="ra")
+        draw.text((_WIDTH - _PAD, self.y + 8), count, _SOFT, font(15), anchor="ra")
         self.y += 46
         x, span = _PAD, (_WIDTH - 2 * _PAD - 40) // 3
         for stream, name in enumerate(STREAMS):
@@ -100,7 +100,7 @@ class _Page:
             label = f"{name}  {used[stream]} / {budgets[stream]}" + (
                 f"  {fill:.1%}" if fill else ""
             )
-            draw.text((x, self.y + 18), label, _SOFT, _font(14))
+            draw.text((x, self.y + 18), label, _SOFT, font(14))
             x += span + 20
         self.y += 52
 
@@ -112,9 +112,9 @@ class _Page:
         area = (_PAD, self.y, _WIDTH - _PAD, self.y + height)
         draw.rounded_rectangle(area, 10, _CARD, _LINE)
         x = 2 * _PAD
-        draw.text((x, self.y + 13), f"record {number + 1}", _INK, _font(16))
+        draw.text((x, self.y + 13), f"record {number + 1}", _INK, font(16))
         detail = f"{len(sample.tokens)} tokens in {len(sample.splits)} splits"
-        draw.text((x + 92, self.y + 15), detail, _SOFT, _font(14))
+        draw.text((x + 92, self.y + 15), detail, _SOFT, font(14))
         y = self.y + 44
         for line in lines:
             x = 2 * _PAD
@@ -127,13 +127,13 @@ class _Page:
 
     def note(self, text: str) -> None:
         """A line of small print."""
-        self._room(30).text((2 * _PAD, self.y), text, _SOFT, _font(15))
+        self._room(30).text((2 * _PAD, self.y), text, _SOFT, font(15))
         self.y += 30
 
     def mask(self, found: list[Sample]) -> None:
         """The mask of the row in true order, with the legend beside it."""
         draw = self._room(_MASK_SIZE + 100)
-        draw.text((_PAD, self.y + 4), "who sees whom", _INK, _font(18))
+        draw.text((_PAD, self.y + 4), "who sees whom", _INK, font(18))
         self.y += 40
         self._mask(draw, found)
         self._legend(draw, _PAD + _MASK_SIZE + 70, self.y)
@@ -168,27 +168,27 @@ class _Page:
         placed, x, y = [], 10, 24
         for token in tokens:
             label = "..." if token is None else self._word(int(self.row["text_ids"][token]))
-            width = max(16, round(_font(14).getlength(label)) + 8)
+            width = max(16, round(length(label, 14)) + 8)
             if x + width > _WIDTH - 4 * _PAD - 90:
                 x, y = 10, y + _WORD_HEIGHT + 6
             placed.append((token, label, x, y, width))
             x += width + 3
         widest = max(x + w for _, _, x, _, w in placed)
-        tail = round(_font(13).getlength(after)) + 16 if after else 0
+        tail = round(font(13).getlength(after)) + 16 if after else 0
         image, draw = _frame(split, max(widest + 10 + tail, 150), y + _WORD_HEIGHT + 10, self.row)
         for token, label, x, y, width in placed:
             if token is None:
-                draw.text((x, y), label, _SOFT, _font(14))
+                draw.text((x, y), label, _SOFT, font(14))
                 continue
             control = int(self.row["text_ids"][token]) in self.names
             draw.rounded_rectangle((x, y, x + width, y + _WORD_HEIGHT - 4), 4, _CARD)
             middle = (x + width / 2, y + (_WORD_HEIGHT - 4) / 2)
-            draw.text(middle, label, _SOFT if control else _INK, _font(14), anchor="mm")
+            write(draw, middle, label, _SOFT if control else _INK, 14, centred=True)
             if self.row["text_weights"][token] > 0:
                 draw.rectangle((x + 2, y + _WORD_HEIGHT - 3, x + width - 2, y + 20), _TEXT_LOSS)
         if after:
             _, _, x, y, width = placed[-1]
-            draw.text((x + width + 8, y + 9), after, _TEXT_LOSS, _font(13), anchor="lm")
+            draw.text((x + width + 8, y + 9), after, _TEXT_LOSS, font(13), anchor="lm")
         return image
 
     def _picture(self, split: Split) -> Image.Image:
@@ -202,21 +202,21 @@ class _Page:
         scale = _GRID / max(pixels.shape[:2])
         size = [max(4, round(edge * scale)) for edge in (pixels.shape[1], pixels.shape[0])]
         thumb = Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
-        tail = round(_font(13).getlength(after)) + 10 if after else 0
+        tail = round(font(13).getlength(after)) + 10 if after else 0
         kind = f"{len(tokens)} {'patches' if split.stream == VIT else 'latents'}"
-        head = 20 + round(_font(12).getlength(_caption(split, self.row)))
-        width = max(size[0] + 84 + tail, round(_font(13).getlength(kind)) + 24, head)
+        head = 20 + round(font(12).getlength(_caption(split, self.row)))
+        width = max(size[0] + 84 + tail, round(font(13).getlength(kind)) + 24, head)
         image, draw = _frame(split, width, 24 + _GRID + 28, self.row)
         middle = 24 + _GRID / 2
-        draw.text((26, middle), "img", _SOFT, _font(13), anchor="mm")
+        draw.text((26, middle), "img", _SOFT, font(13), anchor="mm")
         x, y = 44, 24 + (_GRID - size[1]) // 2
         image.paste(thumb, (x, y))
         if split.mode == visibility.NOISED:
             draw.rectangle((x - 3, y - 3, x + size[0] + 2, y + size[1] + 2), None, _FLOW_LOSS, 2)
-        draw.text((x + size[0] + 20, middle), "/img", _SOFT, _font(13), anchor="mm")
+        draw.text((x + size[0] + 20, middle), "/img", _SOFT, font(13), anchor="mm")
         if after:
-            draw.text((x + size[0] + 38, middle), after, _TEXT_LOSS, _font(13), anchor="lm")
-        draw.text((10, 24 + _GRID + 8), kind, _SOFT, _font(13))
+            draw.text((x + size[0] + 38, middle), after, _TEXT_LOSS, font(13), anchor="lm")
+        draw.text((10, 24 + _GRID + 8), kind, _SOFT, font(13))
         return image
 
     def _positions(self, stream: int, tokens: np.ndarray) -> np.ndarray:
@@ -283,8 +283,8 @@ class _Page:
             place = edge * size / len(tokens)
             draw.line((x, y + place, x + size, y + place), _SOFT)
             draw.line((x + place, y, x + place, y + size), _SOFT)
-        draw.text((x, y + size + 8), "keys \u00bb", _SOFT, _font(13))
-        draw.text((x + size, y + size + 8), "queries go down", _SOFT, _font(13), anchor="ra")
+        draw.text((x, y + size + 8), "keys \u00bb", _SOFT, font(13))
+        draw.text((x + size, y + size + 8), "queries go down", _SOFT, font(13), anchor="ra")
 
     def _legend(self, draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
         streams = [
@@ -294,14 +294,14 @@ class _Page:
             (_hex(_MASK_NOISED), "noised latents and their markers: seen by themselves only"),
             (_hex(_MASK_HIDDEN), "invisible"),
         ]
-        draw.text((x, y), "colours of keys", _INK, _font(16))
+        draw.text((x, y), "colours of keys", _INK, font(16))
         for color, text in streams:
             y += 30
             draw.rounded_rectangle((x, y, x + 20, y + 20), 4, color, _LINE)
-            draw.text((x + 32, y + 1), text, _INK, _font(15))
+            draw.text((x + 32, y + 1), text, _INK, font(15))
         y += 50
         draw.text(
-            (x, y), "splits (r: rotary position, t: flow time before the shift)", _INK, _font(16)
+            (x, y), "splits (r: rotary position, t: flow time before the shift)", _INK, font(16)
         )
         rules = {
             visibility.CAUSAL: "each token sees what came before it",
@@ -312,17 +312,17 @@ class _Page:
             y += 32
             name, color, fill = _MODES[mode]
             draw.rounded_rectangle((x, y, x + 72, y + 22), 5, fill, color)
-            draw.text((x + 36, y + 11), name, color, _font(14), anchor="mm")
-            draw.text((x + 86, y + 2), rule, _INK, _font(15))
+            draw.text((x + 36, y + 11), name, color, font(14), anchor="mm")
+            draw.text((x + 86, y + 2), rule, _INK, font(15))
         y += 54
-        draw.text((x, y), "what is learned", _INK, _font(16))
+        draw.text((x, y), "what is learned", _INK, font(16))
         draw.rectangle((x + 2, y + 46, x + 42, y + 49), _TEXT_LOSS)
-        draw.text((x + 8, y + 28), "word", _INK, _font(14))
-        draw.text((x + 56, y + 30), "predicts the next token (cross entropy)", _INK, _font(15))
-        draw.text((x + 2, y + 62), "\u00bb image", _TEXT_LOSS, _font(14))
-        draw.text((x + 72, y + 61), "the marker is taught what comes next", _INK, _font(15))
+        draw.text((x + 8, y + 28), "word", _INK, font(14))
+        draw.text((x + 56, y + 30), "predicts the next token (cross entropy)", _INK, font(15))
+        draw.text((x + 2, y + 62), "\u00bb image", _TEXT_LOSS, font(14))
+        draw.text((x + 72, y + 61), "the marker is taught what comes next", _INK, font(15))
         draw.rectangle((x + 4, y + 96, x + 32, y + 124), "#e7ddf0", _FLOW_LOSS, 2)
-        draw.text((x + 56, y + 101), "predicts the velocity (flow loss)", _INK, _font(15))
+        draw.text((x + 56, y + 101), "predicts the velocity (flow loss)", _INK, font(15))
 
 
 def _frame(
@@ -335,7 +335,7 @@ def _frame(
     image = Image.new("RGB", (int(width), int(height)), _CARD)
     draw = ImageDraw.Draw(image)
     draw.rounded_rectangle((0, 0, width - 1, height - 1), 8, fill, color)
-    draw.text((10, 4), _caption(split, row), color, _font(12))
+    draw.text((10, 4), _caption(split, row), color, font(12))
     return image, draw
 
 
@@ -364,11 +364,6 @@ def _wrapped(boxes: list[_Box], width: int) -> list[list[_Box]]:
         lines[-1].append(box)
         used += box.image.width + _GAP
     return lines
-
-
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
 
 
 def _hex(color: tuple[int, int, int]) -> str:
