@@ -281,6 +281,14 @@ def test_loading_uses_the_average_and_the_canvas_of_the_run(workdir):
     assert jax.tree.structure(last.engine.params) == jax.tree.structure(reasoner.engine.params)
 
 
+def test_a_run_draws_at_the_size_of_its_own_pictures(workdir, tmp_path):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    (run / "pictures.json").write_text('{"size": [48, 32]}')
+    m = load.load(run)
+    assert m.settings.size == (48, 32)
+    assert m.generate("a red circle", rounds=0, timesteps=2).image.shape == (48, 32, 3)
+
+
 def test_python_in_five_lines(workdir):
     m = unireason_jax.load(workdir)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(m.engine.params))

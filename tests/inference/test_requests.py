@@ -123,6 +123,7 @@ def test_fields_are_refused_by_name(tmp_path, fields, message):
         ('{"prompt": "a\\u0007"}', "control character"),
         ("{oops", "not JSON"),
         ("[1,2", "not JSON"),
+        ("null", "not null"),
         ("[" * 100_000, "brackets within brackets"),
         ('{"prompt": ' + "[" * 100_000 + "]" * 100_000 + "}", "brackets within brackets"),
         ('"a red circle"', "in quotation marks"),

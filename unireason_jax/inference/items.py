@@ -112,6 +112,8 @@ def _value(text: str, *, inside: bool) -> str | dict[str, Any]:
     if not inside and not listed and not text.startswith("{"):
         if _QUOTED.fullmatch(text):
             raise ValueError("the line is in quotation marks; leave them out, or write JSON lines.")
+        if text in ("null", "true", "false"):
+            raise ValueError(f"a request is a text or an object with `prompt`, not {text}.")
         return text
     value = _json(text)
     if isinstance(value, dict) or (inside and isinstance(value, str)):
