@@ -124,8 +124,7 @@ def test_a_trained_run_is_written_out(release, tmp_path):
     """From an Orbax checkpoint with a moving average, leaf by leaf."""
     from unireason_jax.training import state
 
-    made = convert.workdir_config(NANO)
-    configuration.save(tmp_path / "run", made)
+    configuration.save(tmp_path / "run", configuration.of_model(NANO, "bagel_7b_mot"))
     params = huggingface.load(release, NANO)
     optimizer = optim.make_optimizer(
         optim.OptimConfig(ema=0.5, freeze=("^vit/",)), functional.logical_axes(NANO)

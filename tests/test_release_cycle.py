@@ -69,8 +69,9 @@ def test_what_was_released_comes_back_from_a_run(tmp_path, monkeypatch, quick_co
     with config.unlocked():
         config.model = configuration.load_workdir(start).model
     config.data.source, config.init_from = str(records), str(start)
-    config.data.tokens, config.data.rows, config.train.steps = 128, 8, 1
-    config.train.save_every, config.eval.every = 1, 0
+    config.data.tokens, config.data.rows, config.train.steps = 128, 8, 2
+    config.optim.lr, config.optim.warmup_steps = 0.1, 0
+    config.train.save_every, config.eval.every = 2, 0
     made = Run.of(config)
     train.train(made, made.pipeline(), train.epath.Path(run))
     back = tmp_path / "back"

@@ -189,7 +189,8 @@ def sorts(jaxpr):
     for equation in jaxpr.eqns:
         found += equation.primitive.name == "sort"
         if equation.primitive.name != "cond":
-            found += sum(sorts(part.jaxpr) for part in jax.core.jaxprs_in_params(equation.params))
+            parts = [part for part in equation.params.values() if hasattr(part, "jaxpr")]
+            found += sum(sorts(part.jaxpr) for part in parts)
     return found
 
 
