@@ -26,7 +26,7 @@ from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from unireason_jax.prepare import prepare
 
-FULL, SMALL = 1000, 40
+FULL, SMALL = 1000, 8
 _FILES = 20  # spoilt rows for one spoilt file
 _SECONDS = 300
 _ODD = (
