@@ -18,8 +18,9 @@ _KINDS = 3  # reasons that a summary names
 
 
 def brief(reason: str) -> str:
-    """A reason in one line, cut, and without base64."""
+    """A reason in one line that every terminal can show, cut, and without base64."""
     line = without_data(" ".join(reason.split()))
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 

@@ -94,7 +94,7 @@ def kind_of(path: Path):
         return parquet
     if head[tar.MAGIC_AT :].startswith(tar.MAGIC) or name.endswith(".tar"):
         return tar
-    if head.startswith(_WIDE) or b"\0" in head[:2]:
+    if head.startswith(_WIDE) or (len(head) > 1 and (head[0] == 0) != (head[1] == 0)):
         raise ValueError(f"{path} is UTF-16 or UTF-32 text, or no text; write it as UTF-8")
     if name.endswith((".csv", ".tsv")):
         return table

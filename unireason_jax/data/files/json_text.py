@@ -41,6 +41,7 @@ def parse(data: bytes) -> Row | Broken:
     except (ValueError, RecursionError) as error:
         quotes = data.lstrip().startswith(b"{'")
         hint = "; this is Python, write JSON with double quotes" if quotes else ""
+        hint = "; write one object per line" if str(error).startswith("Extra data") else hint
         return Broken(f"the row is not JSON: {said(error)}{hint}")
     return row if isinstance(row, dict) else Broken(f"the row is a {type(row).__name__}")
 

@@ -20,14 +20,28 @@ csv.field_size_limit(base.LONGEST)
 
 
 def places(path: Path, _: int) -> Iterator[tuple[Place, int]]:
-    """The place of every row behind the header, in order, each for itself."""
-    return ((Place(row, start), 1) for row, (start, _) in enumerate(_records(path)))
+    """The place of every row behind the header, in order, each for itself.
+
+    Raises:
+      ValueError: there is a header, or what is taken for one, and nothing behind it.
+    """
+    row = -1
+    for row, (start, _) in enumerate(_records(path)):
+        yield Place(row, start), 1
+    if row < 0 and path.stat().st_size:
+        raise _without_rows(path)
 
 
 def rows(path: Path, first: Place, count: int, _) -> Iterator[Row | Broken]:
     """`count` rows of a file, from `first` on; what is broken says why."""
+    if not first.byte:  # there is the header
+        raise _without_rows(path)
     for _, row in itertools.islice(_records(path, first.byte), count):
         yield row
+
+
+def _without_rows(path: Path) -> ValueError:
+    return ValueError(f"{path} has one line, which must be its header, and no row behind it")
 
 
 def _records(path: Path, start: int | None = None) -> Iterator[tuple[int, Row | Broken]]:

@@ -134,6 +134,9 @@ def _row(sample: tuple[str, list[_Member]]) -> Row | Broken:
             named[member.ending] = member.data
     if len(named) == 1:
         row["image"] = next(iter(named.values()))
+    if not row and not named:
+        endings = ", ".join(f".{member.ending[:20]}" for member in members[:5])
+        return Broken(f"the sample has no image, text or JSON, but {endings}")
     files = {m.file_name: m.data for m in members if m.ending in named}
     row = {key: _filled(value, named | files) for key, value in row.items()}
     return {"id": name, **named, **row} if len(named) > 1 else {"id": name, **row}

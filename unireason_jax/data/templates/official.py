@@ -73,11 +73,15 @@ def recognised(row: Row) -> str | None:
 
 
 def fields_of(form: str, names: Sequence[str]) -> list[str] | None:
-    """Those of the fields `names` of a file that a format reads; None for all of them."""
-    free = {"task", "Text Reasoning Trace"} & set(names)  # these name further fields
-    read = [_FIELDS[form]] if form in _FIELDS else list(_FIELDS.values())
-    if (form == "auto" and free) or form in ("examples", "unireason"):
+    """Those of the fields `names` of a file that a format reads; None for all of them.
+
+    All are read where they name each other, and where no format has them, so as to be named.
+    """
+    free = {"task", "Text Reasoning Trace"} & set(names)
+    unknown = recognised(dict.fromkeys(names)) is None
+    if (form == "auto" and (free or unknown)) or form in ("examples", "unireason"):
         return None
+    read = [_FIELDS[form]] if form in _FIELDS else list(_FIELDS.values())
     return [name for name in names if name in _COMMON or any(name in fields for fields in read)]
 
 

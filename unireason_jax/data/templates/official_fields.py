@@ -45,8 +45,9 @@ def words(row: Row, key: str) -> str:
 
 
 def first_of(row: Row, keys: Sequence[str]) -> str:
-    """The first of `keys` that is not null in the row; the first of all where there is none."""
-    return next((key for key in keys if row.get(key) is not None), keys[0])
+    """The first of `keys` that is not null in the row, else that is in it; else the first."""
+    there = [key for key in keys if key in row]
+    return next((key for key in there if row[key] is not None), (there or keys)[0])
 
 
 def one_image(row: Row, *keys: str) -> str | bytes:
