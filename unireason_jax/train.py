@@ -15,6 +15,7 @@ On SIGTERM the run saves and exits with status 0; start the same command again t
 
 import contextlib
 import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,22 +25,33 @@ from ml_collections import ConfigDict, config_flags
 
 from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.evals.loss import LossEvaluator
+from unireason_jax.evals.samples import Samples
 from unireason_jax.models import functional
 from unireason_jax.models.archive import ArchiveError
 from unireason_jax.pictures import packed_row
 from unireason_jax.pods import batches, pod, sharding
 from unireason_jax.pods.preemption import StopSignal
 from unireason_jax.pods.watchdog import Watchdog
-from unireason_jax.run import compile_cache, configuration, corpus, forecast, kept, overrides
+from unireason_jax.run import (
+    compile_cache,
+    configuration,
+    corpus,
+    forecast,
+    kept,
+    origin,
+    overrides,
+    rehearsal,
+)
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
 from unireason_jax.storage import atomic
-from unireason_jax.training import checkpoint, metrics, state
+from unireason_jax.training import checkpoint, metrics
+from unireason_jax.training import state as states
 from unireason_jax.training.checkpoint import Checkpoints
 from unireason_jax.training.goodput import Ledger
 from unireason_jax.training.optim import merge
 from unireason_jax.training.state import TrainState
-from unireason_jax.training.writers import Writers
+from unireason_jax.training.writers import Writers, require_wandb
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/tiny.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; an existing run goes on.")
@@ -86,18 +98,19 @@ def _attempt(config: ConfigDict, workdir: epath.Path, stack: contextlib.ExitStac
             workdir /= configuration.apply_sweep(config, path, SWEEP_INDEX.value)
         if not DRY_RUN.value:
             stack.enter_context(pod.holding(workdir, "unireason train"))
+        told = origin.settle(config, workdir)
         missing = corpus.absent(config) if DRY_RUN.value else []
         run = Run.of(config, has_records=not missing).settled()
         pipeline = None if missing else run.pipeline(workdir=workdir, dry_run=DRY_RUN.value)
-    except (ValueError, FileNotFoundError) as error:
+        if DRY_RUN.value:
+            rehearse(run, pipeline, workdir, told)
+            return
+        if config.train.wandb:
+            require_wandb()
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-    if DRY_RUN.value:
-        for path in missing:
-            print(f"{path} is not there: no packs are planned or drawn")
-        dry_run(run, pipeline, workdir)
-        return
     try:
-        train(run, pipeline, workdir, start_over=START_OVER.value)
+        train(run, pipeline, workdir, start_over=START_OVER.value, taken_over=told)
     except (
         ConfigError,
         ArchiveError,
@@ -120,15 +133,10 @@ def starting_state(
     if config.resume_from:
         loaded = checkpoint.load_state(config.resume_from, run.abstract)
         return *loaded, f"{config.resume_from} at step {int(loaded[0].step)}"
-    if not config.init_from:
-        raise ConfigError(
-            "where do the weights come from? Set --config.init_from to a run, or to 'scratch' "
-            "for random weights; or --config.resume_from to go on with another run."
-        )
-    if config.init_from == "scratch":
+    if origin.named(config) == origin.SCRATCH:
         key = jax.random.key(config.seed)
         init = functools.partial(functional.init, run.model, key)
-        return state.initialize(init, run.optimizer, run.shardings), None, "random weights"
+        return states.initialize(init, run.optimizer, run.shardings), None, "random weights"
     params = checkpoint.load_params(
         config.init_from,
         which=config.init_which,
@@ -136,22 +144,17 @@ def starting_state(
         shardings=run.shardings.params,
         dtype="float32",
     )
-    made = state.adopt(params, run.optimizer, run.shardings)
+    made = states.adopt(params, run.optimizer, run.shardings)
     return made, None, f"{config.init_which} weights of {config.init_from}"
 
 
-def held_out_loss(run: Run) -> LossEvaluator | None:
-    """The evaluator of the training loss on held-out packs, or None when it is switched off."""
-    if not run.config.eval.every:
-        return None
-    pipeline = run.pipeline(held_out=True)
-    batches = [next(pipeline) for _ in range(run.config.eval.batches)]
-    pipeline.close()
-    return LossEvaluator(batches, mesh=run.mesh, model=run.model, loss=run.loss)
-
-
 def train(
-    run: Run, pipeline: Pipeline, workdir: epath.Path, *, start_over: bool = False
+    run: Run,
+    pipeline: Pipeline,
+    workdir: epath.Path,
+    *,
+    start_over: bool = False,
+    taken_over: Sequence[str] = (),
 ) -> TrainState:
     """The whole run, in the order the machine lives it; returns the last state.
 
@@ -160,8 +163,9 @@ def train(
       pipeline: this process's part of its batches; closed in the end.
       workdir: its directory.
       start_over: begin anew where every checkpoint there is damaged.
+      taken_over: what `origin.settle` told.
     """
-    config, lead = run.config, jax.process_index() == 0
+    config = run.config
     workdir.mkdir(parents=True, exist_ok=True)
     with (
         jax.set_mesh(run.mesh),
@@ -176,91 +180,159 @@ def train(
         ) as checkpoints,
     ):
         watchdog.note("loading or drawing the weights")
-        current, saved, origin = starting_state(run, checkpoints)
-        start, steps = int(current.step), config.train.steps
-        if lead:
-            run.save(workdir)
-            count = functional.count(run.abstract.params)
-            print(run_lines(run))
-            print(f"{count:,} parameters from {origin}; step {start} to {steps}", flush=True)
-        peak = metrics.peak_flops()
-        meter = metrics.Meter(peak and peak * jax.device_count())
-        if saved:
-            pipeline.set_state(saved["data"])
-            meter.restore(saved["meter"])
-            pipeline.restore(saved.get("totals"))
-        writers = Writers(
-            workdir,
-            start=start,
-            total=steps,
-            tensorboard=config.train.tensorboard,
-            wandb=config.train.wandb,
-            config=configuration.plain(config),
-        )
-        ledger = Ledger(workdir, start)
-        profiler = metrics.Profiler(config.train.profile, workdir)
-        evaluator = held_out_loss(run)
-
-        def evaluate(step: int) -> None:
-            watchdog.note(f"evaluation at step {step}")
-            with meter.clock("eval"):
-                averaged = merge(current.ema, current.params) if current.ema else current.params
-                writers.write(step, evaluator(averaged))
-
-        def save(step: int) -> None:
-            watchdog.note(f"checkpoint of step {step}")
-            with meter.clock("checkpoint"):
-                position = {"data": pipeline.get_state(), "meter": meter.state()}
-                position |= {"totals": pipeline.totals()}
-                checkpoints.save(step, current, position)
-
-        if start < steps:
-            watchdog.pause()  # a large model compiles for long, and says so
-            with meter.clock("compile"):
-                train_step = run.compile_step(pipeline.batch_spec())
+        state, saved, source = starting_state(run, checkpoints)
+        start, steps = int(state.step), config.train.steps
+        introduce(run, workdir, [*taken_over, f"{source}; step {start} to {steps}"])
+        aside = Aside(run, pipeline, workdir, checkpoints, watchdog, start=start, saved=saved)
+        train_step = aside.compile() if start < steps else None
         stopped = False
         for step in range(start, steps):
             # Evaluate with the old weights, save, draw the next batch, step: in this order, so
             # that a checkpoint holds weights and the batch they have not seen yet.
-            if evaluator and due(step, config.eval.every) and step > start:
-                evaluate(step)
-            if due(step, config.train.save_every) and step > start:
-                save(step)
+            if step > start and due(step, config.eval.every):
+                aside.evaluate(step, state)
+            if step > start and due(step, config.train.save_every):
+                aside.save(step, state)
             if stopped := stop.reached(step):
                 break
-            watchdog.note(f"step {step}")
-            profiler.at(step)
-            with meter.clock("data"):
-                local = next(pipeline)
-                batch = batches.global_batch(run.mesh, local)
+            batch = aside.next_batch(step)
             named = jax.profiler.StepTraceAnnotation("train", step_num=step)
             with named, jax.transfer_guard("disallow"):
-                current, scalars = train_step(current, batch)
-            counts = global_counts(pipeline)
-            backward = 0.0 if config.loss.detach_und else 2.0
-            flops = metrics.train_flops(run.model, counts, und_backward=backward)
-            meter.add(scalars, counts, flops)
-            writers.advance()
-            if due(step + 1, config.train.log_every) or step + 1 == steps:
-                numbers = meter.report() | data_numbers(pipeline)
-                numbers |= ledger.add(step + 1, metrics.phases(numbers))
-                writers.write(step + 1, numbers)
-                refuse_divergence(numbers, step + 1, run.optimizer.config.max_skips)
-        finished = int(current.step)
-        if evaluator and not stopped and finished > start:
-            evaluate(finished)
-        if checkpoints.saved != finished:
-            save(finished)
-        with meter.clock("checkpoint"):
-            checkpoints.wait()
-        ledger.add(finished, meter.clock.split()[1])
-        profiler.close()
-        pipeline.close()
-        writers.close()
-    if lead:
+                state, scalars = train_step(state, batch)
+            aside.note(step + 1, scalars)
+        aside.finish(state, stopped)
+    if jax.process_index() == 0:
         ended = "stopped by SIGTERM, saved" if stopped else "finished"
-        print(f"{ended} at step {finished}: {workdir}", flush=True)
-    return current
+        print(f"{ended} at step {int(state.step)}: {workdir}", flush=True)
+    return state
+
+
+def introduce(run: Run, workdir: epath.Path, lines: Sequence[str]) -> None:
+    """Saves what sampling needs, and says what is about to be trained (the first process)."""
+    if jax.process_index() == 0:
+        run.save(workdir)
+        *taken_over, source = lines
+        for line in (forecast.run_lines(run), *taken_over):
+            print(line)
+        print(f"{functional.count(run.abstract.params):,} parameters from {source}", flush=True)
+
+
+class Aside:
+    """What a run does beside its steps: it feeds, watches, evaluates, saves and reports.
+
+    Every state that is worked on is an argument.
+
+    Args:
+      run, pipeline, workdir, checkpoints, watchdog: of `train`.
+      start: the step that the run begins or goes on with.
+      saved: what a checkpoint held besides the state; None at the beginning.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        pipeline: Pipeline,
+        workdir: epath.Path,
+        checkpoints: Checkpoints,
+        watchdog: Watchdog,
+        *,
+        start: int,
+        saved: Mapping[str, Any] | None,
+    ):
+        config, peak = run.config, metrics.peak_flops()
+        self._run, self._pipeline, self._start = run, pipeline, start
+        self._checkpoints, self._watchdog = checkpoints, watchdog
+        self._meter = metrics.Meter(peak and peak * jax.device_count())
+        if saved:
+            pipeline.set_state(saved["data"])
+            self._meter.restore(saved["meter"])
+            pipeline.restore(saved.get("totals"))
+        self._writers = Writers(
+            workdir,
+            start=start,
+            total=config.train.steps,
+            tensorboard=config.train.tensorboard,
+            wandb=config.train.wandb,
+            config=configuration.plain(config),
+        )
+        self._ledger = Ledger(workdir, start)
+        self._profiler = metrics.Profiler(config.train.profile, workdir)
+        self._evaluator = held_out_loss(run)
+        self._samples = Samples(run) if config.eval.every and config.eval.samples else None
+
+    def compile(self) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+        """The train step as an executable."""
+        self._watchdog.pause()  # a large model compiles for long, and says so
+        with self._meter.clock("compile"):
+            return self._run.compile_step(self._pipeline.batch_spec())
+
+    def evaluate(self, step: int, state: TrainState) -> None:
+        """Held-out loss, and drawn samples, of the averaged weights; nothing if switched off."""
+        if not self._evaluator:
+            return
+        self._watchdog.note(f"evaluation at step {step}")
+        with self._meter.clock("eval"):
+            weights = merge(state.ema, state.params) if state.ema else state.params
+            self._writers.write(step, self._evaluator(weights))
+            if self._samples:
+                self._watchdog.pause()  # the first drawing compiles
+                self._writers.show(step, self._samples(weights))
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts to save a checkpoint."""
+        self._watchdog.note(f"checkpoint of step {step}")
+        with self._meter.clock("checkpoint"):
+            position = {"data": self._pipeline.get_state(), "meter": self._meter.state()}
+            position |= {"totals": self._pipeline.totals()}
+            self._checkpoints.save(step, state, position)
+
+    def next_batch(self, step: int) -> dict[str, jax.Array]:
+        """The global batch of a step that begins now."""
+        self._watchdog.note(f"step {step}")
+        self._profiler.at(step)
+        with self._meter.clock("data"):
+            return batches.global_batch(self._run.mesh, next(self._pipeline))
+
+    def note(self, finished: int, scalars: dict[str, jax.Array]) -> None:
+        """Takes in a step, given how many are finished; reports when it is time.
+
+        Raises:
+          TrainingDiverged: too many updates in a row were skipped.
+        """
+        run, config = self._run, self._run.config
+        counts = global_counts(self._pipeline)
+        backward = 0.0 if config.loss.detach_und else 2.0
+        flops = metrics.train_flops(run.model, counts, und_backward=backward)
+        self._meter.add(scalars, counts, flops)
+        self._writers.advance()
+        if due(finished, config.train.log_every) or finished == config.train.steps:
+            numbers = self._meter.report() | data_numbers(self._pipeline)
+            numbers |= self._ledger.add(finished, metrics.phases(numbers))
+            self._writers.write(finished, numbers)
+            refuse_divergence(numbers, finished, run.optimizer.config.max_skips)
+
+    def finish(self, state: TrainState, stopped: bool) -> None:
+        """The last evaluation and checkpoint; everything is closed."""
+        finished = int(state.step)
+        if not stopped and finished > self._start:
+            self.evaluate(finished, state)
+        if self._checkpoints.saved != finished:
+            self.save(finished, state)
+        with self._meter.clock("checkpoint"):
+            self._checkpoints.wait()
+        self._ledger.add(finished, self._meter.clock.split()[1])
+        for part in (self._profiler, self._pipeline, self._writers):
+            part.close()
+
+
+def held_out_loss(run: Run) -> LossEvaluator | None:
+    """The evaluator of the training loss on held-out packs, or None when it is switched off."""
+    if not run.config.eval.every:
+        return None
+    pipeline = run.pipeline(held_out=True)
+    packs = [next(pipeline) for _ in range(run.config.eval.batches)]
+    pipeline.close()
+    return LossEvaluator(packs, mesh=run.mesh, model=run.model, loss=run.loss)
 
 
 def due(step: int, every: int) -> bool:
@@ -292,28 +364,23 @@ def refuse_divergence(numbers: dict[str, float], step: int, limit: int) -> None:
         )
 
 
-def run_lines(run: Run) -> str:
-    """Devices, mesh, how rows are divided, and the dtype of the matmuls."""
-    rows, parts = run.config.data.rows, run.microbatches
-    return forecast.run_lines(run.mesh, rows=rows, microbatches=parts, dtype=run.model.dtype)
+def rehearse(run: Run, pipeline: Pipeline | None, workdir: epath.Path, told: Sequence[str]) -> None:
+    """The dry run; ends with status 1, a line each, where the run would fail."""
+    for line in told:
+        print(line)
+    wrong = rehearsal.problems(run, workdir)
+    try:
+        dry_run(run, pipeline, workdir)
+    except (ValueError, OSError) as error:
+        wrong = wrong or [str(error)]
+    if wrong:
+        raise SystemExit("\n".join(f"error: {line}" for line in wrong))
 
 
 def dry_run(run: Run, pipeline: Pipeline | None, workdir: epath.Path) -> None:
     """Prints config, parameters, batch and memory, and draws the first pack; trains nothing."""
-    config, mesh = run.config, run.mesh
-    batch = pipeline.batch_spec() if pipeline else run.batch_spec()
-    print(forecast.config_text(config))
-    print(forecast.parameter_table(run.abstract.params, run.optimizer))
-    print(forecast.path_list(run.abstract.params, run.optimizer))
-    print(run_lines(run))
-    print(forecast.batch_table(batch))
-    rows = config.data.rows // (batches.row_parts(mesh) * run.microbatches)
-    text, vit, gen = (batch[name][0][1] for name in ("text_ids", "vit_images", "latent_weights"))
-    tokens = {"und": text + vit, "gen": gen, "text": text}
-    activations = forecast.activation_bytes(run.model, run.loss, rows=rows, **tokens)
-    print("memory of one device:")
-    print(forecast.memory_table(run.abstract, run.shardings, run.optimizer, activations))
-    if told := kept.complaint(config, run.codec, workdir):
+    print(forecast.describe(run, pipeline.batch_spec() if pipeline else run.batch_spec()))
+    if told := kept.complaint(run.config, run.codec, workdir):
         print(told)
     if pipeline:
         show_packs(run, pipeline, workdir)

@@ -59,7 +59,12 @@ def load(
     params = checkpoint.load_params(
         workdir, which=which, step=step, expected=shapes, shardings=places
     )
-    model, params = functional.for_sampling(model, params)
+    return around(dataclasses.replace(run, model=model), params, settings, mesh)
+
+
+def around(run: Run, params: Any, settings: Settings | None = None, mesh: Any = None) -> Reasoner:
+    """A reasoner with these weights of a run, laid out as `mesh` says; see `load`."""
+    model, params = functional.for_sampling(run.model, params)
     data, released = run.config.data, isinstance(run.codec, Autoencoder)
     longest = RELEASED_TEXT if released else data.budgets.text or data.tokens or None
     spec = dataclasses.replace(run.spec, max_text=longest)

@@ -1,8 +1,9 @@
 """The records that a config names, and the tokenizer, sizes and codec that belong to them."""
 
+import contextlib
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 
 from unireason_jax.data import latents
 from unireason_jax.data.mixture import RecordSource
+from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.resizing import Resize
 from unireason_jax.data.sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import (
@@ -51,13 +53,47 @@ def make_sources(
     if data.source == "world":
         sources, shares = {"world": _world(config, seed, held_out)}, None
     elif held_out:
-        if not data.held_out:
-            raise ConfigError("config.data.held_out: name the held-out records, or eval.every=0.")
+        check_held_out(config)
         sources, shares = {"held_out": _open(data.held_out, config)}, None
     else:
         sources = {name: _open(path, config) for name, path in places(config).items()}
         shares = {name: data.groups[name] for name in sources} if data.groups else None
     return (sources, shares) if held_out else _with_extra(config, sources, shares)
+
+
+def requests(config: ConfigDict) -> Iterator[Record]:
+    """Held-out records for drawing samples, in order: the world's prompts, or `data.held_out`.
+
+    Records that cannot be read are left out.
+
+    Raises:
+      ConfigError, FileNotFoundError, ValueError: as `make_sources`.
+    """
+    seed, style, data = (config.data.seed + 1) % 2**32, style_of(config), config.data
+    if data.source == "world":
+        settings = {"held_out": True, "style": style, "side": data.side}
+        source: RecordSource = WorldSource(seed, config.eval.examples, {"t2i": 1.0}, **settings)
+    else:
+        source = make_sources(config, seed=seed, held_out=True)[0]["held_out"]
+    for index in range(len(source)):
+        with contextlib.suppress(RecordError, OSError):
+            yield source[index]
+
+
+def check_held_out(config: ConfigDict) -> None:
+    """Whether held-out records are named and there; the world has its own.
+
+    Raises:
+      ConfigError: none are named.
+      FileNotFoundError: they are not there.
+    """
+    data = config.data
+    if data.source == "world":
+        return
+    if not data.held_out:
+        raise ConfigError("config.data.held_out: name the held-out records, or eval.every=0.")
+    if not Path(data.held_out).exists():
+        raise FileNotFoundError(f"config.data.held_out: {data.held_out} does not exist.")
 
 
 def quotas(config: ConfigDict, sources: Sources) -> dict[str, int] | None:

@@ -9,7 +9,9 @@ import jax
 from ml_collections import ConfigDict
 
 from unireason_jax.models.config import BagelConfig
+from unireason_jax.pods import batches
 from unireason_jax.run import configuration, hardware
+from unireason_jax.run.run import BatchSpec, Run
 from unireason_jax.training.objective import LossConfig
 from unireason_jax.training.optim import Optimizer, Params, flatten, frozen_paths
 from unireason_jax.training.state import TrainState, bytes_per_device
@@ -102,12 +104,31 @@ def config_text(config: ConfigDict) -> str:
     return json.dumps(configuration.plain(config), indent=2)
 
 
-def run_lines(mesh: jax.sharding.Mesh, *, rows: int, microbatches: int, dtype: str) -> str:
+def run_lines(run: Run) -> str:
     """Devices, mesh, how rows are divided, and the dtype of the matmuls."""
-    device = mesh.devices.flat[0]
+    mesh, device = run.mesh, run.mesh.devices.flat[0]
     sizes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     return (
         f"{mesh.size} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es)"
-        f" | mesh {sizes} | {rows} rows in {microbatches} microbatch(es) | jax {jax.__version__}\n"
-        f"{hardware.dtype_sentence(dtype)}"
+        f" | mesh {sizes} | {run.config.data.rows} rows in {run.microbatches} microbatch(es) | "
+        f"jax {jax.__version__}\n{hardware.dtype_sentence(run.model.dtype)}"
+    )
+
+
+def describe(run: Run, batch: BatchSpec) -> str:
+    """Config, parameters, batch and memory of a run."""
+    rows = run.config.data.rows // (batches.row_parts(run.mesh) * run.microbatches)
+    text, vit, gen = (batch[name][0][1] for name in ("text_ids", "vit_images", "latent_weights"))
+    tokens = {"und": text + vit, "gen": gen, "text": text}
+    activations = activation_bytes(run.model, run.loss, rows=rows, **tokens)
+    return "\n".join(
+        (
+            config_text(run.config),
+            parameter_table(run.abstract.params, run.optimizer),
+            path_list(run.abstract.params, run.optimizer),
+            run_lines(run),
+            batch_table(batch),
+            "memory of one device:",
+            memory_table(run.abstract, run.shardings, run.optimizer, activations),
+        )
     )

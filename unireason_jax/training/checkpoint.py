@@ -188,14 +188,24 @@ def load_state(path: epath.PathLike, abstract: TrainState) -> tuple[TrainState, 
     return _load(find(path), abstract)
 
 
-def _load(directory: epath.Path, abstract: TrainState) -> tuple[TrainState, Any]:
-    """`load_state` of a step directory that is known to be sound."""
-    manifest = read_manifest(directory)
-    parts = _parts(abstract)
+def check_state(path: epath.PathLike, abstract: TrainState) -> None:
+    """Whether `load_state` would find a sound checkpoint that fits; raises as it does."""
+    _fits(find(path), abstract)
+
+
+def _fits(directory: epath.Path, abstract: TrainState) -> dict[str, Any]:
+    """The manifest of a step directory; CheckpointMismatch where it is of another run."""
+    manifest, parts = read_manifest(directory), _parts(abstract)
     for part in PARTS:
         hint = _OTHER_MODEL if part == "params" else _OTHER_OPTIMIZER
         expected = _leaves(parts[part]) if part in parts else {}
         _compare(directory, part, manifest["leaves"].get(part, {}), expected, hint)
+    return manifest
+
+
+def _load(directory: epath.Path, abstract: TrainState) -> tuple[TrainState, Any]:
+    """`load_state` of a step directory that is known to be sound."""
+    manifest, parts = _fits(directory, abstract), _parts(abstract)
     with ocp.Context():
         loaded = _arrays(directory, parts)
     step = jax.device_put(jnp.int32(manifest["step"]), abstract.step.sharding)

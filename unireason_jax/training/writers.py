@@ -2,11 +2,14 @@
 
 import json
 import sys
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
+from PIL import Image
 
 from unireason_jax.storage import atomic
 
@@ -53,6 +56,7 @@ class Writers:
         if not self.active:
             return
         self._jsonl = epath.Path(workdir) / "metrics.jsonl"
+        self._samples = epath.Path(workdir) / "samples"
         _drop_rows_after(self._jsonl, start)
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -60,7 +64,7 @@ class Writers:
             folder = str(epath.Path(workdir) / "tensorboard")
             self._events = SummaryWriter(folder, purge_step=start + 1)
         if wandb:
-            self._wandb = _start_wandb(wandb, str(workdir), dict(config or {}))
+            self._wandb = _start_wandb(wandb, epath.Path(workdir), dict(config or {}))
         if sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -82,9 +86,25 @@ class Writers:
                 self._events.add_scalar(name, float(value), step)
             self._events.flush()
         if self._wandb is not None:
-            self._wandb.log(dict(metrics), step=step)
+            self._wandb.log({**metrics, "step": step})
         line = self._line(step, metrics)
         print(line, flush=True) if self._bar is None else self._bar.write(line)
+
+    def show(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
+        """Pictures by what was asked for: <workdir>/samples/<step>-<n>.png, TensorBoard, W&B."""
+        if not self.active:
+            return
+        for number, (prompt, picture) in enumerate(pictures.items()):
+            with atomic.replacing(self._samples / f"{step:07d}-{number}.png") as part:
+                picture.save(part, "PNG")
+            if self._events is not None:
+                pixels = np.asarray(picture.convert("RGB"))
+                self._events.add_image(f"samples/{number}", pixels, step, dataformats="HWC")
+                self._events.add_text(f"samples/{number}", prompt, step)
+        if self._wandb is not None:
+            wandb = require_wandb()
+            images = [wandb.Image(picture, caption=name) for name, picture in pictures.items()]
+            self._wandb.log({"samples": images, "step": step})
 
     def _line(self, step: int, metrics: Mapping[str, float]) -> str:
         """The stdout line: losses, speed, utilisation, share of waiting, time left."""
@@ -132,8 +152,8 @@ def _is_kept(line: str, step: int) -> bool:
         return False  # what a killed process was writing
 
 
-def _start_wandb(project: str, workdir: str, config: dict[str, Any]) -> Any:
-    """A Weights & Biases run. Raises ValueError when the package is not installed."""
+def require_wandb() -> Any:
+    """The package. Raises ValueError, in one line, when it is not installed."""
     try:
         import wandb
     except ModuleNotFoundError:
@@ -141,4 +161,22 @@ def _start_wandb(project: str, workdir: str, config: dict[str, Any]) -> Any:
             "--config.train.wandb is set but wandb is not installed: pip install "
             "'unireason-jax[wandb]', or set it to ''."
         ) from None
-    return wandb.init(project=project, dir=workdir, config=config, resume="allow")
+    return wandb
+
+
+def _start_wandb(project: str, workdir: epath.Path, config: dict[str, Any]) -> Any:
+    """A Weights & Biases run, the same one after every restart of the workdir.
+
+    Its name is the workdir's; a member of a sweep or a study is named with the folder it lies in,
+    which is its group. What is lost and done again keeps its step: the axis is "step".
+    """
+    wandb, note = require_wandb(), workdir / "wandb.json"
+    if note.exists():
+        identity = json.loads(note.read_text())
+    else:
+        parent, name = workdir.absolute().parent.name, workdir.name
+        identity = {"id": uuid.uuid4().hex[:12], "name": f"{parent}/{name}", "group": parent}
+        atomic.write_text(note, json.dumps(identity) + "\n")
+    run = wandb.init(project=project, dir=str(workdir), config=config, resume="allow", **identity)
+    run.define_metric("*", step_metric="step")
+    return run
