@@ -24,7 +24,7 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from unireason_jax.data.pipeline import Pipeline
-from unireason_jax.evals.loss import LossEvaluator
+from unireason_jax.evals import loss
 from unireason_jax.evals.samples import Samples
 from unireason_jax.models import functional
 from unireason_jax.models.archive import ArchiveError
@@ -257,8 +257,8 @@ class Aside:
         )
         self._ledger = Ledger(workdir, start)
         self._profiler = metrics.Profiler(config.train.profile, workdir)
-        self._evaluator = held_out_loss(run)
-        self._samples = Samples(run) if config.eval.every and config.eval.samples else None
+        self._evaluator = loss.held_out(run)
+        self._samples = Samples(run, workdir) if config.eval.every and config.eval.samples else None
 
     def compile(self) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
         """The train step as an executable."""
@@ -323,16 +323,6 @@ class Aside:
         self._ledger.add(finished, self._meter.clock.split()[1])
         for part in (self._profiler, self._pipeline, self._writers):
             part.close()
-
-
-def held_out_loss(run: Run) -> LossEvaluator | None:
-    """The evaluator of the training loss on held-out packs, or None when it is switched off."""
-    if not run.config.eval.every:
-        return None
-    pipeline = run.pipeline(held_out=True)
-    packs = [next(pipeline) for _ in range(run.config.eval.batches)]
-    pipeline.close()
-    return LossEvaluator(packs, mesh=run.mesh, model=run.model, loss=run.loss)
 
 
 def due(step: int, every: int) -> bool:

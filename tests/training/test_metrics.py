@@ -2,12 +2,15 @@
 
 import io
 import json
+import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.batches import packed_batch
 from unireason_jax.models.config import variant
@@ -113,6 +116,49 @@ def test_missing_wandb_is_explained(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(ValueError, match="wandb is not installed"):
         Writers(tmp_path, start=0, total=1, tensorboard=False, wandb="project")
+
+
+class FakeWandb(types.ModuleType):
+    """Keeps what it is given."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.started, self.logged = [], []
+
+    def init(self, **options):
+        self.started.append(options)
+        return types.SimpleNamespace(
+            log=self.logged.append, define_metric=lambda *a, **k: None, finish=lambda: None
+        )
+
+    def Image(self, picture, caption):
+        return caption, picture.size
+
+
+def test_wandb_goes_on_with_its_run_and_shows_samples_and_held_out_loss(tmp_path, monkeypatch):
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    sample = {"a red circle": Image.new("RGB", (40, 30), "red")}
+    for start in (0, 3):
+        folder = tmp_path / "study" / "sweep_001"
+        writers = Writers(folder, start=start, total=9, tensorboard=start == 0, wandb="project")
+        writers.write(start + 2, {"eval/loss": 1.5})
+        writers.show(start + 2, sample)
+        writers.close()
+    first, second = wandb.started
+    assert first["id"] == second["id"] and first["resume"] == "allow"
+    assert (first["name"], first["group"]) == ("study/sweep_001", "study")
+    assert {"eval/loss": 1.5, "step": 5} in wandb.logged
+    assert {"samples": [("a red circle", (40, 30))], "step": 5} in wandb.logged
+    assert sorted(path.name for path in (folder / "samples").iterdir()) == [
+        "0000002-0.png",
+        "0000005-0.png",
+    ]
+    other = Writers(tmp_path / "b", start=0, total=9, tensorboard=False, wandb="project")
+    other.close()
+    assert wandb.started[2]["id"] != first["id"]
+    events = b"".join(path.read_bytes() for path in (folder / "tensorboard").iterdir())
+    assert b"samples/0" in events and b"eval/loss" in events and b"PNG" in events
 
 
 def test_heartbeat_beats_and_reports(capsys):

@@ -9,9 +9,20 @@ from jax.sharding import Mesh
 
 from unireason_jax.models.config import BagelConfig
 from unireason_jax.pods import batches
+from unireason_jax.run.run import Run
 from unireason_jax.training import objective
 from unireason_jax.training.objective import LossConfig
 from unireason_jax.training.optim import Params
+
+
+def held_out(run: Run) -> "LossEvaluator | None":
+    """The evaluator of a run's loss on its held-out packs, or None where it is switched off."""
+    if not run.config.eval.every:
+        return None
+    pipeline = run.pipeline(held_out=True)
+    packs = [next(pipeline) for _ in range(run.config.eval.batches)]
+    pipeline.close()
+    return LossEvaluator(packs, mesh=run.mesh, model=run.model, loss=run.loss)
 
 
 class LossEvaluator:

@@ -4,6 +4,7 @@ import itertools
 from typing import Any
 
 import jax
+from etils import epath
 from PIL import Image
 
 from unireason_jax.data.records import Record
@@ -14,6 +15,7 @@ from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
 from unireason_jax.training.optim import Params
 
+GIVEN = "source"  # role of a picture that a request brings along
 _SEEN = 100  # records looked at for each prompt that is wanted
 
 
@@ -22,25 +24,26 @@ class Samples:
 
     Args:
       run: what is trained; `eval.samples` says how many prompts.
+      workdir: its directory, where `Run.save` has been.
 
     Raises:
       ConfigError: several processes share the weights, or no autoencoder makes pictures.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, workdir: epath.PathLike):
         if jax.process_count() > 1:
             raise ConfigError("config.eval.samples: only runs of one process draw; set it to 0.")
         if isinstance(run.codec, SizeCodec):
             raise ConfigError(
                 "config.eval.samples: pictures need the autoencoder; set config.data.vae, or 0."
             )
-        self._run = run
+        self._run, self._settings = run, load.usual_settings(run, workdir)
         self.prompts = prompts(run)
 
     def __call__(self, params: Params) -> dict[str, Image.Image]:
         """A strip by prompt."""
         mesh = self._run.mesh if self._run.mesh.size > 1 else None
-        reasoner = load.around(self._run, params, mesh=mesh)
+        reasoner = load.around(self._run, params, self._settings, mesh)
         preset = presets.find(reasoner.presets["generate"])
         settings = preset.settings(reasoner.settings)
         requests = [preset.request(text, style=reasoner.style) for text in self.prompts]
@@ -65,10 +68,8 @@ def prompts(run: Run) -> list[str]:
 
 def _prompt(record: Record) -> str:
     """The words that ask for an image; "" for an edit, a question or a caption."""
-    draws = any(segment.kind == "image" and segment.loss == "flow" for segment in record.segments)
-    for segment in record.segments if draws else ():
-        if segment.kind == "image":
-            return ""
-        if segment.role == "user":
-            return segment.text or ""
-    return ""
+    pictures = [segment for segment in record.segments if segment.kind == "image"]
+    drawn = any(picture.loss == "flow" for picture in pictures)
+    given = any(picture.role == GIVEN for picture in pictures)
+    words = [segment.text for segment in record.segments if segment.role == "user"]
+    return words[0] or "" if words and drawn and not given else ""

@@ -59,25 +59,25 @@ def load(
     params = checkpoint.load_params(
         workdir, which=which, step=step, expected=shapes, shardings=places
     )
-    return around(dataclasses.replace(run, model=model), params, settings, mesh)
+    run = dataclasses.replace(run, model=model)
+    return around(run, params, settings or usual_settings(run, workdir), mesh)
 
 
-def around(run: Run, params: Any, settings: Settings | None = None, mesh: Any = None) -> Reasoner:
+def around(run: Run, params: Any, settings: Settings, mesh: Any = None) -> Reasoner:
     """A reasoner with these weights of a run, laid out as `mesh` says; see `load`."""
     model, params = functional.for_sampling(run.model, params)
     data, released = run.config.data, isinstance(run.codec, Autoencoder)
     longest = RELEASED_TEXT if released else data.budgets.text or data.tokens or None
     spec = dataclasses.replace(run.spec, max_text=longest)
-    if settings is None:
-        settings = _settings(run, kept.size_of(workdir))
     verbs = presets.verbs_of(run.config.get("system", "")) if released else None
     style = corpus.style_of(run.config)
     return Reasoner(model, params, spec, settings, mesh=mesh, presets=verbs, style=style)
 
 
-def _settings(run: Run, size: tuple[int, int] | None) -> Settings:
-    """How a model samples unless told otherwise, at the size that it was trained at (None: BAGEL's,
-    or the world's canvas)."""
+def usual_settings(run: Run, workdir: epath.PathLike) -> Settings:
+    """How the model of a workdir samples unless told otherwise, at the size of its own pictures
+    (where it has none: BAGEL's, or the world's canvas)."""
+    size = kept.size_of(workdir)
     if isinstance(run.codec, Autoencoder):
         verbs = presets.verbs_of(run.config.get("system", ""))
         settings = presets.find(verbs["generate"]).settings(Settings(batch_rows=4))
