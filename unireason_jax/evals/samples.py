@@ -68,8 +68,6 @@ def prompts(run: Run) -> list[str]:
 
 def _prompt(record: Record) -> str:
     """The words that ask for an image; "" for an edit, a question or a caption."""
-    pictures = [segment for segment in record.segments if segment.kind == "image"]
-    drawn = any(picture.loss == "flow" for picture in pictures)
-    given = any(picture.role == GIVEN for picture in pictures)
+    pictures = {segment.role for segment in record.segments if segment.kind == "image"}
     words = [segment.text for segment in record.segments if segment.role == "user"]
-    return words[0] or "" if words and drawn and not given else ""
+    return words[0] or "" if words and pictures and GIVEN not in pictures else ""
