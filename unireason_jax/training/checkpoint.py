@@ -198,8 +198,7 @@ def _fits(directory: epath.Path, abstract: TrainState) -> dict[str, Any]:
     manifest, parts = read_manifest(directory), _parts(abstract)
     for part in PARTS:
         hint = _OTHER_MODEL if part == "params" else _OTHER_OPTIMIZER
-        expected = _leaves(parts[part]) if part in parts else {}
-        _compare(directory, part, manifest["leaves"].get(part, {}), expected, hint)
+        _compare(directory, part, manifest["leaves"].get(part, {}), _leaves(parts.get(part)), hint)
     return manifest
 
 
