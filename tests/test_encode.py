@@ -13,7 +13,7 @@ from unireason_jax.data.files.records import IndexedRecords
 from unireason_jax.data.sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource
 from unireason_jax.data.tokenizer import load_tokenizer
-from unireason_jax.data.tokens import SequenceSpec, render
+from unireason_jax.data.tokens import SampleSpec, tokenize
 from unireason_jax.encode import Encoder, encode
 from unireason_jax.models import vae
 from unireason_jax.models.config import VAEConfig
@@ -41,13 +41,13 @@ def autoencoder():
 
 def pairs(folder, encoded, codec):
     """(online, cached) sequences of every record, rendered with the same key."""
-    spec = SequenceSpec(load_tokenizer(folder / "tokenizer"), **SIZES["world"] | {"codec": codec})
+    spec = SampleSpec(load_tokenizer(folder / "tokenizer"), **SIZES["world"] | {"codec": codec})
     spec = dataclasses.replace(spec, dropout=(0.1, 0.2, 0.2))
     online, cached = ArrayRecordSource(folder), ArrayRecordSource(encoded)
     assert len(online) == len(cached)
     for index in range(len(online)):
         rngs = (np.random.default_rng([7, index]) for _ in range(2))
-        yield tuple(render(s[index], spec, rng) for s, rng in zip((online, cached), rngs))
+        yield tuple(tokenize(s[index], spec, rng) for s, rng in zip((online, cached), rngs))
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,13 @@ def test_a_models_own_records_take_their_share_of_the_examples(tmp_path, monkeyp
     made = Run.of(configuration.load("configs/tiny.py", extra))
     pipeline = made.pipeline(whole=True)
     assert len(next(pipeline)["text_ids"]) == made.config.data.rows
-    mixture = pipeline._render.mixture
+    mixture = pipeline._maker.mixture
     share = np.mean(mixture.index[:, 0] == mixture.names.index("extra"))
     assert share == pytest.approx(0.25, abs=0.02)
     assert len(pipeline.quarantine) == 0
     pipeline.close()
     held_out = made.pipeline(held_out=True, whole=True)
-    assert held_out._render.mixture.names == ("world",)
+    assert held_out._maker.mixture.names == ("world",)
     held_out.close()
 
 

@@ -121,7 +121,7 @@ def test_loader_processes_never_run_the_autoencoder(autoencoder, small_images, t
     with pytest.raises(ConfigError, match=r"data\.workers=2: .*pixels holds images.*workers=0"):
         Run.of(config_of(pixels, **given)).pipeline(whole=True)
     stored = Run.of(config_of(latents, **given)).pipeline(whole=True)
-    assert b"jax" not in pickle.dumps(stored._render).replace(b"unireason_jax", b"")
+    assert b"jax" not in pickle.dumps(stored._maker).replace(b"unireason_jax", b"")
     stored.close()
 
 

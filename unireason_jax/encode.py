@@ -40,7 +40,7 @@ from unireason_jax.data.shards import Kept
 from unireason_jax.data.sizes import SIZES
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.data.tokenizer import load_tokenizer
-from unireason_jax.data.tokens import LatentCodec, SequenceSpec, latent_pixels, lengths
+from unireason_jax.data.tokens import LatentCodec, SampleSpec, latent_pixels, lengths
 from unireason_jax.models import vae
 from unireason_jax.pods import pod, sharding
 from unireason_jax.run import command_line, compile_cache, corpus, kept, overrides
@@ -149,7 +149,7 @@ def _keep_codec(encoder: "Encoder", output: Path) -> None:
         kept.keep_autoencoder(encoder.file, output)
 
 
-def _spec(source: ArrayRecordSource, codec: LatentCodec) -> SequenceSpec:
+def _spec(source: ArrayRecordSource, codec: LatentCodec) -> SampleSpec:
     """How the records of a prepared folder are measured and resized for a codec.
 
     Raises:
@@ -165,7 +165,7 @@ def _spec(source: ArrayRecordSource, codec: LatentCodec) -> SequenceSpec:
             f"{made_for.stride}, not {codec.channels} at {codec.stride}; give the right "
             "autoencoder, or prepare it with other --sizes"
         )
-    return SequenceSpec(load_tokenizer(source.folder / "tokenizer"), **sizes | {"codec": codec})
+    return SampleSpec(load_tokenizer(source.folder / "tokenizer"), **sizes | {"codec": codec})
 
 
 class Encoder:
@@ -211,7 +211,7 @@ class Encoding:
     """
 
     source: ArrayRecordSource
-    spec: SequenceSpec
+    spec: SampleSpec
     encoder: Encoder
     dtype: str
 

@@ -41,8 +41,8 @@ from unireason_jax.data.account import account
 from unireason_jax.data.conversion import Conversion
 from unireason_jax.data.files import KINDS, find_files
 from unireason_jax.data.files.records import FileRecords, IndexedRecords, Reading, in_shards
-from unireason_jax.data.packs import Budgets
 from unireason_jax.data.records import Record
+from unireason_jax.data.rows import Budgets
 from unireason_jax.data.sizes import SIZES, row_tokens
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource
 from unireason_jax.data.templates import PLAIN, STYLES
@@ -53,7 +53,7 @@ from unireason_jax.data.tokenizer import (
     load_tokenizer,
     world_tokenizer,
 )
-from unireason_jax.data.tokens import SequenceSpec, render
+from unireason_jax.data.tokens import SampleSpec, tokenize
 from unireason_jax.pictures import packed_row
 from unireason_jax.run import command_line
 from unireason_jax.storage import atomic, lock
@@ -159,7 +159,7 @@ def prepare(
     }
     resumed = shards.begin(output, request, overwrite=overwrite)
     tokenizer = _tokenizer(output / TOKENIZER, tokenizer, tasks, records, keep=resumed)
-    job = Conversion(records, SequenceSpec(tokenizer, **SIZES[sizes]), upright)
+    job = Conversion(records, SampleSpec(tokenizer, **SIZES[sizes]), upright)
     shards.build(output, tasks, job, workers=workers, about="preparing")
     made = {"source": repr(records), "sizes": sizes, **(about or {})}
     manifest = shards.finish(output, len(tasks), made, max_bad=max_bad)
@@ -175,7 +175,7 @@ def show(folder: Path, picture: Path, *, sizes: str) -> None:
       sizes: name in SIZES.
     """
     source, seen = ArrayRecordSource(folder), Counter()
-    spec = SequenceSpec(load_tokenizer(folder / TOKENIZER), **SIZES[sizes])
+    spec = SampleSpec(load_tokenizer(folder / TOKENIZER), **SIZES[sizes])
     turns = []  # one record of every template before a second of any
     for index in range(min(len(source), _SHOWN_FROM)):
         template = source[index].source
@@ -184,7 +184,7 @@ def show(folder: Path, picture: Path, *, sizes: str) -> None:
     order = [index for _, index in sorted(turns)]
     ends = np.cumsum(source.lengths()[order].sum(1))
     count = max(1, int(np.searchsorted(ends, _SHOWN_TOKENS, side="right")))
-    sequences = [render(source[i], spec, np.random.default_rng(i)) for i in order[:count]]
+    sequences = [tokenize(source[i], spec, np.random.default_rng(i)) for i in order[:count]]
     budgets = Budgets(*np.sum([s.lengths for s in sequences], 0).tolist())
     row = rows.assemble(sequences, budgets, spec.patch_sizes)
     title = f"the first records of {folder.name}"

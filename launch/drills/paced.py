@@ -10,11 +10,11 @@ import time
 from absl import app
 
 from unireason_jax import train
-from unireason_jax.data.pipeline import RenderPack
+from unireason_jax.data.pipeline import RowMaker
 from unireason_jax.run import overrides
 
 _PACE = float(os.environ.get("PACE", "0"))
-_render = RenderPack.__call__
+_render = RowMaker.__call__
 
 
 def _slowly(self, index: int, pack: int):
@@ -23,7 +23,7 @@ def _slowly(self, index: int, pack: int):
 
 
 if _PACE:
-    RenderPack.__call__ = _slowly
+    RowMaker.__call__ = _slowly
 
 if __name__ == "__main__":
     app.run(train.main, flags_parser=overrides.parse_flags)

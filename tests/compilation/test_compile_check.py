@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from unireason_jax.compilation import check, figures, programs, reference, summary, topology
-from unireason_jax.data.packs import Budgets
+from unireason_jax.data.rows import Budgets
 from unireason_jax.models.config import variant
 from unireason_jax.run import configuration
 from unireason_jax.training import metrics

@@ -10,7 +10,7 @@ from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.sizes import SIZES
 from unireason_jax.data.sources import WorldSource
 from unireason_jax.data.tokenizer import world_tokenizer
-from unireason_jax.data.tokens import SequenceSpec
+from unireason_jax.data.tokens import SampleSpec
 from unireason_jax.data.tokens import lengths as record_lengths
 
 
@@ -73,7 +73,7 @@ def test_an_index_of_other_settings_is_measured_once_with_a_reason(tmp_path, cap
 
 def test_many_records_are_measured_in_processes(monkeypatch):
     mixture = mix({"world": WorldSource(0, 60, {"t2i": 1.0, "edit": 1.0})})
-    spec = SequenceSpec(world_tokenizer(), **SIZES["world"])
+    spec = SampleSpec(world_tokenizer(), **SIZES["world"])
     alone = measure(mixture, spec, Quarantine())
     monkeypatch.setattr(lengths_room, "PARALLEL_FROM", 50)
     monkeypatch.setattr(lengths_room, "_CHUNK", 16)

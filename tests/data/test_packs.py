@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from unireason_jax.data.budgets import advise_budgets, cached_plan, load_plan
-from unireason_jax.data.packs import Budgets, plan_packs, stratified_order
-from unireason_jax.data.quotas import Quotas
+from unireason_jax.data.advice import advise_budgets
+from unireason_jax.data.bins import stratified_order
+from unireason_jax.data.packs import Quotas, cached_plan, load_plan, plan_packs
+from unireason_jax.data.rows import Budgets
 from unireason_jax.speed import mixtures
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from tests.data.toy_records import ToySource, toy_spec
 from unireason_jax.data.mixture import mix
-from unireason_jax.data.packs import Budgets
 from unireason_jax.data.pipeline import Pipeline
+from unireason_jax.data.rows import Budgets
 from unireason_jax.data.tokens import lengths as record_lengths
 from unireason_jax.rules import visibility
 
@@ -286,7 +286,7 @@ def test_cache_holds_lengths_and_plan_and_notices_changed_records(tmp_path, monk
     shifted = make(cache=tmp_path)
     spec = toy_spec()
     expected = [record_lengths(ToySource(40)[i], spec) for i in range(40)]
-    np.testing.assert_array_equal(shifted._render.lengths, expected)
+    np.testing.assert_array_equal(shifted._maker.lengths, expected)
 
 
 def test_mixture_follows_the_weights_exactly():
@@ -317,7 +317,7 @@ def test_a_source_with_a_quota_is_in_every_row():
     sources = {"many": ToySource(60), "few": ToySource(30, seed=1)}
     pipeline = make(sources, quotas={"few": 1})
     pipeline.close()
-    plan, index = pipeline.plan, pipeline._render.mixture.index
+    plan, index = pipeline.plan, pipeline._maker.mixture.index
     with_few = [(index[plan.pack(i), 0] == 1).any() for i in range(len(plan))]
     assert len(plan) - sum(with_few) == plan.unmet <= 1
     with pytest.raises(ValueError, match="no source named 'none' for a quota"):

@@ -10,7 +10,7 @@ from unireason_jax import prepare
 from unireason_jax.data.sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.data.tokenizer import load_tokenizer
-from unireason_jax.data.tokens import SequenceSpec, lengths
+from unireason_jax.data.tokens import SampleSpec, lengths
 
 
 def picture(path, value, size=(32, 32)):
@@ -85,7 +85,7 @@ def test_good_records_are_kept_and_bad_ones_explained(folder, capsys):
 def test_the_length_index_is_what_the_records_measure(folder):
     out = run(folder)
     source = ArrayRecordSource(out)
-    spec = SequenceSpec(load_tokenizer(out / "tokenizer"), **SIZES["world"])
+    spec = SampleSpec(load_tokenizer(out / "tokenizer"), **SIZES["world"])
     index = source.lengths()
     assert index.dtype == np.int32
     assert [tuple(row) for row in index] == [lengths(source[i], spec) for i in range(3)]

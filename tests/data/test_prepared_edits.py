@@ -4,7 +4,7 @@ import pytest
 
 from unireason_jax.data.files.records import FileRecords, Reading
 from unireason_jax.data.sources import ArrayRecordSource
-from unireason_jax.data.tokens import render
+from unireason_jax.data.tokens import tokenize
 from unireason_jax.prepare import prepare
 from unireason_jax.proof.packs import compare_sequences
 from unireason_jax.proof.recorded import Recorded, Tape
@@ -53,7 +53,7 @@ def test_prepared_chains_pack_like_the_official_ones(edits, recorded):
         pack = packs[f"single/{sample['id']}"]
         record = edits[sample["record"], tuple(sample["texts"])]
         tape = Tape(pack["dropout_draws"], pack["randn_draws"])
-        compare_sequences(recorded, tally, "edits", pack, [render(record, spec, tape)], {})
+        compare_sequences(recorded, tally, "edits", pack, [tokenize(record, spec, tape)], {})
         hops.append(len(sample["texts"]))
     assert not tally.failures, tally.table()
     assert len(hops) == 20 and {1, 2} == set(hops)

@@ -4,16 +4,15 @@ import numpy as np
 import pytest
 
 from tests.data.toy_records import ToySource, toy_spec
-from unireason_jax.data.packs import Budgets
-from unireason_jax.data.rows import assemble, row_spec, stack, true_order
-from unireason_jax.data.tokens import render
+from unireason_jax.data.rows import Budgets, assemble, row_spec, stack, true_order
+from unireason_jax.data.tokens import tokenize
 from unireason_jax.rules import visibility
 
 
 def sequences_of(count, *, seed=0, **changes):
     spec = toy_spec(**changes)
     source = ToySource(count, seed=seed)
-    made = [render(source[i], spec, np.random.default_rng([seed, i])) for i in range(count)]
+    made = [tokenize(source[i], spec, np.random.default_rng([seed, i])) for i in range(count)]
     return made, spec
 
 

@@ -19,7 +19,7 @@ from unireason_jax.data.sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource, JsonSource, WorldSource, open_source
 from unireason_jax.data.templates import Style
 from unireason_jax.data.tokenizer import Qwen2Tokenizer, SentencePieceTokenizer
-from unireason_jax.data.tokens import SequenceSpec, lengths, render
+from unireason_jax.data.tokens import SampleSpec, lengths, tokenize
 from unireason_jax.prepare import prepare
 from unireason_jax.world import tasks
 
@@ -63,11 +63,11 @@ def test_outlines_have_the_lengths_of_the_records():
     tokenizer = SentencePieceTokenizer.train(
         s.content for record in records for s in record.segments if s.kind == "text"
     )
-    spec = SequenceSpec(tokenizer, SizeCodec(8, 24), latent_patch=1, vit_patch=8)
+    spec = SampleSpec(tokenizer, SizeCodec(8, 24), latent_patch=1, vit_patch=8)
     for index, record in enumerate(records):
         measured = lengths(source.outline(index), spec)
         assert measured == lengths(record, spec)
-        assert measured == render(record, spec, np.random.default_rng(index)).lengths
+        assert measured == tokenize(record, spec, np.random.default_rng(index)).lengths
 
 
 def test_held_out_prompts_differ():
@@ -173,7 +173,7 @@ def test_contents_are_part_of_the_name(folder):
 
 def test_every_broken_official_file_yields_or_says_why(data_goldens):
     """The official loaders crash, spin or train on nonsense; here it is a record or a reason."""
-    spec = SequenceSpec(Qwen2Tokenizer.load(data_goldens / "tokenizer"), **SIZES["unireason"])
+    spec = SampleSpec(Qwen2Tokenizer.load(data_goldens / "tokenizer"), **SIZES["unireason"])
     cases = json.loads((data_goldens / "records" / "broken" / "cases.json").read_text())
     cases = [case for case in cases if case["file"].endswith((".json", ".jsonl"))]
     outcomes = {"usable": 0, "record": 0, "file": 0}
@@ -186,7 +186,7 @@ def test_every_broken_official_file_yields_or_says_why(data_goldens):
             continue
         for index in range(len(source)):
             try:
-                render(source[index], spec, np.random.default_rng(0))
+                tokenize(source[index], spec, np.random.default_rng(0))
                 outcomes["usable"] += 1
             except RecordError as error:
                 assert error.reason

@@ -10,7 +10,7 @@ from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.templates import TEMPLATES, Style, prompts, template_of, to_record
 from unireason_jax.data.templates.official import read_row
 from unireason_jax.data.tokenizer import CONTROLS, SentencePieceTokenizer
-from unireason_jax.data.tokens import SequenceSpec, render
+from unireason_jax.data.tokens import SampleSpec, tokenize
 from unireason_jax.world import tasks
 
 REFERENCE = Style(reference=True)
@@ -197,8 +197,8 @@ def test_filling_the_holes_gives_the_training_record(task):
         dataclasses.replace(s, image=None) for s in full.segments
     ]
     tokenizer = SentencePieceTokenizer.train(s.content for s in full.segments if s.text)
-    spec = SequenceSpec(tokenizer, FlatCodec(), latent_patch=1, vit_patch=8, dropout=(0.3,) * 3)
-    ours, theirs = (render(r, spec, np.random.default_rng(5)) for r in (record, full))
+    spec = SampleSpec(tokenizer, FlatCodec(), latent_patch=1, vit_patch=8, dropout=(0.3,) * 3)
+    ours, theirs = (tokenize(r, spec, np.random.default_rng(5)) for r in (record, full))
     for field in dataclasses.fields(ours):
         np.testing.assert_array_equal(getattr(ours, field.name), getattr(theirs, field.name))
 

@@ -5,7 +5,7 @@ import pytest
 
 from unireason_jax.data import images, resizing
 from unireason_jax.data.records import Record, RecordError, Segment
-from unireason_jax.data.tokens import SequenceSpec, lengths, render
+from unireason_jax.data.tokens import SampleSpec, lengths, tokenize
 from unireason_jax.proof.recorded import IdsTokenizer, MeanCodec
 
 
@@ -35,19 +35,19 @@ def full_record(drop=True):
 
 def small_spec(**changes):
     settings = {"codec": MeanCodec(), "latent_patch": 1, "latent_side": 4, "vit_patch": 8}
-    return SequenceSpec(IdsTokenizer(1, 2, 3, 4), **(settings | changes))
+    return SampleSpec(IdsTokenizer(1, 2, 3, 4), **(settings | changes))
 
 
 def test_root_weighting_of_sixteen_tokens_is_a_quarter():
     text = " ".join(["10"] * 15)  # fifteen words and the end marker are predicted
     record = Record("r", (words("plan", text, loss="text"),))
     spec = small_spec(weighting="sqrt")
-    found = render(record, spec, np.random.default_rng(0)).text_weights
+    found = tokenize(record, spec, np.random.default_rng(0)).text_weights
     assert found[found > 0].tolist() == [0.25] * 16
 
 
 def test_hand_over_labels_and_weights_sit_on_closing_markers():
-    sequence = render(full_record(), small_spec(), np.random.default_rng(0))
+    sequence = tokenize(full_record(), small_spec(), np.random.default_rng(0))
     assert sequence.text_ids.tolist() == [1, 10, 11, 2, 3, 4, 3, 4, 1, 12, 2] + [3, 4] * 3 + [
         *(1, 13, 14, 2)
     ]
@@ -60,21 +60,21 @@ def test_an_images_label_sits_on_the_end_marker_of_its_last_copy():
     record = Record(
         "r", (Segment("image", "x", image=picture(0), gen=True, und=True, next="text"),)
     )
-    sequence = render(record, small_spec(), np.random.default_rng(0))
+    sequence = tokenize(record, small_spec(), np.random.default_rng(0))
     assert sequence.text_ids.tolist() == [3, 4, 3, 4]
     assert sequence.text_labels.tolist() == [-1, -1, -1, 1]
     assert sequence.order.tolist() == [0, 5, 6, 11, 7, 8, 9, 10, 1, 2, 3, 4]
 
 
 def test_rotary_positions_of_copies():
-    sequence = render(full_record(), small_spec(), np.random.default_rng(0))
+    sequence = tokenize(full_record(), small_spec(), np.random.default_rng(0))
     rotary = sequence.positions[np.argsort(sequence.order)]
     expected = [0, 1, 2, 3, *[4] * 6, *[5] * 6, 6, 7, 8, *[9] * 6, *[9] * 6, *[10] * 6, 11, 12]
     assert rotary.tolist() == [*expected, 13, 14]
 
 
 def test_the_target_and_its_clean_copy_are_the_same_latents():
-    sequence = render(full_record(), small_spec(), np.random.default_rng(0))
+    sequence = tokenize(full_record(), small_spec(), np.random.default_rng(0))
     source, target, clean = np.split(sequence.latents, 3)
     np.testing.assert_array_equal(target, clean)
     assert not np.array_equal(source, target)
@@ -86,13 +86,13 @@ def test_the_target_and_its_clean_copy_are_the_same_latents():
 
 def test_dropout_removes_copies_one_by_one_and_keeps_targets_and_supervised_text():
     spec = small_spec(dropout=(1.0, 0.0, 1.0))
-    sequence = render(full_record(), spec, np.random.default_rng(0))
+    sequence = tokenize(full_record(), spec, np.random.default_rng(0))
     assert sequence.lengths == (3 + 3 * 2 + 4, 0, 12)
     rotary = sequence.positions[np.argsort(sequence.order)]
     # the prompt's positions are free again, those of dropped images are not
     expected = [*[0] * 6, 2, 3, 4, *[5] * 6, *[5] * 6, 7, 8, 9, 10]
     assert rotary.tolist() == expected
-    everything = render(full_record(), small_spec(dropout=(1.0,) * 3), np.random.default_rng(0))
+    everything = tokenize(full_record(), small_spec(dropout=(1.0,) * 3), np.random.default_rng(0))
     assert everything.lengths == (3 + 2 + 4, 0, 4)
     assert (everything.latent_weights > 0).all()
 
@@ -103,7 +103,7 @@ def test_dropout_rates_and_independence():
     kept = {"text": 0, "latent": 0, "vit": 0, "both": 0}
     runs = 600
     for _ in range(runs):
-        sequence = render(full_record(), spec, rng)
+        sequence = tokenize(full_record(), spec, rng)
         ids, order = sequence.text_ids.tolist(), sequence.order
         kept["text"] += 10 in ids
         source = sequence.latents[:, 0] == 10 if len(sequence.latents) else np.zeros(0, bool)
@@ -120,8 +120,8 @@ def test_dropout_rates_and_independence():
 
 def test_what_is_dropped_does_not_change_other_draws():
     """Timestep and noise seed of a target are the same whatever the dropout probabilities are."""
-    kept = render(full_record(), small_spec(), np.random.default_rng(7))
-    dropped = render(full_record(), small_spec(dropout=(1.0,) * 3), np.random.default_rng(7))
+    kept = tokenize(full_record(), small_spec(), np.random.default_rng(7))
+    dropped = tokenize(full_record(), small_spec(dropout=(1.0,) * 3), np.random.default_rng(7))
     noised = kept.latent_weights > 0
     np.testing.assert_array_equal(kept.latent_logits[noised], dropped.latent_logits)
     np.testing.assert_array_equal(kept.noise_seeds[noised], dropped.noise_seeds)
@@ -135,7 +135,7 @@ def test_the_posterior_is_sampled_with_its_variance():
 
     record = Record("r", (Segment("image", "x", image=picture(0, (256, 256)), loss="flow"),))
     spec = small_spec(codec=Uncertain(), latent_side=32)
-    values = render(record, spec, np.random.default_rng(0)).latents
+    values = tokenize(record, spec, np.random.default_rng(0)).latents
     assert abs(values.std() - 2.0) < 0.1 and abs(values.mean()) < 0.1
 
 
@@ -151,21 +151,21 @@ def test_lengths_agree_with_rendering_without_dropout(tmp_path):
     )
     by_file = Record("f", (Segment("image", "x", image="a.png", gen=True, und=True, loss="flow"),))
     for record in (full_record(), by_file):
-        assert lengths(record, spec) == render(record, spec, np.random.default_rng(0)).lengths
+        assert lengths(record, spec) == tokenize(record, spec, np.random.default_rng(0)).lengths
     path.write_bytes(path.read_bytes()[:-40])  # the header is enough to measure
     assert lengths(by_file, spec)[0] == 6
     with pytest.raises(RecordError, match=r"record 'f', segment 0: .*a\.png.*cannot be decoded"):
-        render(by_file, spec, np.random.default_rng(0))
+        tokenize(by_file, spec, np.random.default_rng(0))
 
 
 def test_without_a_vit_images_are_shown_as_latents_only():
     spec = small_spec(vit_patch=0)
-    sequence = render(full_record(), spec, np.random.default_rng(0))
+    sequence = tokenize(full_record(), spec, np.random.default_rng(0))
     assert sequence.lengths[1] == 0 and sequence.vit_patches.shape == (0, 0)
     assert lengths(full_record(), spec) == sequence.lengths
     only = Record("v", (Segment("image", "source", image=picture(0), und=True),))
     with pytest.raises(RecordError, match=r"record 'v', segment 0: .* set gen=True"):
-        render(only, spec, np.random.default_rng(0))
+        tokenize(only, spec, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_without_a_vit_images_are_shown_as_latents_only():
 def test_unusable_records_are_refused_by_name(record, changes, message):
     spec = small_spec(**changes)
     with pytest.raises(RecordError, match=message):
-        render(record, spec, np.random.default_rng(0))
+        tokenize(record, spec, np.random.default_rng(0))
     with pytest.raises(RecordError, match=message):
         lengths(record, spec)
 
@@ -214,6 +214,6 @@ def test_wrong_specs_are_refused():
 
 def test_a_record_can_vanish_but_stays_well_formed():
     record = Record("gone", (words("user", "10", drop=True),))
-    sequence = render(record, small_spec(dropout=(1.0, 0.0, 0.0)), np.random.default_rng(0))
+    sequence = tokenize(record, small_spec(dropout=(1.0, 0.0, 0.0)), np.random.default_rng(0))
     assert sequence.lengths == (0, 0, 0)
     assert all(len(part) == 0 for part in sequence.visibility)

@@ -6,7 +6,7 @@ import numpy as np
 from safetensors import safe_open
 
 from unireason_jax.data import images
-from unireason_jax.data.tokens import SequenceSpec, render
+from unireason_jax.data.tokens import SampleSpec, tokenize
 from unireason_jax.proof.packs import KINDS, in_true_order, labels, record_of_plan
 from unireason_jax.proof.recorded import IdsTokenizer, MeanCodec, Tape
 from unireason_jax.rules import visibility
@@ -22,7 +22,7 @@ def test_the_recorded_training_step(goldens):
         raw = {i: file.get_tensor(f"raw.sample{i // 9}_image{i % 9}") for i in (0, 9, 10, 11, 12)}
         vit_tokens = file.get_tensor("in.packed_vit_tokens")
     pictures = {i: np.zeros((*image.shape[1:], 3), np.uint8) for i, image in raw.items()}
-    spec = SequenceSpec(
+    spec = SampleSpec(
         IdsTokenizer(500, 501, 502, 503),
         MeanCodec(),
         latent_side=16,
@@ -37,7 +37,7 @@ def test_the_recorded_training_step(goldens):
     for number, plan in enumerate(meta["sequence_plans"]):
         ids = [" ".join(map(str, ids)) for ids in meta["text_ids_lists"][number]]
         record = record_of_plan(f"s{number}", plan, ids, groups[number], labels(500, 501, 502))
-        sequences.append(render(record, spec, tape))
+        sequences.append(tokenize(record, spec, tape))
     packed = in_true_order(sequences)
     for name in KINDS:
         np.testing.assert_array_equal(packed[name], golden[name], err_msg=name)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from unireason_jax.data.records import Record, RecordError, Segment
-from unireason_jax.data.tokens import SequenceSpec
+from unireason_jax.data.tokens import SampleSpec
 
 
 class ToyTokenizer:
@@ -86,7 +86,7 @@ def _unreadable_png() -> bytes:
     return whole[: whole.index(b"IDAT") + 6]
 
 
-def toy_spec(**changes) -> SequenceSpec:
+def toy_spec(**changes) -> SampleSpec:
     """8 x 8 pictures are 4 ViT patches and 4 latent tokens of one latent each."""
     settings = {
         "tokenizer": ToyTokenizer(),
@@ -97,4 +97,4 @@ def toy_spec(**changes) -> SequenceSpec:
         "vit_side": 2,
         "dropout": (0.2, 0.2, 0.2),
     }
-    return SequenceSpec(**(settings | changes))
+    return SampleSpec(**(settings | changes))

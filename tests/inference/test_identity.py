@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from tests.inference import toy
-from unireason_jax.data.packs import Budgets
-from unireason_jax.data.rows import assemble
+from unireason_jax.data.rows import Budgets, assemble
 from unireason_jax.data.samples import LATENT, TEXT, VIT
 from unireason_jax.data.templates import TEMPLATES
-from unireason_jax.data.tokens import copies, latent_tokens, render, text_tokens, vit_tokens
+from unireason_jax.data.tokens import copies, latent_tokens, text_tokens, tokenize, vit_tokens
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference import sampler
 from unireason_jax.inference.engine import Engine
@@ -123,7 +122,7 @@ class Replay:
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_replay_equals_the_training_forward(name):
     record, spec = conversation(name), toy.spec()
-    sequence = render(record, spec, np.random.default_rng(5))
+    sequence = tokenize(record, spec, np.random.default_rng(5))
     row = assemble([sequence], BUDGETS, spec.patch_sizes)
     logits, velocities, x_t, t = (np.asarray(x[0]) for x in one_shot(row))
     replay, text_at, latent_at, targets = Replay(), 0, 0, 0
@@ -164,7 +163,7 @@ def test_replay_equals_the_training_forward(name):
 def test_a_dropped_image_moves_positions_as_in_training():
     record = conversation("think_edit")
     spec = dataclasses.replace(toy.spec(), dropout=(0.0, 1.0, 1.0))
-    row = assemble([render(record, spec, np.random.default_rng(0))], BUDGETS, spec.patch_sizes)
+    row = assemble([tokenize(record, spec, np.random.default_rng(0))], BUDGETS, spec.patch_sizes)
     replay = Replay()
     wanted, at = row["positions"], 0
     for segment in record.segments[:-1]:

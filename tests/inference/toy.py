@@ -5,7 +5,7 @@ import functools
 import jax
 
 from unireason_jax.data.tokenizer import SentencePieceTokenizer
-from unireason_jax.data.tokens import SequenceSpec
+from unireason_jax.data.tokens import SampleSpec
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import FlowSettings, Settings
 from unireason_jax.models import functional
@@ -17,7 +17,7 @@ SIDE = 3
 
 
 @functools.cache
-def spec() -> SequenceSpec:
+def spec() -> SampleSpec:
     """The world's codec and a vocabulary of a few of its texts."""
     texts = []
     for index in range(60):
@@ -28,7 +28,7 @@ def spec() -> SequenceSpec:
         texts.append(raw["instruction"])
         raw = example(0, index, "vqa", side=SIDE, render=False)
         texts += [raw["question"], raw["answer"]]
-    return SequenceSpec(
+    return SampleSpec(
         SentencePieceTokenizer.train(texts),
         PatchBasis.create(),
         latent_patch=1,

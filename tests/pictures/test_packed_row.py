@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from unireason_jax.data.packs import Budgets
-from unireason_jax.data.rows import assemble
+from unireason_jax.data.rows import Budgets, assemble
 from unireason_jax.data.samples import LATENT, TEXT, VIT
 from unireason_jax.data.sizes import SizeCodec
 from unireason_jax.data.sources import WorldSource
 from unireason_jax.data.tokenizer import SentencePieceTokenizer
-from unireason_jax.data.tokens import SequenceSpec, render
+from unireason_jax.data.tokens import SampleSpec, tokenize
 from unireason_jax.pictures import splits
 from unireason_jax.pictures.packed_row import draw_row
 from unireason_jax.rules import visibility
@@ -24,14 +23,14 @@ def packed():
     tokenizer = SentencePieceTokenizer.train(
         s.content for record in records for s in record.segments if s.kind == "text"
     )
-    spec = SequenceSpec(
+    spec = SampleSpec(
         tokenizer,
         SizeCodec(8, 4),
         latent_patch=1,
         vit_patch=8,
         dropout=(0.2, 0.2, 0.2),
     )
-    sequences = [render(r, spec, np.random.default_rng(i)) for i, r in enumerate(records)]
+    sequences = [tokenize(r, spec, np.random.default_rng(i)) for i, r in enumerate(records)]
     budgets = Budgets(*(np.sum([s.lengths for s in sequences], 0) + 5).tolist())
     return tokenizer, sequences, assemble(sequences, budgets, spec.patch_sizes)
 

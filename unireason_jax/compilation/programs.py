@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from unireason_jax.data.packs import Budgets
+from unireason_jax.data.rows import Budgets
 from unireason_jax.inference import cache, sampler
 from unireason_jax.models import functional
 from unireason_jax.models.config import BagelConfig

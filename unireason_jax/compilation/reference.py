@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unireason_jax.data import rows, samples
-from unireason_jax.data.packs import Budgets
+from unireason_jax.data.rows import Budgets
 from unireason_jax.models.chunked import Ids
 from unireason_jax.models.config import BagelConfig
 from unireason_jax.models.flash import active_tiles, default_tiles, padded

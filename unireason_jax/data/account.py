@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from unireason_jax.data import shards
-from unireason_jax.data.budgets import advise_budgets
+from unireason_jax.data.advice import advise_budgets
 from unireason_jax.data.quarantine import brief
 from unireason_jax.data.sources import ArrayRecordSource
 

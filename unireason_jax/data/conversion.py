@@ -9,7 +9,7 @@ from unireason_jax.data.files.base import said
 from unireason_jax.data.files.records import FileRecords, IndexedRecords, Piece
 from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.shards import Kept, Refused
-from unireason_jax.data.tokens import SequenceSpec, lengths
+from unireason_jax.data.tokens import SampleSpec, lengths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Conversion:
     """
 
     records: FileRecords | IndexedRecords
-    spec: SequenceSpec
+    spec: SampleSpec
     upright: bool = False
 
     def __call__(self, pieces: tuple[Piece, ...]) -> Iterator[Kept | Refused]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from unireason_jax.data.mixture import Mixture, RecordSource
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.records import RecordError
-from unireason_jax.data.tokens import SequenceSpec
+from unireason_jax.data.tokens import SampleSpec
 from unireason_jax.data.tokens import lengths as record_lengths
 from unireason_jax.storage import atomic
 
@@ -28,7 +28,7 @@ _FAILURES = (RecordError, OSError)
 
 def measure(
     mixture: Mixture,
-    spec: SequenceSpec,
+    spec: SampleSpec,
     quarantine: Quarantine,
     *,
     directory: str | Path | None = None,
@@ -75,14 +75,14 @@ def measure(
     return found[inverse.ravel()]
 
 
-def _lengths_of(source: RecordSource, record: int, spec: SequenceSpec) -> tuple[int, int, int]:
+def _lengths_of(source: RecordSource, record: int, spec: SampleSpec) -> tuple[int, int, int]:
     """Lengths of one record; from its outline where the source has one without pixels."""
     read = getattr(source, "outline", source.__getitem__)
     return record_lengths(read(record), spec)
 
 
 def _measured(
-    name: str, source: RecordSource, records: np.ndarray, spec: SequenceSpec, *, quiet: bool
+    name: str, source: RecordSource, records: np.ndarray, spec: SampleSpec, *, quiet: bool
 ) -> np.ndarray:
     """Lengths int64 [n, 3], zeros for what cannot be used; said where an index is of no use.
 
@@ -105,7 +105,7 @@ def _measured(
 
 
 def _chunks(
-    source: RecordSource, records: np.ndarray, spec: SequenceSpec
+    source: RecordSource, records: np.ndarray, spec: SampleSpec
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(first row, lengths) of stretches of the records."""
     starts = range(0, len(records), _CHUNK)
@@ -119,7 +119,7 @@ def _chunks(
         yield from zip(starts, pool.map(_work, parts))
 
 
-def _stretch(records: np.ndarray, source: RecordSource, spec: SequenceSpec) -> np.ndarray:
+def _stretch(records: np.ndarray, source: RecordSource, spec: SampleSpec) -> np.ndarray:
     found = np.zeros((len(records), 3), np.int64)
     for row, record in enumerate(records.tolist()):
         try:
@@ -129,7 +129,7 @@ def _stretch(records: np.ndarray, source: RecordSource, spec: SequenceSpec) -> n
     return found
 
 
-def _start(source: RecordSource, spec: SequenceSpec) -> None:
+def _start(source: RecordSource, spec: SampleSpec) -> None:
     """What a process keeps for all its stretches."""
     global _kept
     _kept = (source, spec)
@@ -139,7 +139,7 @@ def _work(records: np.ndarray) -> np.ndarray:
     return _stretch(records, *_kept)
 
 
-def _cache_path(directory, source: RecordSource, records: np.ndarray, spec: SequenceSpec):
+def _cache_path(directory, source: RecordSource, records: np.ndarray, spec: SampleSpec):
     """File of the lengths of these records under this spec; None without a directory."""
     if not directory:
         return None
@@ -150,7 +150,7 @@ def _cache_path(directory, source: RecordSource, records: np.ndarray, spec: Sequ
 
 
 def _known_lengths(
-    source: RecordSource, records: np.ndarray, spec: SequenceSpec, path: Path | None
+    source: RecordSource, records: np.ndarray, spec: SampleSpec, path: Path | None
 ) -> np.ndarray | None:
     """Lengths int64 [n, 3] that the source brings along, or that an earlier run kept."""
     if hasattr(source, "lengths"):
@@ -167,7 +167,7 @@ def _known_lengths(
     return known if agrees else None
 
 
-def _agree(known: np.ndarray, source, records: np.ndarray, spec: SequenceSpec) -> bool:
+def _agree(known: np.ndarray, source, records: np.ndarray, spec: SampleSpec) -> bool:
     """Whether some records, evenly spread over those that can be used, still have these lengths."""
     usable = np.flatnonzero(known.any(1))
     if not len(usable):

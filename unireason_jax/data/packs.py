@@ -1,74 +1,95 @@
-"""Planned packing: which records share a row, decided before training from lengths alone.
+"""Which records share a row: packs, planned before training from lengths alone, and kept on disk.
 
 A row has one budget per stream (text, vit, latent), so packing is a vector bin-packing problem.
 BAGEL's training packer draws records until one number overflows, lets mandatory groups overrun its
-limit and drops what does not fit. Here the plan is made offline: every record is in exactly one
-pack, no pack exceeds any budget, and the fill of every stream is reported.
-
-Three ideas make the fill high:
-
-1. the stream of records is stratified by length (`stratified_order`), so that any stretch of it
-   has the composition of the whole and no stream drifts ahead of the others;
-2. a pool of `window` records stays open; each pack starts with the oldest one, which bounds how
-   long any record waits to `window` packs, and grows by the records that keep the remaining
-   budgets in the proportion of the pool;
-3. the last two records of a pack are chosen by an exhaustive search over pairs.
+limit and drops what does not fit. Here the packs are planned offline: every record is in exactly
+one pack, no pack exceeds any budget, a row's quotas are chosen first and filled up beside, and the
+fill of every stream is reported. The search itself is in `bins`.
 """
 
 import dataclasses
-from typing import NamedTuple
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
-from unireason_jax.data.quotas import Quotas
+from unireason_jax.data.bins import fill_rows, stratified_order
 from unireason_jax.data.randomness import generator
+from unireason_jax.data.rows import Budgets
 from unireason_jax.data.samples import STREAMS
+from unireason_jax.storage import atomic
 
-VERSION = 1  # part of a cached plan's key: raise it when the planner's choices change
-
-_GOLDEN = (5**0.5 - 1) / 2
-_PAIRS = 96  # candidates of the exhaustive pair search
-_GREEDY = 16  # candidates looked at when a pack grows by one record
-_LEAST = 4  # the same after several failed starts
-_STARTS = 12  # packs built before the best one is taken
-_BUNDLES = 32  # bundles of a quota looked at for one that fits beside the oldest record
-_GOOD = 0.004  # relative waste at which the search stops
-_ABSENT = np.float32(1e9)  # relative length of an empty slot: never fits
+VERSION = 1  # part of cached packs' key: raise it when the planner's choices change
+_MORE = 1.05  # packs that may be needed beyond those that a perfect fill would take
 
 
 @dataclasses.dataclass(frozen=True)
-class Budgets:
-    """Tokens of one packed row by stream; the und block is text + vit, the gen block is latent."""
+class Quotas:
+    """How many records of which group a row holds at least (BAGEL's "mandatory groups").
 
-    text: int
-    vit: int
-    latent: int
+    Attributes:
+      groups: int [n], group of every record.
+      least: records by group; groups without an entry are free.
+    """
 
-    def __post_init__(self):
-        for stream in STREAMS:
-            value = getattr(self, stream)
-            if not isinstance(value, int | np.integer) or value < 0:
-                raise ValueError(f"budget of stream '{stream}' must be an integer >= 0: {value!r}")
-        if self.total == 0:
-            raise ValueError("all budgets are 0: a row needs at least one token")
+    groups: np.ndarray
+    least: Mapping[int, int]
 
-    @property
-    def und(self) -> int:
-        """Tokens of the und block."""
-        return self.text + self.vit
+    def subset(self, records: np.ndarray) -> "Quotas":
+        """The same for some of the records, renumbered in their order."""
+        return Quotas(self.groups[records], self.least)
 
-    @property
-    def total(self) -> int:
-        """Tokens of the row."""
-        return self.text + self.vit + self.latent
+    def bundles(
+        self, order: np.ndarray, lengths: np.ndarray, limit: np.ndarray
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """Bundles of records that meet the quotas, one for each row, and the records left.
 
-    def rounded(self, multiple: int) -> "Budgets":
-        """The same with every stream rounded up to a multiple: rows that devices can share."""
-        return Budgets(*(-(-tokens // multiple) * multiple for tokens in self.array().tolist()))
+        A group that is too small for every row is missing from the last bundles.
 
-    def array(self) -> np.ndarray:
-        """The three budgets as int64 [3], in the order of `STREAMS`."""
-        return np.array([self.text, self.vit, self.latent], np.int64)
+        Args:
+          order: int [n], the records to pack, in the order of packing.
+          lengths: int [records, 3], tokens of every record by stream.
+          limit: int [3], the row's budgets.
+
+        Returns:
+          Arrays of records, evenly spread over the order, and the rest of `order`.
+
+        Raises:
+          ValueError: a group has fewer records than its quota, or no bundle fits a row.
+        """
+        share = lengths[order].sum(0) / np.maximum(limit, 1)
+        rows = int(np.ceil(share.max() * _MORE)) + 1
+        bundles: list[list[np.ndarray]] = [[] for _ in range(rows)]
+        for group, least in self.least.items():
+            members = order[self.groups[order] == group]
+            count = min(rows, len(members) // max(least, 1))
+            if least < 1 or not count:
+                raise ValueError(
+                    f"group {group} has {len(members)} records for a quota of {least} in every "
+                    "row; give a quota from 1 to what there is"
+                )
+            spread = np.arange(count * least) * len(members) // (count * least)
+            for bundle, part in zip(bundles, members[spread].reshape(count, least)):
+                bundle.append(part)
+        whole = [np.concatenate(bundle) for bundle in bundles if bundle]
+        kept = [bundle for bundle in whole if (lengths[bundle].sum(0) <= limit).all()]
+        if not kept:
+            raise ValueError(
+                f"a row's quotas need {lengths[whole[0]].sum(0).tolist()} tokens (text, vit, "
+                f"latent) but its budgets are {limit.tolist()}; raise the budgets or lower the "
+                "quotas"
+            )
+        return kept, order[~np.isin(order, np.concatenate(kept))]
+
+    def unmet(self, packs: list[np.ndarray]) -> int:
+        """Packs that hold fewer records of a group than its quota."""
+        return sum(
+            any((self.groups[pack] == group).sum() < least for group, least in self.least.items())
+            for pack in packs
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,143 +139,6 @@ class PackPlan:
         }
 
 
-def stratified_order(lengths: np.ndarray, rng: np.random.Generator, strata: int = 128):
-    """A random order of records in which every stretch has the composition of the whole.
-
-    Records are sorted by (vit, latent, text), cut into `strata` equal parts, shuffled inside each
-    part, and dealt evenly from all parts.
-
-    Args:
-      lengths: int [n, 3] tokens by stream.
-      rng: decides everything that the strata leave open.
-      strata: number of parts.
-
-    Returns:
-      int64 [n], a permutation.
-    """
-    count = len(lengths)
-    tie = rng.permutation(count)
-    ordered = tie[np.lexsort((lengths[tie, 0], lengths[tie, 2], lengths[tie, 1]))]
-    strata = max(1, min(strata, count))
-    stratum = np.arange(count) * strata // max(1, count)
-    key = rng.random(count)
-    inside = np.lexsort((key, stratum))  # shuffled within its stratum
-    starts = np.searchsorted(stratum, np.arange(strata))
-    sizes = np.diff(np.append(starts, count))
-    rank = np.arange(count) - starts[stratum]
-    phase = (np.arange(strata) * _GOLDEN + rng.random()) % 1.0  # like parts take turns
-    turn = (rank + phase[stratum]) / sizes[stratum]
-    return ordered[inside][np.argsort(turn, kind="stable")]
-
-
-class _Pool:
-    """The open records: relative lengths by slot, refilled from the ordered stream."""
-
-    def __init__(self, relative: np.ndarray, window: int):
-        self.relative = relative  # float32 [records, 3] in stream order
-        self.next = min(window, len(relative))
-        self.slots = relative[: self.next].copy()
-        self.entry = np.arange(self.next)  # place in the stream of the record in each slot
-        self.born = np.zeros(self.next, np.int64)  # packs built before it entered
-        self.sum = self.slots.sum(0, dtype=np.float64)
-
-    def replace(self, used: list[int], built: int) -> None:
-        """Removes the records of slots `used`; new ones enter, or the pool shrinks."""
-        self.sum -= self.relative[self.entry[used]].sum(0, dtype=np.float64)
-        fresh = min(len(used), len(self.relative) - self.next)
-        into = used[:fresh]
-        incoming = np.arange(self.next, self.next + fresh)
-        self.slots[into] = self.relative[incoming]
-        self.entry[into] = incoming
-        self.born[into] = built
-        self.sum += self.slots[into].sum(0, dtype=np.float64)
-        self.next += fresh
-        if fresh < len(used):
-            keep = np.ones(len(self.entry), bool)
-            keep[used[fresh:]] = False
-            self.slots, self.entry = self.slots[keep], self.entry[keep]
-            self.born = self.born[keep]
-
-
-def _grow(pool: _Pool, oldest: int, room: np.ndarray, mean: np.ndarray, reach: int, rng):
-    """A pack started with slot `oldest` and grown until about two records are missing.
-
-    `room` is what the relative budgets have without the records that the pack must hold.
-
-    Returns the slots and the remaining relative budgets, float64 [3].
-    """
-    used = [oldest]
-    remaining = room - pool.slots[oldest].astype(np.float64)
-    live = mean > 0
-    missing = float((remaining[live] / mean[live]).mean())
-    while missing > 2.7 and len(used) < len(pool.slots):
-        start = int(rng.integers(len(pool.slots)))
-        near = np.arange(start, start + min(reach, len(pool.slots))) % len(pool.slots)
-        left = remaining - pool.slots[near]
-        ratio = left[:, live] / mean[live]
-        imbalance = ratio.max(1) - ratio.min(1)
-        imbalance[left.min(1) < -1e-6] = np.inf
-        for slot in used:
-            imbalance[near == slot] = np.inf
-        best = int(imbalance.argmin())
-        if not np.isfinite(imbalance[best]):
-            break
-        used.append(int(near[best]))
-        remaining = left[best]
-        missing = float(ratio[best].mean())
-    return used, remaining
-
-
-def _finish(pool: _Pool, used: list[int], remaining: np.ndarray, slack: np.ndarray, start: int):
-    """The best zero, one or two further slots, the cost they reach and what they waste.
-
-    The cost is the summed distance of the remaining relative budgets from `slack`, the part of
-    each budget that the pool's composition cannot fill; the waste is what remains beyond it.
-    """
-    size = len(pool.slots)
-    near = np.arange(start, start + min(_PAIRS, size)) % size
-    candidates = np.zeros((len(near) + 1, 3), np.float32)  # row 0: take none
-    candidates[1:] = pool.slots[near]
-    for slot in used:
-        candidates[1:][near == slot] = _ABSENT
-    first = remaining.astype(np.float32) - candidates
-    left = first[:, None, 0] - candidates[None, :, 0]
-    least = left.copy()
-    cost = np.abs(left - np.float32(slack[0]))
-    for stream in (1, 2):
-        np.subtract(first[:, None, stream], candidates[None, :, stream], out=left)
-        np.minimum(least, left, out=least)
-        left -= np.float32(slack[stream])
-        cost += np.abs(left, out=left)
-    cost[least < -1e-6] = np.inf
-    cost.ravel()[len(candidates) + 1 :: len(candidates) + 1] = np.inf  # no record twice
-    flat = int(cost.argmin())
-    pair = divmod(flat, len(candidates))
-    end = first[pair[0]] - candidates[pair[1]]
-    waste = float(np.maximum(end - slack, 0.0).sum())
-    return [int(near[i - 1]) for i in pair if i > 0], float(cost.ravel()[flat]), waste
-
-
-def _build(pool: _Pool, room: np.ndarray, ratio: np.ndarray, rng: np.random.Generator) -> list[int]:
-    """Slots of the best pack found that contains the oldest record of the pool."""
-    oldest = int(pool.entry.argmin())
-    mean = np.maximum(pool.sum / len(pool.slots), 0.0)
-    mean[ratio == 0] = 0.0
-    slack = 1.0 - mean / max(mean.max(), 1e-12)
-    slack[ratio == 0] = 1.0
-    best, best_cost = [oldest], np.inf
-    for attempt in range(_STARTS):
-        reach = max(_GREEDY >> attempt, _LEAST)  # wider variety after each failure
-        used, remaining = _grow(pool, oldest, room, mean, reach, rng)
-        start = int(rng.integers(len(pool.slots)))
-        more, cost, waste = _finish(pool, used, remaining, slack, start)
-        if cost < best_cost:
-            best, best_cost = used + more, cost
-        if waste < _GOOD or len(best) == len(pool.slots):
-            break
-    return best
-
-
 def plan_packs(
     lengths: np.ndarray,
     budgets: Budgets,
@@ -291,12 +175,12 @@ def plan_packs(
     bundles, order = quotas.bundles(order, lengths, limit) if quotas else ([], order)
     sums = np.array([lengths[bundle].sum(0) for bundle in bundles], np.int64).reshape(-1, 3)
     ratio = lengths[planned].sum(0) / np.maximum(limit, 1)
-    found = _pack(lengths[order], sums, limit, ratio, window, rng)
+    found = fill_rows(lengths[order], sums, limit, ratio, window, rng)
     steady, staleness = found.steady, found.staleness
     packs = [np.concatenate([*(bundles[b] for b in bs), order[e]]) for e, bs in found.packs]
     if found.left:  # more bundles than rows: the last rows hold several
         left = [bundles[b] for b in found.left]
-        last = _pack(sums[found.left], sums[:0], limit, ratio, window, rng)
+        last = fill_rows(sums[found.left], sums[:0], limit, ratio, window, rng)
         packs += [np.concatenate([left[i] for i in entries]) for entries, _ in last.packs]
         staleness = max(staleness, last.staleness)
     offsets = np.cumsum([0, *map(len, packs)], dtype=np.int64)
@@ -312,41 +196,6 @@ def plan_packs(
         staleness=staleness,
         unmet=quotas.unmet(packs) if quotas else 0,
     )
-
-
-class _Packed(NamedTuple):
-    """Packs as (places in the stream, bundles), bundles left over, and what `PackPlan` reports."""
-
-    packs: list[tuple[np.ndarray, list[int]]]
-    left: list[int]
-    steady: int
-    staleness: int
-
-
-def _pack(ordered, bundles, limit, ratio, window: int, rng: np.random.Generator) -> _Packed:
-    """Packs a stream of records [n, 3], each pack beside one of the bundles [m, 3] while any fits.
-
-    A bundle is chosen to fit beside the oldest record, whose wait stays bounded.
-    """
-    relative = (ordered / np.maximum(limit, 1)).astype(np.float32)
-    packs, steady, staleness = [], 0, 0
-    pool, left = _Pool(relative, window), list(range(len(bundles)))
-    while len(pool.slots):
-        room = limit - ordered[pool.entry.min()]
-        bundle = [b for b in left[:_BUNDLES] if (bundles[b] <= room).all()][:1]
-        for taken in bundle:
-            left.remove(taken)
-        free = limit - bundles[bundle].sum(0)
-        used = _build(pool, np.where(limit > 0, free / np.maximum(limit, 1), 1.0), ratio, rng)
-        chosen = pool.entry[used]
-        while (ordered[chosen].sum(0) > free).any():  # float32 search, integer law
-            used, chosen = used[:-1], chosen[:-1]
-        staleness = max(staleness, len(packs) - int(pool.born[used].min()))
-        packs.append((chosen, bundle))
-        pool.replace(used, len(packs))
-        if pool.next < len(relative):
-            steady = len(packs)
-    return _Packed(packs, left, steady, staleness)
 
 
 def checked_lengths(lengths: np.ndarray) -> np.ndarray:
@@ -371,3 +220,77 @@ def _fill(lengths: np.ndarray, packs: int, limit: np.ndarray) -> np.ndarray:
     """Tokens / budget by stream; 1.0 where the budget is 0 or there is no pack."""
     capacity = packs * limit
     return np.where(capacity > 0, lengths.sum(0) / np.maximum(capacity, 1), 1.0)
+
+
+def plan_key(
+    lengths: np.ndarray,
+    budgets: Budgets,
+    *,
+    window: int,
+    seed: int,
+    quotas: Quotas | None = None,
+) -> str:
+    """Hash of everything a plan depends on: 16 hexadecimal digits."""
+    settings = [dataclasses.asdict(budgets), window, seed, VERSION, list(lengths.shape)]
+    digest = hashlib.sha256(json.dumps(settings, default=int).encode())
+    digest.update(np.ascontiguousarray(lengths, "<i8").tobytes())
+    if quotas:
+        digest.update(repr(sorted(quotas.least.items())).encode())
+        digest.update(np.ascontiguousarray(quotas.groups, "<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def cached_plan(
+    lengths: np.ndarray,
+    budgets: Budgets,
+    directory: str | Path,
+    *,
+    window: int = 512,
+    seed: int = 0,
+    quotas: Quotas | None = None,
+) -> PackPlan:
+    """`plan_packs`, kept as `<directory>/plan-<key>.npz` and read from there the next time.
+
+    A file that cannot be read is planned and written again.
+    """
+    key = plan_key(np.asarray(lengths), budgets, window=window, seed=seed, quotas=quotas)
+    path = Path(directory) / f"plan-{key}.npz"
+    if path.exists():
+        try:
+            return load_plan(path)
+        except (zipfile.BadZipFile, EOFError, KeyError, ValueError):
+            path.unlink(missing_ok=True)
+    plan = plan_packs(lengths, budgets, window=window, seed=seed, quotas=quotas)
+    save_plan(plan, path)
+    return plan
+
+
+def save_plan(plan: PackPlan, path: str | Path) -> None:
+    """Writes a plan as one npz file; a reader never sees half of it."""
+    with atomic.replacing(path, shared=True) as part:
+        np.savez(
+            part,
+            budgets=plan.budgets.array(),
+            members=plan.members,
+            offsets=plan.offsets,
+            oversized=plan.oversized,
+            fill=plan.fill,
+            fill_steady=plan.fill_steady,
+            staleness=plan.staleness,
+            unmet=plan.unmet,
+        )
+
+
+def load_plan(path: str | Path) -> PackPlan:
+    """Reads what `save_plan` wrote."""
+    with np.load(path) as data:
+        return PackPlan(
+            budgets=Budgets(*map(int, data["budgets"])),
+            members=data["members"],
+            offsets=data["offsets"],
+            oversized=data["oversized"],
+            fill=data["fill"],
+            fill_steady=data["fill_steady"],
+            staleness=int(data["staleness"]),
+            unmet=int(data["unmet"]),
+        )

@@ -1,4 +1,4 @@
-"""From records to batches: plan, shuffle, render, assemble, prefetch; resumable anywhere.
+"""From records to batches: pack, shuffle, tokenize, assemble, prefetch; resumable anywhere.
 
     mixture -> lengths -> pack plan -> shuffled packs, epoch after epoch -> rows -> local batch
 
@@ -20,63 +20,61 @@ import numpy as np
 from absl import flags
 
 from unireason_jax.data import worker
-from unireason_jax.data.budgets import advise_budgets, cached_plan
-from unireason_jax.data.counting import COUNTS, count
+from unireason_jax.data.advice import advise_budgets
 from unireason_jax.data.lengths import measure
 from unireason_jax.data.mixture import Mixture, RecordSource, mix
-from unireason_jax.data.packs import Budgets, PackPlan, plan_packs
+from unireason_jax.data.packs import PackPlan, Quotas, cached_plan, plan_packs
 from unireason_jax.data.quarantine import Quarantine
-from unireason_jax.data.quotas import Quotas
 from unireason_jax.data.randomness import generator
 from unireason_jax.data.records import RecordError
-from unireason_jax.data.rows import assemble, row_spec
-from unireason_jax.data.samples import STREAMS, Sequence
-from unireason_jax.data.tokens import SequenceSpec, render
+from unireason_jax.data.rows import COUNTS, Budgets, assemble, count, row_spec
+from unireason_jax.data.samples import STREAMS, Sample
+from unireason_jax.data.tokens import SampleSpec, tokenize
 
 _STATE = "next_row"
 _TRIAL = 64  # records rendered before a majority of failures stops the run
 
 
 @dataclasses.dataclass(frozen=True)
-class RenderPack:
+class RowMaker:
     """(index of a row in the run, pack) -> row; picklable, so that workers can run it."""
 
     mixture: Mixture
     lengths: np.ndarray
     plan: PackPlan
-    spec: SequenceSpec
+    spec: SampleSpec
     seed: int
     slots: int  # most records in a pack
     room: Budgets  # tokens of a row: the plan's budgets or a little more
 
     def __call__(self, index: int, pack: int) -> dict[str, np.ndarray]:
         """The row's arrays, plus notes for `Pipeline`: `_epoch`, `_records`, `_counts` (see
-        `counting`) and `_failed`, the examples that could not be rendered (filled up with -1)."""
+        `rows.count`) and `_failed`, the examples that could not be used (filled up with -1)."""
         epoch = index // len(self.plan)
-        sequences, failed = [], np.full(self.slots, -1, np.int64)
+        samples, failed = [], np.full(self.slots, -1, np.int64)
         for slot, example in enumerate(self.plan.pack(pack).tolist()):
             try:
-                sequences.append(self.sequence(example, epoch))
+                samples.append(self.sample(example, epoch))
             except (RecordError, OSError):
                 failed[slot] = example
-        row = assemble(sequences, self.room, self.spec.patch_sizes)
+        row = assemble(samples, self.room, self.spec.patch_sizes)
         notes = {"_epoch": np.int64(epoch), "_failed": failed, "_counts": count(row)}
         return row | notes | {"_records": np.int64(len(self.plan.pack(pack)))}
 
-    def sequence(self, example: int, epoch: int) -> Sequence:
-        """One example rendered with its own generator.
+    def sample(self, example: int, epoch: int) -> Sample:
+        """The sample of one example, made with its own generator.
 
         Raises:
           RecordError or OSError: the record cannot be rendered, or is longer than planned.
         """
         rng = generator(self.seed << 32 | int(epoch), example)
         record = self.mixture[example]
-        sequence = render(record, self.spec, rng)
-        for stream, found, planned in zip(STREAMS, sequence.lengths, self.lengths[example]):
+        sample = tokenize(record, self.spec, rng)
+        for stream, found, planned in zip(STREAMS, sample.lengths, self.lengths[example]):
             if found > planned:
                 reason = f"has {found} {stream} tokens, planned were {planned}; plan again"
                 raise RecordError(record.id, None, reason)
-        return sequence
+        return sample
 
 
 class Pipeline:
@@ -89,13 +87,13 @@ class Pipeline:
       plan: the `PackPlan` in use.
       budgets: tokens of a row by stream.
       quarantine: records that failed, with reasons.
-      counts: what the last local batch really held, by the names of `counting.COUNTS`.
+      counts: what the last local batch really held, by the names of `rows.COUNTS`.
     """
 
     def __init__(
         self,
         sources: Mapping[str, RecordSource],
-        spec: SequenceSpec,
+        spec: SampleSpec,
         *,
         budgets: Budgets | int,
         rows: int,
@@ -127,7 +125,7 @@ class Pipeline:
           multiple: every stream of a row is padded to a multiple of this, so that as many devices
             can share it; who is in a row does not depend on it.
           process, processes: which part of the global batch is local.
-          workers: processes that render; 0 renders in threads of this process.
+          workers: processes that make rows; 0 makes them in threads of this process.
           prefetch: batches made ahead (per worker where there are workers).
           cache: folder where lengths and plan are kept between runs.
           quarantine: JSON-lines file for records that fail; further processes write beside it.
@@ -160,10 +158,10 @@ class Pipeline:
         self.quarantine.know(found)
         slots = int(np.diff(self.plan.offsets).max())
         self._room = budgets.rounded(multiple)
-        self._render = RenderPack(mixture, lengths, self.plan, spec, seed, slots, self._room)
+        self._maker = RowMaker(mixture, lengths, self.plan, spec, seed, slots, self._room)
         packs = grain.MapDataset.range(len(self.plan)).seed(seed).shuffle().repeat()
         self.counts = dict.fromkeys(COUNTS, 0)
-        self._all_rows = packs.map_with_index(self._render)
+        self._all_rows = packs.map_with_index(self._maker)
         self._share = process, processes
         self._read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, prefetch))
         self._workers = _workers(workers, prefetch)
@@ -204,7 +202,7 @@ class Pipeline:
         """The next local batch.
 
         Raises:
-          ValueError: most records fail to render; the message holds the last reason.
+          ValueError: most records cannot be used; the message holds the last reason.
         """
         start = time.monotonic()
         self._started = self._started or start
@@ -236,13 +234,13 @@ class Pipeline:
         return iter(batches)
 
     def _note_failures(self, epochs: np.ndarray, failed: np.ndarray) -> None:
-        mixture, reason = self._render.mixture, ""
+        mixture, reason = self._maker.mixture, ""
         for row, slot in np.argwhere(failed >= 0).tolist():
             example = int(failed[row, slot])
             source, record = mixture.index[example].tolist()
             self._failures += 1
             try:  # once more, in this process, for the reason
-                self._render.sequence(example, int(epochs[row]))
+                self._maker.sample(example, int(epochs[row]))
                 record_id, reason = mixture[example].id, "failed once, rendered the second time"
             except RecordError as error:
                 record_id, reason = error.record_id, error.reason

@@ -13,7 +13,7 @@ STREAMS = ("text", "vit", "latent")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Sequence:
+class Sample:
     """The tokens of one record, streams laid out [text | vit | latent], in record-local numbers.
 
     n, v, m are the tokens of the streams, T = n + v + m. Packing adds the tokens of earlier samples
@@ -146,8 +146,8 @@ class Builder:
         self.split_rotary.append(self.rotary)
         self.split_streams.append(stream)
 
-    def finish(self, record_id: str) -> Sequence:
-        """The sequence of all that was added."""
+    def finish(self, record_id: str) -> Sample:
+        """The sample of all that was added."""
         lengths = np.array(self.split_lengths, np.int32)
         modes = np.array(self.split_modes, np.int32)
         true = visibility.build(lengths, modes)
@@ -155,7 +155,7 @@ class Builder:
         counts = [len(part) for part in self.patch_positions]
         vit_width, latent_width = self.patch_sizes
         rows = list(zip(*self.latent_rows)) or [(), (), (), ()]
-        return Sequence(
+        return Sample(
             record_id=record_id,
             text_ids=np.array(self.ids, np.int32),
             text_labels=np.array(self.labels, np.int32),

@@ -25,7 +25,7 @@ import numpy as np
 
 from unireason_jax.data import images, resizing
 from unireason_jax.data.records import Record, RecordError, Segment
-from unireason_jax.data.samples import LATENT, STREAMS, TEXT, VIT, Builder, Sequence
+from unireason_jax.data.samples import LATENT, STREAMS, TEXT, VIT, Builder, Sample
 from unireason_jax.data.tokenizer import Tokenizer
 from unireason_jax.rules import visibility
 
@@ -46,7 +46,7 @@ class LatentCodec(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class SequenceSpec:
+class SampleSpec:
     """Everything that turns a record into tokens, shared by training and sampling.
 
     Attributes:
@@ -94,13 +94,13 @@ class SequenceSpec:
         return 3 * self.vit_patch**2, channels * self.latent_patch**2
 
 
-def text_tokens(segment: Segment, spec: SequenceSpec) -> list[int]:
+def text_tokens(segment: Segment, spec: SampleSpec) -> list[int]:
     """[bos, ids, eos] of a text segment, tags included."""
     tokenizer = spec.tokenizer
     return [tokenizer.bos, *tokenizer.encode(segment.content), tokenizer.eos]
 
 
-def vit_tokens(image, spec: SequenceSpec, sharing: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def vit_tokens(image, spec: SampleSpec, sharing: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Patches float32 [v, p*p*3] in [-1, 1] and positions int32 [v] of an image's ViT copy.
 
     `sharing` images of a record share the resize rule's max_pixels: BAGEL counts those that are
@@ -116,7 +116,7 @@ def vit_tokens(image, spec: SequenceSpec, sharing: int = 1) -> tuple[np.ndarray,
     return patches, images.positions(rows, columns, spec.vit_side, spec.interpolate)
 
 
-def latent_pixels(image, spec: SequenceSpec) -> np.ndarray:
+def latent_pixels(image, spec: SampleSpec) -> np.ndarray:
     """What the codec encodes of an image: uint8 [H, W, 3], resized.
 
     Raises:
@@ -131,7 +131,7 @@ def latent_pixels(image, spec: SequenceSpec) -> np.ndarray:
 
 def latent_tokens(
     image,
-    spec: SequenceSpec,
+    spec: SampleSpec,
     rng: np.random.Generator | None = None,
     moments: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -152,8 +152,8 @@ def latent_tokens(
     return tokens, images.positions(rows, columns, spec.latent_side, spec.interpolate)
 
 
-def copies(segment: Segment, spec: SequenceSpec) -> list[tuple[int, int]]:
-    """(stream, split mode) of each copy that a segment puts into the sequence, in order.
+def copies(segment: Segment, spec: SampleSpec) -> list[tuple[int, int]]:
+    """(stream, split mode) of each copy that a segment puts into the sample, in order.
 
     Raises:
       ValueError: the image needs a ViT or a codec that the spec lacks.
@@ -174,11 +174,11 @@ def copies(segment: Segment, spec: SequenceSpec) -> list[tuple[int, int]]:
     return shown
 
 
-def lengths(record: Record, spec: SequenceSpec) -> tuple[int, int, int]:
+def lengths(record: Record, spec: SampleSpec) -> tuple[int, int, int]:
     """Tokens by stream (text, vit, latent) before dropout; files are read up to their header.
 
     Raises:
-      RecordError: as `render`, except for what only shows when pixels are decoded.
+      RecordError: as `tokenize`, except for what only shows when pixels are decoded.
     """
     total = [0, 0, 0]
     sharing = _sharing(record)
@@ -197,8 +197,8 @@ def lengths(record: Record, spec: SequenceSpec) -> tuple[int, int, int]:
     return tuple(total)
 
 
-def render(record: Record, spec: SequenceSpec, rng: np.random.Generator) -> Sequence:
-    """The token sequence of a record.
+def tokenize(record: Record, spec: SampleSpec, rng: np.random.Generator) -> Sample:
+    """The sample of a record: its tokens.
 
     Args:
       record: without holes.
@@ -247,9 +247,9 @@ def render(record: Record, spec: SequenceSpec, rng: np.random.Generator) -> Sequ
                 build.clean(*latents[number], following)
         except (ValueError, OSError) as error:
             raise RecordError(record.id, number, str(error)) from error
-    sequence = build.finish(record.id)
-    _check_limits(record, sequence.lengths, spec)
-    return sequence
+    sample = build.finish(record.id)
+    _check_limits(record, sample.lengths, spec)
+    return sample
 
 
 def _sharing(record: Record) -> int:
@@ -257,7 +257,7 @@ def _sharing(record: Record) -> int:
     return max(1, sum(s.und and not s.gen and s.loss == "none" for s in record.segments))
 
 
-def _plan(record: Record, spec: SequenceSpec) -> list[tuple[int, int, int]]:
+def _plan(record: Record, spec: SampleSpec) -> list[tuple[int, int, int]]:
     plan = []
     for number, segment in enumerate(record.segments):
         try:
@@ -268,7 +268,7 @@ def _plan(record: Record, spec: SequenceSpec) -> list[tuple[int, int, int]]:
     return plan
 
 
-def _drops(record: Record, plan, spec: SequenceSpec, rng) -> list[bool]:
+def _drops(record: Record, plan, spec: SampleSpec, rng) -> list[bool]:
     p_text, p_latent, p_vit = spec.dropout
     chance = {TEXT: p_text, VIT: p_vit, LATENT: p_latent}
     droppable = [record.segments[n].drop and mode != visibility.NOISED for n, _, mode in plan]
@@ -276,7 +276,7 @@ def _drops(record: Record, plan, spec: SequenceSpec, rng) -> list[bool]:
     return [can and next(draws) < chance[stream] for can, (_, stream, _) in zip(droppable, plan)]
 
 
-def _text_weight(segment: Segment, ids: list[int], spec: SequenceSpec) -> float:
+def _text_weight(segment: Segment, ids: list[int], spec: SampleSpec) -> float:
     """Loss weight of each of the len(ids) - 1 supervised tokens; 0 without loss."""
     if segment.loss != "text":
         return 0.0
@@ -299,7 +299,7 @@ def _check_multiple(width: int, height: int, multiple: int) -> None:
         )
 
 
-def _image_length(segment: Segment, stream: int, spec: SequenceSpec, sharing: int) -> int:
+def _image_length(segment: Segment, stream: int, spec: SampleSpec, sharing: int) -> int:
     if stream == LATENT and segment.moments is not None:
         height, width = (edge * spec.codec.stride for edge in segment.moments.shape[1:3])
     else:
@@ -313,7 +313,7 @@ def _image_length(segment: Segment, stream: int, spec: SequenceSpec, sharing: in
     return len(images.positions(height // cell, width // cell, side))
 
 
-def _check_limits(record: Record, found, spec: SequenceSpec) -> None:
+def _check_limits(record: Record, found, spec: SampleSpec) -> None:
     for stream, count in zip(STREAMS, found):
         limit = getattr(spec, f"max_{stream}")
         if limit is not None and count > limit:

@@ -14,7 +14,7 @@ import numpy as np
 
 from unireason_jax.data import images, tokens
 from unireason_jax.data.records import Record, Segment, untag
-from unireason_jax.data.tokens import SequenceSpec
+from unireason_jax.data.tokens import SampleSpec
 from unireason_jax.inference import sampler
 from unireason_jax.inference.context import Written
 from unireason_jax.inference.settings import Settings
@@ -60,7 +60,7 @@ class Conversation:
       seconds: wall time by phase.
     """
 
-    def __init__(self, request: Request, sample: int, spec: SequenceSpec, settings: Settings):
+    def __init__(self, request: Request, sample: int, spec: SampleSpec, settings: Settings):
         """Reads up to the first hole."""
         reading = settings.reading
         self.request, self.sample, self.settings = request, sample, settings
@@ -219,7 +219,7 @@ class Shown(NamedTuple):
 
 
 def drawn_size(
-    shown: Sequence[Shown], role: str, settings: Settings, spec: SequenceSpec
+    shown: Sequence[Shown], role: str, settings: Settings, spec: SampleSpec
 ) -> tuple[int, int]:
     """(height, width) in pixels of the image that is drawn next.
 

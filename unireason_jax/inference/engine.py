@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from unireason_jax.data.tokens import SequenceSpec
+from unireason_jax.data.tokens import SampleSpec
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference.cache import Cache, Markers
 from unireason_jax.pods import batches, sharding
@@ -30,7 +30,7 @@ class Engine:
 
     config: Any
     params: Any
-    spec: SequenceSpec
+    spec: SampleSpec
     mesh: Mesh | None = None
 
     @property

@@ -3,14 +3,14 @@
 import dataclasses
 from collections.abc import Mapping
 
-from unireason_jax.data.tokens import SequenceSpec
+from unireason_jax.data.tokens import SampleSpec
 from unireason_jax.inference import turns
 from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.inference.turns import Turn, Turns
 
 
 def guides(
-    flow: FlowSettings, seen: Turns, said: Mapping[str, str], spec: SequenceSpec
+    flow: FlowSettings, seen: Turns, said: Mapping[str, str], spec: SampleSpec
 ) -> tuple[FlowSettings, list[list[Turn]]]:
     """How a drawing from a context is guided.
 

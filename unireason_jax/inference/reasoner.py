@@ -15,7 +15,7 @@ from typing import Any
 from unireason_jax.data import images
 from unireason_jax.data.records import Record
 from unireason_jax.data.templates import PLAIN, Style
-from unireason_jax.data.tokens import SequenceSpec, copies, text_tokens
+from unireason_jax.data.tokens import SampleSpec, copies, text_tokens
 from unireason_jax.inference import guidance, turns
 from unireason_jax.inference import presets as systems
 from unireason_jax.inference.context import Context
@@ -54,7 +54,7 @@ class Reasoner:
         self,
         config: Any,
         params: Any,
-        spec: SequenceSpec,
+        spec: SampleSpec,
         settings: Settings | None = None,
         *,
         mesh: Any = None,

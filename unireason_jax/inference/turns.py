@@ -15,7 +15,7 @@ import numpy as np
 from unireason_jax.data import images
 from unireason_jax.data.resizing import Resize
 from unireason_jax.data.samples import LATENT, TEXT, VIT
-from unireason_jax.data.tokens import SequenceSpec, latent_tokens, vit_tokens
+from unireason_jax.data.tokens import SampleSpec, latent_tokens, vit_tokens
 
 GAP = -1
 """Kind of a turn that only moves the rotary position by one: an image copy that is left out."""
@@ -69,7 +69,7 @@ class Reading:
     vit: tuple[int, int] = (980, 224)
     max_pixels: int = Resize.max_pixels
 
-    def spec(self, spec: SequenceSpec) -> SequenceSpec:
+    def spec(self, spec: SampleSpec) -> SampleSpec:
         """The spec with the ViT's rule in its place, as far as the model's table of places goes."""
         if spec.vit_resize is None:
             return spec
@@ -78,7 +78,7 @@ class Reading:
         rule = Resize(longest, shortest, spec.vit_patch, self.max_pixels)
         return dataclasses.replace(spec, vit_resize=rule)
 
-    def given(self, image: np.ndarray, spec: SequenceSpec) -> np.ndarray:
+    def given(self, image: np.ndarray, spec: SampleSpec) -> np.ndarray:
         """What a given picture (uint8 [H, W, 3]) is to all of the model."""
         first = self.latent_first and spec.latent_resize
         return spec.latent_resize.apply(image) if first else image
@@ -90,7 +90,7 @@ def text_turn(ids: Sequence[int], role: str = "") -> Turn:
 
 
 def image_turns(
-    image: Any, spec: SequenceSpec, *, gen: bool, und: bool, role: str = ""
+    image: Any, spec: SampleSpec, *, gen: bool, und: bool, role: str = ""
 ) -> list[Turn]:
     """An image shown as clean latents (gen), then as ViT patches (und, where there is a ViT).
 
@@ -171,7 +171,7 @@ def padded(rows: Sequence[np.ndarray], length: int) -> np.ndarray:
     return out
 
 
-def grid_places(grid: tuple[int, int], spec: SequenceSpec) -> np.ndarray:
+def grid_places(grid: tuple[int, int], spec: SampleSpec) -> np.ndarray:
     """int32 [rows * columns] positions of a latent grid (rows, columns)."""
     return images.positions(*grid, spec.latent_side, spec.interpolate)
 
@@ -181,14 +181,14 @@ def tokens_of(grid: tuple[int, int]) -> int:
     return grid[0] * grid[1]
 
 
-def told(text: str, said: Mapping[str, str], spec: SequenceSpec) -> Turn:
+def told(text: str, said: Mapping[str, str], spec: SampleSpec) -> Turn:
     """A text turn in which {prompt} and {role} stand for what was said."""
     words = text.format_map(collections.defaultdict(str, said))
     markers = spec.tokenizer
     return text_turn([markers.bos, *markers.encode(words), markers.eos], "told")
 
 
-def check_size(size: tuple[int, int], spec: SequenceSpec) -> None:
+def check_size(size: tuple[int, int], spec: SampleSpec) -> None:
     """Raises ValueError unless images of (height, width) pixels can be drawn."""
     cell = spec.codec.stride * spec.latent_patch
     if size[0] % cell or size[1] % cell:
@@ -197,7 +197,7 @@ def check_size(size: tuple[int, int], spec: SequenceSpec) -> None:
 
 
 def check_image(
-    image: Any, spec: SequenceSpec, *, gen: bool, und: bool, reading: Reading | None = None
+    image: Any, spec: SampleSpec, *, gen: bool, und: bool, reading: Reading | None = None
 ) -> None:
     """Raises ValueError unless an image can be read and fits the model's grids."""
     height, width = images.load(image, spec.image_root).shape[:2]

@@ -14,7 +14,7 @@ from unireason_jax.data.samples import LATENT, STREAMS, TEXT, VIT
 from unireason_jax.data.tokenizer import Tokenizer
 from unireason_jax.pictures import splits
 from unireason_jax.pictures.fonts import font, length, write
-from unireason_jax.pictures.splits import Sample, Split
+from unireason_jax.pictures.splits import Split
 from unireason_jax.rules import visibility
 
 Row = dict[str, np.ndarray]
@@ -79,7 +79,7 @@ class _Page:
             marks = (tokenizer.bos, tokenizer.eos, tokenizer.soi, tokenizer.eoi)
             self.names = dict(zip(marks, ("bos", "eos", "img", "/img")))
 
-    def head(self, title: str, found: list[Sample]) -> None:
+    def head(self, title: str, found: list[SampleSplits]) -> None:
         """Title, and how full each stream is."""
         used = [int((row >= 0).sum()) for row in self._keys_by_stream()]
         budgets = [len(keys) for keys in self._keys_by_stream()]
@@ -104,7 +104,7 @@ class _Page:
             x += span + 20
         self.y += 52
 
-    def card(self, number: int, sample: Sample) -> None:
+    def card(self, number: int, sample: SampleSplits) -> None:
         """One record: its splits in true order, wrapped."""
         lines = _wrapped([self._box(split) for split in sample.splits], _WIDTH - 4 * _PAD)
         height = 44 + sum(max(box.image.height for box in line) + _GAP for line in lines) + 8
@@ -130,7 +130,7 @@ class _Page:
         self._room(30).text((2 * _PAD, self.y), text, _SOFT, font(15))
         self.y += 30
 
-    def mask(self, found: list[Sample]) -> None:
+    def mask(self, found: list[SampleSplits]) -> None:
         """The mask of the row in true order, with the legend beside it."""
         draw = self._room(_MASK_SIZE + 100)
         draw.text((_PAD, self.y + 4), "who sees whom", _INK, font(18))
@@ -255,7 +255,7 @@ class _Page:
         what = {"bos": "text", "img": "image", "eos": "stop"}.get(self._word(label))
         return f"\u00bb {what or self._word(label)}"
 
-    def _mask(self, draw: ImageDraw.ImageDraw, found: list[Sample]) -> None:
+    def _mask(self, draw: ImageDraw.ImageDraw, found: list[SampleSplits]) -> None:
         tokens = np.concatenate([sample.tokens for sample in found]) if found else np.zeros(0, int)
         parts = [self.row[f"vis_{name}"][tokens] for name in ("key", "lo", "hi", "own")]
         seen = visibility.dense(visibility.Visibility(*parts))

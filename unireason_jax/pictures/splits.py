@@ -28,7 +28,7 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class SampleSplits:
     """The splits of one record of a packed row, in order."""
 
     splits: tuple[Split, ...]
@@ -63,12 +63,14 @@ def true_order(row: dict[str, np.ndarray]) -> np.ndarray:
     return present[np.argsort(order[present], kind="stable")]
 
 
-def samples(row: dict[str, np.ndarray], bos: int | None = None) -> list[Sample]:
+def samples(row: dict[str, np.ndarray], bos: int | None = None) -> list[SampleSplits]:
     """The samples of a row; `bos` tells adjacent text turns apart (else they count as one)."""
     tokens = true_order(row)
     lo = row["vis_lo"][tokens]
     cuts = np.flatnonzero(np.diff(lo)) + 1
-    return [Sample(tuple(_splits(row, part, bos))) for part in np.split(tokens, cuts) if len(part)]
+    return [
+        SampleSplits(tuple(_splits(row, part, bos))) for part in np.split(tokens, cuts) if len(part)
+    ]
 
 
 def grid_width(positions: np.ndarray) -> int:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.data import samples as layout
 from unireason_jax.data.records import Next, Record, Segment
-from unireason_jax.data.tokens import render
+from unireason_jax.data.samples import Sample
+from unireason_jax.data.tokens import tokenize
 from unireason_jax.proof.recorded import IdsTokenizer, Recorded, Tape
 from unireason_jax.proof.tally import Tally
 from unireason_jax.rules import visibility
@@ -78,7 +78,7 @@ def record_of_plan(
     return Record(name, tuple(segments))
 
 
-def in_true_order(sequences: Sequence[layout.Sequence]) -> dict[str, np.ndarray]:
+def in_true_order(sequences: Sequence[Sample]) -> dict[str, np.ndarray]:
     """A pack of sequences under the reference's names and indices, with its dense mask."""
     fields = {name: [] for name in KINDS}
     rows, tokens, splits = [], 0, 0
@@ -141,7 +141,7 @@ def compare_packs(recorded: Recorded, tally: Tally) -> None:
 
 def rendered(
     recorded: Recorded, pack: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]
-) -> list[layout.Sequence]:
+) -> list[Sample]:
     """Our sequences of a recorded pack, with the reference's draws.
 
     Raises:
@@ -166,7 +166,7 @@ def rendered(
             (recorded.images[key].transpose(1, 2, 0) for key in keys),
             handovers,
         )
-        sequences.append(render(record, spec, tape))
+        sequences.append(tokenize(record, spec, tape))
     if tape.rest:
         raise ValueError(f"pack {pack['id']}: {tape.rest} draws of the reference are left over")
     return sequences
@@ -177,7 +177,7 @@ def compare_sequences(
     tally: Tally,
     group: str,
     pack: Mapping[str, Any],
-    sequences: Sequence[layout.Sequence],
+    sequences: Sequence[Sample],
     masks: Mapping[str, np.ndarray],
 ) -> None:
     """Compares sequences with a recorded pack.

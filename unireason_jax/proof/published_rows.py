@@ -13,7 +13,7 @@ from unireason_jax.data.files import Broken, places, read_rows
 from unireason_jax.data.records import Record, RecordError, untag
 from unireason_jax.data.templates import STYLES, Style, to_record
 from unireason_jax.data.templates.official import read_row
-from unireason_jax.data.tokens import SequenceSpec, render
+from unireason_jax.data.tokens import SampleSpec, tokenize
 from unireason_jax.proof.packs import compare_sequences
 from unireason_jax.proof.pixels import decoded_alike
 from unireason_jax.proof.recorded import Recorded, Tape
@@ -58,7 +58,7 @@ def compare_rows(recorded: Recorded, tally: Tally) -> None:
         tape = Tape(pack["dropout_draws"], pack["randn_draws"])
         try:
             record = record_of_sample(row, sample)
-            sequence = render(record, _spec(recorded, sample), tape)
+            sequence = tokenize(record, _spec(recorded, sample), tape)
         except RecordError as error:
             known = (text for sign, text in REFUSED.items() if re.search(sign, str(error)))
             if reason := next(known, None):
@@ -215,14 +215,14 @@ def compare_broken(recorded: Recorded, tally: Tally) -> None:
         tally.deviation(f"broken files: the reference {theirs}, here {ours}")
 
 
-def _reason_against(row: Mapping[str, Any] | Broken, form: str, spec: SequenceSpec) -> str | None:
+def _reason_against(row: Mapping[str, Any] | Broken, form: str, spec: SampleSpec) -> str | None:
     """Why a row is refused, None where it is kept."""
     if isinstance(row, Broken):
         return row.reason
     try:
         found = read_row({"id": "?", **row}, form)
         record = found if isinstance(found, Record) else to_record(found, RELEASED)
-        render(record, spec, np.random.default_rng(0))
+        tokenize(record, spec, np.random.default_rng(0))
     except RecordError as error:
         return error.reason
     return None
@@ -259,7 +259,7 @@ def compare_orders(recorded: Recorded, tally: Tally) -> None:
         tally.deviation(REMAINDER, len(whole - seen[tree, kind, *loader]))
 
 
-def _spec(recorded: Recorded, sample: Mapping[str, Any]) -> SequenceSpec:
+def _spec(recorded: Recorded, sample: Mapping[str, Any]) -> SampleSpec:
     return recorded.spec(
         latent_resize=recorded.resize("vae"),
         vit_resize=recorded.resize("vit", sample["tree"], sample["type"]),

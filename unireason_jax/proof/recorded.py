@@ -10,7 +10,7 @@ import numpy as np
 
 from unireason_jax.data.resizing import Resize
 from unireason_jax.data.tokenizer import Qwen2Tokenizer
-from unireason_jax.data.tokens import SequenceSpec
+from unireason_jax.data.tokens import SampleSpec
 
 LIMITS = {"vlm": "vlm", "vqa": "vlm"}  # the ViT limits of a sample's type; "vit" for all others
 
@@ -147,7 +147,7 @@ class Recorded:
             name = f"{tree}_vit"
         return resize_of(self.config["limits"][name])
 
-    def spec(self, **changes: Any) -> SequenceSpec:
+    def spec(self, **changes: Any) -> SampleSpec:
         """How the folder's packs are made, without resizing and dropout."""
         limits = self.config["limits"]
         settings = {
@@ -158,7 +158,7 @@ class Recorded:
             "vit_side": limits["max_num_patch_per_side"],
             "weighting": "sqrt",
         }
-        return SequenceSpec(**(settings | changes))
+        return SampleSpec(**(settings | changes))
 
 
 def resize_of(limits: dict[str, int]) -> Resize:

@@ -15,7 +15,7 @@ import numpy as np
 from unireason_jax.data import images
 from unireason_jax.data.resizing import Resize
 from unireason_jax.data.samples import LATENT, TEXT, VIT
-from unireason_jax.data.tokens import SequenceSpec
+from unireason_jax.data.tokens import SampleSpec
 from unireason_jax.inference import turns
 from unireason_jax.inference.context import Written
 from unireason_jax.inference.engine import Engine
@@ -62,9 +62,9 @@ class ColourCodec:
         return pixels.repeat(self.stride, axis=0).repeat(self.stride, axis=1)
 
 
-def spec() -> SequenceSpec:
+def spec() -> SampleSpec:
     """Sizes of the released models: BAGEL's tables and the rules of a converted folder."""
-    return SequenceSpec(
+    return SampleSpec(
         BytesTokenizer(),
         ColourCodec(),
         latent_patch=2,

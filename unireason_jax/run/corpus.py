@@ -24,7 +24,7 @@ from unireason_jax.data.sources import (
 )
 from unireason_jax.data.templates import STYLES, Style
 from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer, world_tokenizer
-from unireason_jax.data.tokens import LatentCodec, SequenceSpec
+from unireason_jax.data.tokens import LatentCodec, SampleSpec
 from unireason_jax.models import vae
 from unireason_jax.models.config import BagelConfig
 from unireason_jax.run.configuration import ConfigError
@@ -159,7 +159,7 @@ def style_of(config: ConfigDict) -> Style:
 
 
 def tokenizer_and_codec(config: ConfigDict) -> tuple[Tokenizer, LatentCodec, dict[str, Any]]:
-    """What turns records into tokens: tokenizer, codec, and resize rules for `SequenceSpec`.
+    """What turns records into tokens: tokenizer, codec, and resize rules for `SampleSpec`.
 
     Prepared folders bring their tokenizer and sizes along; for files `data.tokenizer` and
     `data.sizes` say them.
@@ -196,13 +196,13 @@ def stand_ins(model: BagelConfig) -> tuple[Tokenizer, LatentCodec, dict[str, Any
     return world_tokenizer(), SizeCodec(8, model.latent.channels), {}
 
 
-def sequence_spec(
+def sample_spec(
     config: ConfigDict,
     model: BagelConfig,
     tokenizer: Tokenizer,
     codec: LatentCodec,
     resize: Mapping[str, Any] | None = None,
-) -> SequenceSpec:
+) -> SampleSpec:
     """How the config's records become tokens of the model.
 
     Args:
@@ -228,7 +228,7 @@ def sequence_spec(
         latent = codec.stride * model.latent.patch, model.latent.side
         rules["latent_resize"] = _resize(1024, 512, *latent)
         rules["vit_resize"] = _resize(980, 224, vit.patch, vit.side) if vit else None
-    return SequenceSpec(
+    return SampleSpec(
         tokenizer=tokenizer,
         codec=codec,
         latent_patch=model.latent.patch,

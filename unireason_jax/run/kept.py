@@ -14,7 +14,7 @@ from unireason_jax.data.latents import check
 from unireason_jax.data.records import Record
 from unireason_jax.data.sizes import SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource, is_prepared
-from unireason_jax.data.tokens import LatentCodec, SequenceSpec
+from unireason_jax.data.tokens import LatentCodec, SampleSpec
 from unireason_jax.models import vae
 from unireason_jax.run import corpus
 from unireason_jax.storage import atomic
@@ -81,7 +81,7 @@ def _copy(source: epath.Path, target: Path) -> None:
         shutil.copyfileobj(read, write, 1 << 24)
 
 
-def keep_size(config: ConfigDict, spec: SequenceSpec, workdir: epath.PathLike) -> None:
+def keep_size(config: ConfigDict, spec: SampleSpec, workdir: epath.PathLike) -> None:
     """Notes at what size the run's records draw their pictures; of the world, its config tells."""
     if config.data.source == "world":
         return
@@ -98,7 +98,7 @@ def keep_size(config: ConfigDict, spec: SequenceSpec, workdir: epath.PathLike) -
         atomic.write_text(epath.Path(workdir) / PICTURES, json.dumps({"size": size}) + "\n")
 
 
-def _sizes(record: Record, spec: SequenceSpec) -> list[tuple[int, int]]:
+def _sizes(record: Record, spec: SampleSpec) -> list[tuple[int, int]]:
     """(height, width) in pixels of the images that a record teaches to draw."""
     found = []
     for segment in record.segments:

@@ -21,11 +21,10 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from unireason_jax.data.packs import Budgets
 from unireason_jax.data.pipeline import Pipeline
-from unireason_jax.data.rows import row_spec
+from unireason_jax.data.rows import Budgets, row_spec
 from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer
-from unireason_jax.data.tokens import LatentCodec, SequenceSpec
+from unireason_jax.data.tokens import LatentCodec, SampleSpec
 from unireason_jax.models import functional, vae
 from unireason_jax.models.config import BagelConfig
 from unireason_jax.pods import batches, sharding
@@ -58,7 +57,7 @@ class Run:
 
     config: ConfigDict
     model: BagelConfig
-    spec: SequenceSpec
+    spec: SampleSpec
     has_records: bool = True
     devices: tuple[jax.Device, ...] | None = None
 
@@ -84,7 +83,7 @@ class Run:
         """
         model = configuration.model_config(config, devices[0].platform if devices else None)
         made = corpus.tokenizer_and_codec(config) if has_records else corpus.stand_ins(model)
-        spec = corpus.sequence_spec(config, model, *made)
+        spec = corpus.sample_spec(config, model, *made)
         config = systems.told(config) if has_records else config
         return cls(config, model, spec, has_records, devices and tuple(devices))
 
@@ -101,7 +100,7 @@ class Run:
         model = configuration.model_config(config)
         tokenizer = load_tokenizer(Path(workdir) / TOKENIZER)
         codec = _load_codec(epath.Path(workdir))
-        return cls(config, model, corpus.sequence_spec(config, model, tokenizer, codec))
+        return cls(config, model, corpus.sample_spec(config, model, tokenizer, codec))
 
     def save(self, workdir: epath.PathLike) -> None:
         """Writes what sampling needs but weights: config, tokenizer, and the codec if any."""

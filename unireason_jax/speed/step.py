@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unireason_jax.compilation.reference import reference_row
-from unireason_jax.data.packs import Budgets
+from unireason_jax.data.rows import Budgets
 from unireason_jax.models import functional
 from unireason_jax.pods import batches
 from unireason_jax.run import configuration

@@ -19,8 +19,7 @@ import jax
 import numpy as np
 
 from unireason_jax.data import samples
-from unireason_jax.data.packs import Budgets
-from unireason_jax.data.rows import assemble, stack
+from unireason_jax.data.rows import Budgets, assemble, stack
 from unireason_jax.models import functional
 from unireason_jax.models.config import BagelConfig, variant
 from unireason_jax.speed import reference

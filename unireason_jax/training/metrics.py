@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from unireason_jax.data.counting import COUNTS, count
+from unireason_jax.data.rows import COUNTS, count
 from unireason_jax.models.config import BagelConfig
 
 # Dense bf16 FLOP/s of one JAX device, from the vendors' data sheets (a tpu7x chip is two devices).

@@ -1,4 +1,4 @@
-"""Choosing the budgets of a row from the data, and keeping a plan on disk.
+"""The budgets of a row, advised from the data.
 
 The ratio of the three budgets must follow the mixture: with a wrong ratio one stream fills up
 while another stays empty (69 % instead of 99 % in our measurements). ViT and latent budgets are
@@ -7,18 +7,13 @@ advisor looks for the best one near the wished length and proves it by packing a
 """
 
 import dataclasses
-import hashlib
-import json
-import zipfile
-from pathlib import Path
 
 import numpy as np
 
-from unireason_jax.data import packs
-from unireason_jax.data.packs import STREAMS, Budgets, PackPlan, plan_packs
-from unireason_jax.data.quotas import Quotas
+from unireason_jax.data import bins, packs
+from unireason_jax.data.packs import STREAMS, plan_packs
 from unireason_jax.data.randomness import generator
-from unireason_jax.storage import atomic
+from unireason_jax.data.rows import Budgets
 
 _OUTLIER = 2  # times the longest record that must fit; longer ones may be left out
 _STRETCH = 8  # times the median record, from which on a record stretches its row
@@ -91,7 +86,7 @@ def advise_budgets(
     left_out = _outliers(lengths, coverage)
     everything, lengths = lengths, np.delete(lengths, left_out, 0)
     rng = generator(seed, packs.VERSION)
-    sample = lengths[packs.stratified_order(lengths, rng)[:_SAMPLE]]
+    sample = lengths[bins.stratified_order(lengths, rng)[:_SAMPLE]]
     best, best_score = None, -np.inf
     for budgets in _candidates(lengths, tokens_per_row, text_slack):
         plan = plan_packs(sample, budgets, window=256, seed=seed)
@@ -170,77 +165,3 @@ def _grid(lengths: np.ndarray, share: float) -> np.ndarray:
     if len(steps) > _STEPS:
         steps = np.unique(np.linspace(steps[0], steps[-1], _STEPS).round().astype(np.int64))
     return steps * unit
-
-
-def plan_key(
-    lengths: np.ndarray,
-    budgets: Budgets,
-    *,
-    window: int,
-    seed: int,
-    quotas: Quotas | None = None,
-) -> str:
-    """Hash of everything a plan depends on: 16 hexadecimal digits."""
-    settings = [dataclasses.asdict(budgets), window, seed, packs.VERSION, list(lengths.shape)]
-    digest = hashlib.sha256(json.dumps(settings, default=int).encode())
-    digest.update(np.ascontiguousarray(lengths, "<i8").tobytes())
-    if quotas:
-        digest.update(repr(sorted(quotas.least.items())).encode())
-        digest.update(np.ascontiguousarray(quotas.groups, "<i8").tobytes())
-    return digest.hexdigest()[:16]
-
-
-def cached_plan(
-    lengths: np.ndarray,
-    budgets: Budgets,
-    directory: str | Path,
-    *,
-    window: int = 512,
-    seed: int = 0,
-    quotas: Quotas | None = None,
-) -> PackPlan:
-    """`plan_packs`, kept as `<directory>/plan-<key>.npz` and read from there the next time.
-
-    A file that cannot be read is planned and written again.
-    """
-    key = plan_key(np.asarray(lengths), budgets, window=window, seed=seed, quotas=quotas)
-    path = Path(directory) / f"plan-{key}.npz"
-    if path.exists():
-        try:
-            return load_plan(path)
-        except (zipfile.BadZipFile, EOFError, KeyError, ValueError):
-            path.unlink(missing_ok=True)
-    plan = plan_packs(lengths, budgets, window=window, seed=seed, quotas=quotas)
-    save_plan(plan, path)
-    return plan
-
-
-def save_plan(plan: PackPlan, path: str | Path) -> None:
-    """Writes a plan as one npz file; a reader never sees half of it."""
-    with atomic.replacing(path, shared=True) as part:
-        np.savez(
-            part,
-            budgets=plan.budgets.array(),
-            members=plan.members,
-            offsets=plan.offsets,
-            oversized=plan.oversized,
-            fill=plan.fill,
-            fill_steady=plan.fill_steady,
-            staleness=plan.staleness,
-            unmet=plan.unmet,
-        )
-
-
-def load_plan(path: str | Path) -> PackPlan:
-    """Reads what `save_plan` wrote."""
-    with np.load(path) as data:
-        return PackPlan(
-            budgets=Budgets(*map(int, data["budgets"])),
-            members=data["members"],
-            offsets=data["offsets"],
-            oversized=data["oversized"],
-            fill=data["fill"],
-            fill_steady=data["fill_steady"],
-            staleness=int(data["staleness"]),
-            unmet=int(data["unmet"]),
-        )
