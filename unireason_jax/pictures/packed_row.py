@@ -14,7 +14,7 @@ from unireason_jax.data.samples import LATENT, STREAMS, TEXT, VIT
 from unireason_jax.data.tokenizer import Tokenizer
 from unireason_jax.pictures import splits
 from unireason_jax.pictures.fonts import font, length, write
-from unireason_jax.pictures.splits import Split
+from unireason_jax.pictures.splits import SampleSplits, Split
 from unireason_jax.rules import visibility
 
 Row = dict[str, np.ndarray]
