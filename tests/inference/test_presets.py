@@ -109,6 +109,30 @@ def test_samples_that_share_their_texts():
     assert len({trace.image.tobytes() for trace in pairs}) == 4
 
 
+def test_a_second_plan_may_follow_a_reflection():
+    record = PRESETS["rethink_t2i"].request("a red circle", rounds=1).record
+    roles = [segment.role for segment in record.segments]
+    assert roles == ["user", "plan", "draft", "reflection", "plan", "refined", "reflection"]
+    hand_overs = [s.next for s in record.segments if s.kind == "text" and s.loss == "text"]
+    assert hand_overs == ["text", "image", "stop"]
+    stage = presets.SYSTEMS["unireason_rethink"].following[0]
+    made = stage({"id": "a", "prompt": "p", "explanation": "e", "rounds": 1}, PLAIN)
+    assert [s.tag for s in made.segments if s.role == "plan"] == ["think", "think"]
+
+
+def test_a_chat_needs_no_picture():
+    request = PRESETS["bagel_think_chat"].request("how many moons?").record
+    assert [s.role for s in request.segments] == ["system", "user", "answer"]
+    parts = [{"text": "what is"}, {"image": np.zeros((8, 8, 3), np.uint8)}, {"text": "this?"}]
+    request = PRESETS["bagel_chat"].request(parts=parts).record
+    assert [s.role for s in request.segments] == ["user", "source", "user", "answer"]
+    assert not request.segments[1].gen and request.segments[1].und
+    with pytest.raises(ValueError, match=r"\{text\} or \{image\}"):
+        PRESETS["bagel_chat"].request(parts=[{"video": 1}])
+    with pytest.raises(ValueError, match="no `parts`"):
+        PRESETS["bagel_t2i"].request(parts=parts)
+
+
 def test_irg_thinks_twice_and_draws_twice():
     trace = run("irg_released")
     assert trace.roles == ["system", "user", "plan", "draft", "reflection", "refined"]

@@ -29,7 +29,7 @@ VERBS = {
 """By system, the presets of `generate`, `edit` and `ask` for a model of the released sizes."""
 SYSTEMS: dict[str, Preset] = BAGEL | UNIREASON | SIBLINGS
 _ASKED = {*IMAGE_KEY, "t2i", "think_t2i", "refine_t2i", "irg_improving_full"}
-_ASKED |= {"interleaved", "think_interleaved", "answer"}
+_ASKED |= {"interleaved", "think_interleaved", "answer", "rethink_t2i"}
 PRESETS: dict[str, Preset] = {
     name: Preset(f"the template {name}, as the checkpoint was trained", name, None, rounds=3)
     for name in REQUESTS

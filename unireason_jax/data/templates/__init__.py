@@ -14,7 +14,7 @@ from unireason_jax.data.templates.generation import edit, t2i, think_edit, think
 from unireason_jax.data.templates.hops import multi_edit
 from unireason_jax.data.templates.interleaved import answer, interleaved, think_interleaved
 from unireason_jax.data.templates.process import process, process_alignment, process_conflict
-from unireason_jax.data.templates.refinement import refine_edit, refine_t2i
+from unireason_jax.data.templates.refinement import refine_edit, refine_t2i, rethink_t2i
 from unireason_jax.data.templates.style import PLAIN, STYLE_OF, STYLES, Example, Style
 from unireason_jax.data.templates.understanding import vqa
 
@@ -45,7 +45,8 @@ TEMPLATES: dict[str, Template] = {
 
 
 REQUESTS: dict[str, Template] = TEMPLATES | {
-    template.__name__: template for template in (interleaved, think_interleaved, answer)
+    template.__name__: template
+    for template in (interleaved, think_interleaved, answer, rethink_t2i)
 }
 """Templates that requests may have: those of training, and those that no training data has."""
 

@@ -79,6 +79,7 @@ UNIREASON = {
     "think_edit": THINK_IMAGE,
     "refine_t2i": REFINE,
     "refine_edit": REFINE,
+    "rethink_t2i": REFINE,
 }
 """System prompts by template, as UniReason's loaders put them."""
 

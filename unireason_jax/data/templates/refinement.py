@@ -8,6 +8,7 @@ to ask for another image for ever).
 `rounds` is a list of {reflection, image}; a number n stands for n rounds to be generated.
 """
 
+import dataclasses
 from typing import Any
 
 from unireason_jax.data.records import Record, RecordError, Segment
@@ -40,6 +41,24 @@ def refine_t2i(example: Example, style: Style = PLAIN) -> Record:
     if explanation is None or explanation.strip():
         segments.append(unsupervised("plan", explanation, None if style.reference else "think"))
     return record(example, "refine_t2i", [*segments, *_trace(example, style)], style)
+
+
+def rethink_t2i(example: Example, style: Style = PLAIN) -> Record:
+    """As `refine_t2i`, with a plan of its own between each reflection and its image (paper 4.2).
+
+    `rounds` is a list of {reflection, think, image}; a number n stands for n rounds.
+    """
+    made = refine_t2i(example, style)
+    thoughts = [step.get("think") for step in _rounds(example)]
+    segments: list[Segment] = []
+    for segment in made.segments:
+        if segment.role == "refined":
+            then = "none" if style.reference else "image"
+            segments[-1] = dataclasses.replace(segments[-1], next="text")
+            thought = optional({"id": made.id, "think": thoughts.pop(0)}, "think")
+            segments.append(supervised("plan", thought, "think", then=then, style=style))
+        segments.append(segment)
+    return dataclasses.replace(made, segments=tuple(segments), source="rethink_t2i")
 
 
 def refine_edit(example: Example, style: Style = PLAIN) -> Record:

@@ -7,7 +7,7 @@ line in it), and in what a refinement reads. The figures of the paper were made 
 import dataclasses
 
 from unireason_jax.data.records import Record, Segment
-from unireason_jax.data.templates import TEMPLATES, Example, Style, prompts
+from unireason_jax.data.templates import REQUESTS, TEMPLATES, Example, Style, prompts
 from unireason_jax.data.templates.style import given, shown, supervised, target
 from unireason_jax.inference.preset import Preset
 from unireason_jax.inference.settings import FlowSettings
@@ -162,6 +162,16 @@ UNIREASON: dict[str, Preset] = {
         flow=DRAW,
         refine=flow(_REFINE, text_scale=3.0, interval=(0.4, 1.0), image_free="gaps"),
         following=(TEMPLATES["refine_t2i"],),
+        **_OFFICIAL,
+    ),
+    "unireason_rethink": Preset(
+        "as unireason_refine, with a second plan between reflection and image",
+        "think_t2i",
+        _TRAINED,
+        source="paper 4.2, optional there",
+        flow=DRAW,
+        refine=flow(_REFINE, text_scale=3.0, interval=(0.4, 1.0), image_free="gaps"),
+        following=(REQUESTS["rethink_t2i"],),
         **_OFFICIAL,
     ),
     "unireason_refine_edit": Preset(
