@@ -15,8 +15,8 @@ rubrics (--rubrics) and judge; the report says which, and a hash of all.
 
 Started again, the command draws and asks only what is missing; another preset or setting needs
 another folder. A failed judge call is tried again, then recorded as missing, never as zero; the
-report states the coverage. The key of an endpoint is read from the environment variable that
---judge_key names.
+report states the coverage. Several hosts share drawing and judging. The key of an endpoint is read
+from the environment variable that --judge_key names.
 """
 
 import argparse
@@ -24,9 +24,11 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from unireason_jax.endpoints.chat import EndpointJudge
 from unireason_jax.evals.progress import Progress
@@ -35,9 +37,11 @@ from unireason_jax.evals.published.base import Item, Scored, Suite
 from unireason_jax.evals.published.world_judge import ProgramJudge
 from unireason_jax.inference import choice
 from unireason_jax.inference.load import add_flags, from_flags, told
+from unireason_jax.pods import pod, sharding
 from unireason_jax.run import command_line
-from unireason_jax.storage import lock
 from unireason_jax.storage.journal import Journal
+
+_SLOWEST = 30 * 24 * 3600.0  # seconds that processes wait for each other's share
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,17 +96,19 @@ def drawn(suite: Suite, items: Sequence[Item], arguments: argparse.Namespace) ->
     rounds = 3 if arguments.rounds is None and not arguments.preset else arguments.rounds
     facts = {"checkpoint": told(arguments), "preset": preset, "rounds": rounds}
     facts["sampling"] = settings
-    Journal(arguments.out / "drawn.jsonl", {"suite": suite.name} | facts)  # of no other setting
+    if jax.process_index() == 0:
+        Journal(arguments.out / "drawn.jsonl", {"suite": suite.name} | facts)  # of no other setting
     draw.draw(
         suite,
-        items,
+        _mine(items),
         reasoner,
         arguments.out / "images",
         preset=preset,
         rounds=rounds,
         batch=arguments.batch or draw.BATCH,
-        progress=Progress("draw", len(items), "items"),
+        progress=Progress("draw", len(_mine(items)), "items"),
     )
+    pod.gather("benchmark drawn", None, timeout=_SLOWEST)
     return facts
 
 
@@ -121,7 +127,7 @@ def make_judge(arguments: argparse.Namespace) -> asking.Judge | None:
         cache=arguments.out / "cache",
         timeout=arguments.timeout,
         retries=arguments.retries,
-        per_minute=arguments.per_minute,
+        per_minute=arguments.per_minute / jax.process_count(),
         prices=tuple(arguments.prices),
         budget=arguments.budget,
         extra=_json("--judge_extra", arguments.judge_extra),
@@ -158,10 +164,12 @@ def judged(
     settings = {"suite": suite.name, "judge": judge.name, "rubrics": rubrics}
     if extra := _json("--judge_extra", arguments.judge_extra):
         settings["request"] = extra
-    slug = "".join(c if c.isalnum() else "_" for c in judge.name)
-    journal = Journal(arguments.out / f"answers_{slug}.jsonl", settings)
+    journal = answers_of(arguments.out, judge.name, settings)
+    pod.gather("benchmark asks", None, timeout=_SLOWEST)  # nobody reads what another writes
     if isinstance(judge, EndpointJudge):
-        judge.spent = _bill(journal)  # --budget is that of all starts together
+        judge.spent = _bill(journal)  # --budget is that of all starts and processes together
+        left = max(judge.budget - judge.spent, 0.0) / jax.process_count()
+        judge.budget = judge.spent + left if judge.budget else 0.0
     questions = [
         dataclasses.replace(question, system=rubrics.get("system", ""))
         for item in items
@@ -171,14 +179,36 @@ def judged(
     ]
     asking.ask_all(
         suite,
-        questions,
+        _mine(questions),
         judge,
         journal,
         attempts=arguments.attempts,
         workers=arguments.workers,
-        progress=Progress("judge", len(questions), "questions"),
+        progress=Progress("judge", len(_mine(questions)), "questions"),
     )
+    pod.gather("benchmark asked", None, timeout=_SLOWEST)
+    if jax.process_index() == 0 and jax.process_count() > 1:
+        journal = answers_of(arguments.out, judge.name, settings)
     return *asking.collect(suite, items, images, journal, rubrics), journal
+
+
+def answers_of(out: Path, judge: str, settings: Mapping[str, Any]) -> Journal:
+    """The journal of this process, which also knows the answers in those of all others."""
+    name = "answers_" + "".join(c if c.isalnum() else "_" for c in judge)
+    number = jax.process_index()
+    own = Journal(out / (f"{name}.{number}.jsonl" if number else f"{name}.jsonl"), settings)
+    for path in [out / f"{name}.jsonl", *sorted(out.glob(f"{name}.[0-9]*.jsonl"))]:
+        if path != own.path and path.exists():
+            for key, row in Journal(path, settings).rows.items():
+                old = own.rows.get(key)
+                if old is None or old["scores"] is None:
+                    own.rows[key] = row
+    return own
+
+
+def _mine(work: Sequence[Any]) -> Sequence[Any]:
+    """This process's share."""
+    return work[jax.process_index() :: jax.process_count()]
 
 
 def _bill(journal: Journal) -> float:
@@ -186,7 +216,6 @@ def _bill(journal: Journal) -> float:
     return sum(row["cost"] for row in journal.rows.values())
 
 
-@lock.alone("unireason benchmark", folder="arguments.out")
 def run(arguments: argparse.Namespace) -> Path:
     """Draws, judges and reports as far as the flags say; returns the folder written."""
     if arguments.write_world:
@@ -195,6 +224,13 @@ def run(arguments: argparse.Namespace) -> Path:
         return arguments.write_world
     if not (arguments.suite and arguments.prompts and arguments.out):
         raise ValueError("give --suite NAME --prompts FILE --out DIR, or --write_world DIR.")
+    sharding.initialize_distributed()
+    with pod.ending_together(), pod.holding(arguments.out, "unireason benchmark"):
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> Path:
+    """The work of `run`, in a folder that is held."""
     suite, out = SUITES[arguments.suite], arguments.out
     items = suite.load(arguments.prompts)[: arguments.limit or None]
     facts = {"prompts": f"{arguments.prompts}, {len(items)} items"}
@@ -217,6 +253,8 @@ def run(arguments: argparse.Namespace) -> Path:
         facts["judge's bill"] = f"{_bill(journal):.4g}"
     else:
         print(f"images: {out / 'images'} (no judge given)")
+        return out
+    if jax.process_index():
         return out
     passing = ("judge's bill", "prompts", "checkpoint")
     protocol = {key: value for key, value in facts.items() if key not in passing}

@@ -1,14 +1,16 @@
 """What makes a score that of a benchmark: its groups, files, pictures as its judge sees them."""
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.evals.published.painter import Painter
 from tests.evals.published.test_benchmark import COUNTS, run
 from unireason_jax import benchmark
-from unireason_jax.evals.published import gedit, kris, tiif, wise, world_sets
+from unireason_jax.evals.published import SUITES, gedit, kris, tiif, wise, world_sets
 from unireason_jax.evals.published.base import Item, Malformed, Question, Scored, pixels
 
 
@@ -149,6 +151,26 @@ def test_another_preset_or_setting_is_refused_and_the_report_says_which(sets, tm
         run("wise", sets, tmp_path, None, "--preset", "t2i", "--mode", "plan")
     with pytest.raises(ValueError, match="--preset edit: template 'edit' needs an image"):
         run("wise", sets, tmp_path / "other", None, "--preset", "edit")
+
+
+def test_processes_share_drawing_and_judging(sets, tmp_path, monkeypatch):
+    alone = run("wise", sets, tmp_path / "alone")
+    monkeypatch.setattr(benchmark.pod, "gather", lambda name, value, timeout=0: [value])
+    monkeypatch.setattr(benchmark.pod, "ending_together", contextlib.nullcontext)
+    monkeypatch.setattr(benchmark.jax, "process_count", lambda: 2)
+    items = SUITES["wise"].load(sets / "wise.json")
+    painters = {1: Painter(items), 0: Painter(items)}
+    out = tmp_path / "shared"
+    for number in (1, 0, 1, 0):  # one after the other: whoever was first has not seen all pictures
+        monkeypatch.setattr(benchmark.jax, "process_index", lambda number=number: number)
+        out.mkdir(exist_ok=True)
+        (out / "report.json").write_text("{}")
+        report = run("wise", sets, out, painters[number])
+    assert report["scores"] == alone["scores"] and report["coverage"] == alone["coverage"]
+    assert 0 < painters[0].drawn < len(items)
+    assert painters[0].drawn + painters[1].drawn == len(items)
+    rows = [len(p.read_text().splitlines()) - 1 for p in out.glob("answers_*.jsonl")]
+    assert sum(rows) == len(items) and len(rows) == 2
 
 
 def test_preset_list_needs_nothing_else(capsys):
