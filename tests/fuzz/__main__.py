@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tests.fuzz.tally import Tally
 
-KINDS = ("images", "records")
+KINDS = ("images", "files", "records")
 MOST_MEMORY = 1 << 30  # bytes of one kind's process
 
 

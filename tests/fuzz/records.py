@@ -75,7 +75,7 @@ def fuzz(seed: int, size: int, folder: Path, tally: Tally) -> None:
         rng = random.Random(f"{seed}/{name}")
         rows = [row, *(_spoilt(row, rng) for _ in range(size)), row]
         rows = [{"id": f"r{number}", **row} for number, row in enumerate(rows)]
-        for kind, write in _WRITERS.items():
+        for kind, write in WRITERS.items():
             path = folder / f"rows.{kind}"
             with tally.trial(f"{name} as {kind}", _SECONDS):
                 count = write(path, rows, generator(seed, name, kind))
@@ -84,11 +84,11 @@ def fuzz(seed: int, size: int, folder: Path, tally: Tally) -> None:
                 tally.count("set aside", (count or 0) - kept)
                 tally.expect(kept >= 1, f"{name} as {kind}", "nothing was kept")
         for number in range(max(1, size // _FILES)):
-            for kind in _WRITERS:
+            for kind in WRITERS:
                 rng = generator(seed, name, "file", kind, number)
                 path = folder / f"file.{kind}"
                 with tally.trial(f"{name}, spoilt {kind} {number}", _SECONDS):
-                    _WRITERS[kind](path, rows[:8], None)
+                    WRITERS[kind](path, rows[:8], None)
                     path.write_bytes(corrupted(path.read_bytes(), rng))
                     _prepared(path, images, name.split()[0], words, None)
                     tally.count("spoilt file")
@@ -221,7 +221,7 @@ def _tar(path: Path, rows: list[dict], rng: np.random.Generator | None) -> int |
     return len(rows)
 
 
-_WRITERS = {
+WRITERS = {
     "jsonl": _lines,
     "json": _array,
     "jsonl.gz": _packed,

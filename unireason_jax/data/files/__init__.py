@@ -1,4 +1,8 @@
-"""Files that people have, as rows: told by content, read from any row on, in constant memory."""
+"""Files that people have, as rows: told by content, read from any row on, in constant memory.
+
+A gzipped file is unpacked from its beginning for every shard that is made of it; large ones are
+better unpacked once.
+"""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
