@@ -17,6 +17,7 @@ def read(tmp_path, content, name="requests.txt"):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     asked, refused = read_file(path)
     assert all(isinstance(one, Asked) for one in asked)
+    assert not any("\n" in one.told for one in refused)
     assert all(one.told == f"{one.where}: {one.reason}" for one in refused)
     lines = {int(one.where.rpartition(":")[2]): one.reason for one in refused}
     return [(one.name, one.prompt) for one in asked], lines
@@ -104,6 +105,9 @@ def test_ids_images_and_seeds(tmp_path):
         ('"zzzz": 1', "unknown field 'zzzz'. Known are prompt, id, image, seed"),
         ('"zzzz": 1, "steps": 3', "unknown field 'zzzz'; unknown field 'steps', which is said"),
         ('"prompt": "again"', "field 'prompt' is there twice"),
+        ('"a\\nb": 1', r"unknown field 'a\\nb'"),
+        (f'"{"x" * 5000}": 1', "unknown field 'x{40}[.]{3}'"),
+        ('"\\ud800": 1, "\\ud800": 2', r"field '\\ud800' is there twice"),
     ],
 )
 def test_fields_are_refused_by_name(tmp_path, fields, message):

@@ -26,7 +26,7 @@ _BEGINS_ARRAY = re.compile(r'\[\s*[{"\]]')
 _BRACKETED_WORD = re.compile(r"\[\s*[^\W\d_]")
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|“[^“”]*”|„[^„“”]*[“”]|«[^«»]*»")
 _UNDECODED = re.compile("[\udc80-\udcff]")
-_LONGEST_NUMBER = 40
+_LONGEST_NUMBER = _LONGEST_NAME = 40
 
 
 class Item(NamedTuple):
@@ -149,8 +149,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"field '{twice}' is there twice.")
+        raise ValueError(f"field {named(twice)} is there twice.")
     return found
+
+
+def named(name: str) -> str:
+    """A field's name in quotation marks, on one short line whatever it is."""
+    short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+    return f"'{short}'" if short.isprintable() else ascii(short)
 
 
 def _array(text: str) -> list[tuple[int, str]] | None:

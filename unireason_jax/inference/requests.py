@@ -116,13 +116,13 @@ def _unknown(name: str, known: Sequence[str]) -> str:
     """What is to be said of an unknown field."""
     if name == "negative_prompt":
         return _NO_NEGATIVE
-    meant = MEANT.get(name, name)
+    meant, told = MEANT.get(name, name), f"unknown field {items.named(name)}"
     near = [meant] if meant in known else difflib.get_close_matches(meant.lower(), known, n=1)
     if near:
-        return f"unknown field '{name}', did you mean '{near[0]}'?"
+        return f"{told}, did you mean '{near[0]}'?"
     if meant in _FLAGS:
-        return f"unknown field '{name}', which is said for all requests at once: --{meant}"
-    return f"unknown field '{name}'"
+        return f"{told}, which is said for all requests at once: --{meant}"
+    return told
 
 
 def check_text(name: str, value: Any) -> None:
