@@ -75,6 +75,10 @@ def test_memory_does_not_grow_with_the_number_of_conversations(tmp_path, capsys)
         lambda place: change(
             place, steps=[{"kind": "image", "role": "x", "image": "../01_image.png"}]
         ),
+        lambda place: change(place, ended=["end"]),
+        lambda place: change(place, steps=[{"kind": "text", "role": "../x", "text": "a"}]),
+        lambda place: change(place, steps=[{"kind": "text", "role": "plan", "text": "\ud800"}]),
+        lambda place: change(place, seconds={"draw": "long"}),
         lambda place: (place / "01_image.png").unlink(),
     ],
 )

@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import re
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,11 @@ from unireason_jax.storage import atomic
 
 FILE = "trace.json"
 PICTURE = "strip.png"
+_ENDS = {
+    "stop": "the model stopped",
+    "rounds": "stopped by the limit of rounds",
+    "end": "complete",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,14 +193,9 @@ class Trace:
 
     def caption(self) -> str:
         """Small print of the strip: identity, end and cost."""
-        ends = {
-            "stop": "the model stopped",
-            "rounds": "stopped by the limit of rounds",
-            "end": "complete",
-        }
         name = [] if self.id == self.request else [self.id]
         parts = [*name, *(str(v) for v in self.details.get("caption", ()))]
-        return "  ·  ".join([*parts, ends[self.ended], f"{self.forwards} forwards"])
+        return "  ·  ".join([*parts, _ENDS[self.ended], f"{self.forwards} forwards"])
 
     def save(self, folder: str | Path) -> Path:
         """Writes trace.json, one PNG per image and strip.png; returns the folder.
@@ -239,30 +241,41 @@ def peek(folder: str | Path) -> Trace:
         values = json.loads(path.read_text(encoding="utf-8"))
         steps = tuple(Step(**step) for step in values.pop("steps"))
         found = Trace(steps=steps, **values)
-        parts = (found.details, found.seconds, found.settings)
-        if not isinstance(found.id, str) or not all(isinstance(part, dict) for part in parts):
-            raise TypeError("a field is of a wrong type")
-        for step in steps:
-            _check(step)
+        _check(found)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a trace of this program ({error}).") from None
     for step in steps:
         if step.image is not None and not (path.parent / step.image).is_file():
-            raise FileNotFoundError(
-                f"{path.parent / step.image}: an image of the trace is missing."
-            )
+            raise FileNotFoundError(f"{path.parent / step.image}: missing, an image of the trace.")
     return found
 
 
-def _check(step: Step) -> None:
-    """Raises TypeError unless a step read from a file has the content of its kind."""
-    texts = (step.role, step.image or "", step.text or "", step.handover or "")
-    if step.kind not in ("text", "image") or not all(isinstance(text, str) for text in texts):
-        raise TypeError("a step is of a wrong type")
-    if (step.image is None) == (step.kind == "image"):
-        raise TypeError(f"a step of kind {step.kind} has the content of another")
-    if step.image is not None and Path(step.image).name != step.image:
-        raise TypeError("an image is not in the folder itself")
+def _check(trace: Trace) -> None:
+    """Raises TypeError or ValueError unless a trace from a file is what `Trace.save` writes."""
+    parts = (trace.details, trace.seconds, trace.settings)
+    if not all(isinstance(part, dict) for part in parts) or trace.ended not in _ENDS:
+        raise TypeError("a field is of a wrong type")
+    numbers = (trace.sample, *trace.seconds.values())
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise TypeError("a number is of a wrong type")
+    names = [trace.id, trace.template, *map(str, trace.details.get("caption", ()))]
+    kinds = typing.get_type_hints(Step) | {"image": str | None}
+    for step in trace.steps:
+        for name, kind in kinds.items():
+            if not isinstance(getattr(step, name), kind):
+                raise TypeError(f"field '{name}' of a step is of a wrong type")
+        if step.kind not in ("text", "image") or (step.image is None) == (step.kind == "image"):
+            raise TypeError("a step has not the content of its kind")
+        if not re.fullmatch(r"\w{1,40}", step.role) or not _is_plain(step.image or "x"):
+            raise TypeError("a name of a step is none")
+        names += [step.text or "", step.content or ""]
+    for name in names:
+        name.encode()  # no half of a character
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a file's name is one of the folder itself."""
+    return Path(name).name == name and len(name) < 200
 
 
 def _with_image(step: Step, folder: Path) -> Step:
