@@ -73,7 +73,7 @@ def get_config(run: str = "stage2") -> ConfigDict:
     config = quickstart.get_config("alignment" if run == "alignment" else "joint")
     config.data.mixture.update(dict.fromkeys(config.data.mixture, 0.0))
     config.data.mixture.update(RUNS[run]["mixture"])
-    # Small steps, as when the README's table was measured.
+    # Small steps, as when the table of configs/README.md was measured.
     config.data.rows = 2
     config.optim.lr, config.optim.warmup_steps = 1.5e-3, 100
     if run != "alignment":

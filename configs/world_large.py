@@ -7,7 +7,7 @@ Command:  unireason train --config configs/world_large.py:alignment --workdir ru
 Hardware: one GPU, and the CPU cores that render its records: a worker each, which feed 80,000
           tokens a second; an H200 takes more than twelve give.
 Time:     six minutes for three seeds at once on an H200 with 16 cores.
-Result:   README.md, "On a GPU"; `notebooks/demo` is seed 0.
+Result:   configs/README.md, "The larger world"; `notebooks/demo` is seed 0.
 """
 
 from ml_collections import ConfigDict
