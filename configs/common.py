@@ -50,6 +50,12 @@ def get_config() -> ConfigDict:
                 "patch": placeholder(int),
                 "side": placeholder(int),
             },
+            # Of Janus, in the place of latents.
+            "codes": {
+                "size": placeholder(int),
+                "width": placeholder(int),
+                "side": placeholder(int),
+            },
         }
     )
     # Whose way of sampling the model follows (`generate --preset list`): bagel, unireason, irg,
@@ -75,6 +81,8 @@ def get_config() -> ConfigDict:
             "allow_outside": False,
             # The official ae.safetensors, to encode while training instead of beforehand.
             "vae": "",
+            # The vq.safetensors of a converted Janus, whose codes pictures are drawn with.
+            "vq": "",
             # Records of a file or prepared folder beside `source`: their share of the examples,
             # and how many of them every row holds at least.
             "extra": {"path": "", "share": 0.0, "quota": 0},
@@ -122,6 +130,9 @@ def get_config() -> ConfigDict:
         {
             "ce_weight": 1.0,
             "flow_weight": 1.0,
+            # Of Janus's codes; pooled: text and codes are one mean over the tokens of both.
+            "code_weight": 1.0,
+            "pooled": False,
             "timestep_shift": 1.0,
             "ce_chunk": 1024,
             "detach_und": False,

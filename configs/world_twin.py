@@ -9,7 +9,8 @@ Result:   loss/flow, and loss/ce where text is supervised, fall from the first l
           this size shows that a recipe runs as it should, not how good it is.
 
 A twin keeps what a recipe says about losses, shift, dropout, average, freezing and switches. It
-takes the model of configs/quickstart.py and two of its rows, tasks of the world in the place of the
+takes the model of configs/quickstart.py (or one of its size that draws with codes) and two of its
+rows, tasks of the world in the place of the
 data groups, a twentieth of the steps, and fifty times the learning rates, as that small a model
 bears. The styles of the recipes are left out, because the world has no words for them. Where a
 recipe starts from BAGEL its twin starts from random weights, so that what stage 1 freezes stays
@@ -21,7 +22,7 @@ import importlib
 
 from ml_collections import ConfigDict
 
-from configs import quickstart
+from configs import common, quickstart
 
 TWINS = {
     "bagel_finetune": {"t2i": 0.4, "edit": 0.3, "vqa": 0.3},
@@ -45,6 +46,8 @@ TWINS = {
     "irg_stage2": {"irg_initial_full": 1.0, "irg_improving_full": 1.0},
     "process_driven": {"process": 0.515, "process_conflict": 0.244, "process_alignment": 0.241},
     "uni_edit": {"uni_edit": 1.0},
+    "janus_finetune": {"t2i": 0.4, "vqa": 0.3, "caption": 0.3},
+    "uni_edit_janus": {"uni_edit": 1.0},
 }
 """Recipes, and the world's tasks that stand for their data groups."""
 
@@ -57,7 +60,9 @@ def get_config(recipe: str = "unireason_stage2") -> ConfigDict:
         raise ValueError(f"no recipe {recipe!r}; configs/world_twin.py: takes {', '.join(TWINS)}")
     config = importlib.import_module(f"configs.{recipe}").get_config()
     world = quickstart.get_config()
-    config.model = world.model
+    is_janus = config.model.variant.startswith("janus")
+    config.model = _janus() if is_janus else world.model
+    config.data.vq, config.data.sizes = "", "world"
     for key in ("source", "examples", "tokens", "window", "side", "interpolate", "style"):
         config.data[key] = world.data[key]
     config.data.rows = 2
@@ -76,3 +81,15 @@ def get_config(recipe: str = "unireason_stage2") -> ConfigDict:
     config.eval = world.eval
     config.eval.every = config.train.steps
     return config
+
+
+def _janus() -> ConfigDict:
+    """The size of configs/quickstart.py's model, drawing with codes."""
+    model = common.get_config().model
+    model.variant, model.dtype = "janus_world", "auto"
+    model.llm.width, model.llm.layers, model.llm.mlp = 192, 4, 576
+    model.llm.heads, model.llm.kv_heads, model.llm.head_dim = 6, 6, 32
+    model.llm.vocab, model.unroll = 256, 4
+    model.vit.width, model.vit.layers, model.vit.heads, model.vit.mlp = 64, 1, 2, 192
+    model.codes.size = 72
+    return model

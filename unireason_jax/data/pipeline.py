@@ -27,9 +27,10 @@ from unireason_jax.data.packs import PackPlan, Quotas, cached_plan, plan_packs
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.randomness import generator
 from unireason_jax.data.records import RecordError
+from unireason_jax.data.rendering import tokenize
 from unireason_jax.data.rows import COUNTS, Budgets, assemble, count, row_spec
 from unireason_jax.data.samples import STREAMS, Sample
-from unireason_jax.data.tokens import SampleSpec, tokenize
+from unireason_jax.data.tokens import SampleSpec
 
 _STATE = "next_row"
 _TRIAL = 64  # records rendered before a majority of failures stops the run
@@ -57,7 +58,8 @@ class RowMaker:
                 samples.append(self.sample(example, epoch))
             except (RecordError, OSError):
                 failed[slot] = example
-        row = assemble(samples, self.room, self.spec.patch_sizes)
+        kinds = {"by_codes": self.spec.by_codes}
+        row = assemble(samples, self.room, self.spec.patch_sizes, **kinds)
         notes = {"_epoch": np.int64(epoch), "_failed": failed, "_counts": count(row)}
         return row | notes | {"_records": np.int64(len(self.plan.pack(pack)))}
 
@@ -309,7 +311,7 @@ class Pipeline:
 
     def batch_spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and dtype of every array of the global batch, by name."""
-        spec = row_spec(self._room, self.spec.patch_sizes)
+        spec = row_spec(self._room, self.spec.patch_sizes, by_codes=self.spec.by_codes)
         return {name: ((self.rows, *shape), dtype) for name, (shape, dtype) in spec.items()}
 
 

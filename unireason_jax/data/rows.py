@@ -52,47 +52,67 @@ class Budgets:
 
 
 # field of a Sample -> (stream, dtype, padding)
-_TOKENS = {
+_SHARED = {
     "text_ids": (0, np.int32, 0),
     "text_labels": (0, np.int32, -1),
     "text_weights": (0, np.float32, 0),
     "vit_patches": (1, np.float32, 0),
     "vit_positions": (1, np.int32, 0),
     "vit_images": (1, np.int32, -1),
+}
+_LATENTS = {
     "latents": (2, np.float32, 0),
     "latent_positions": (2, np.int32, 0),
     "latent_weights": (2, np.float32, 0),
     "latent_logits": (2, np.float32, -np.inf),
     "noise_seeds": (2, np.uint32, 0),
 }
+_CODES = {
+    "code_ids": (2, np.int32, 0),
+    "code_weights": (2, np.float32, 0),
+    "code_from": (2, np.int32, 0),
+}
 _ROW = ("positions", "vis_key", "vis_lo", "vis_hi", "vis_own")  # over the whole row
 
 
-def row_spec(budgets: Budgets, patch_sizes: tuple[int, int]) -> dict[str, tuple[tuple, np.dtype]]:
+def _fields(by_codes: bool) -> dict[str, tuple[int, type, float]]:
+    """The fields of a row whose images are latents, or codes."""
+    return _SHARED | (_CODES if by_codes else _LATENTS)
+
+
+def row_spec(
+    budgets: Budgets, patch_sizes: tuple[int, int], *, by_codes: bool = False
+) -> dict[str, tuple[tuple, np.dtype]]:
     """Shape and dtype of every array of a row, by name.
 
     Args:
       budgets: tokens by stream.
       patch_sizes: features of a ViT patch and of a latent token (`SampleSpec.patch_sizes`).
+      by_codes: the latent stream holds codes (`SampleSpec.by_codes`); "code_from" is the place in
+        the row of the token that predicts a code.
     """
     widths = {"vit_patches": (patch_sizes[0],), "latents": (patch_sizes[1],)}
     lengths = budgets.array()
     spec = {
         name: ((int(lengths[stream]), *widths.get(name, ())), np.dtype(dtype))
-        for name, (stream, dtype, _) in _TOKENS.items()
+        for name, (stream, dtype, _) in _fields(by_codes).items()
     }
     return spec | {name: ((budgets.total,), np.dtype(np.int32)) for name in _ROW}
 
 
 def assemble(
-    samples: Iterable[Sample], budgets: Budgets, patch_sizes: tuple[int, int]
+    samples: Iterable[Sample],
+    budgets: Budgets,
+    patch_sizes: tuple[int, int],
+    *,
+    by_codes: bool = False,
 ) -> dict[str, np.ndarray]:
     """One row of a batch from the samples of a pack.
 
     Args:
       samples: samples in row order; none gives a row of padding.
       budgets: tokens by stream.
-      patch_sizes: as in `row_spec`.
+      patch_sizes, by_codes: as in `row_spec`.
 
     Returns:
       The arrays of `row_spec`, filled from the left of each stream.
@@ -101,10 +121,9 @@ def assemble(
       ValueError: the samples need more tokens than a budget has.
     """
     samples = list(samples)
-    spec = row_spec(budgets, patch_sizes)
+    spec, fields = row_spec(budgets, patch_sizes, by_codes=by_codes), _fields(by_codes)
     row = {
-        name: np.full(spec[name][0], padding, dtype)
-        for name, (_, dtype, padding) in _TOKENS.items()
+        name: np.full(spec[name][0], padding, dtype) for name, (_, dtype, padding) in fields.items()
     }
     row["positions"] = np.zeros(budgets.total, np.int32)
     blank = _named(visibility.padding(budgets.total))
@@ -122,8 +141,12 @@ def assemble(
                 f"record '{sample.record_id}': the row needs {end[stream]} {STREAMS[stream]} "
                 f"tokens but its budget is {limit[stream]}; plan again with these lengths"
             )
-        for name, (stream, _, _) in _TOKENS.items():
+        for name, (stream, _, _) in fields.items():
             row[name][used[stream] : end[stream]] = getattr(sample, name)
+        if by_codes:
+            place = np.arange(used[2], end[2]) + budgets.und
+            start = row["code_from"][used[2] : end[2]]
+            start[:] = np.where(start < 0, place - 1, start + used[0])
         row["vit_images"][used[1] : end[1]] += np.int32(images)
         shifted = visibility.shifted(sample.visibility, tokens=tokens, splits=splits)
         wide = _named(shifted) | {"positions": sample.positions}

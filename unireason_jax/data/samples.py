@@ -31,6 +31,9 @@ class Sample:
       latent_weights: float32 [m]; > 0 on noised tokens only.
       latent_logits: float32 [m]; normal draw before the sigmoid, -inf for clean tokens.
       noise_seeds: uint32 [m]; one number per noised image, 0 for clean tokens.
+      code_ids, code_from: int32 [m], of a model that draws with codes (and has no latents): the
+        code, and the text token that predicts it, -1 for the code before it.
+      code_weights: float32 [m], of codes as targets.
       positions: int32 [T], rotary.
       order: int32 [T], place of each token in the record's true order.
       visibility: four int32 [T] (see `unireason_jax.rules.visibility`).
@@ -56,6 +59,9 @@ class Sample:
     split_lengths: np.ndarray
     split_modes: np.ndarray
     vit_count: int
+    code_ids: np.ndarray | None = None
+    code_weights: np.ndarray | None = None
+    code_from: np.ndarray | None = None
 
     @property
     def lengths(self) -> tuple[int, int, int]:

@@ -28,6 +28,21 @@ class SizeCodec:
         return colors.repeat(self.stride, 0).repeat(self.stride, 1)
 
 
+class SizeCodes:
+    """Stands in for a VQ tokenizer where only sizes matter: every code is 0."""
+
+    def __init__(self, stride: int, codes: int):
+        self.stride, self.codes = stride, codes
+
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        """Codes int32 [H / stride, W / stride]."""
+        return np.zeros([edge // self.stride for edge in image.shape[:2]], np.int32)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Black, uint8 [h * stride, w * stride, 3]."""
+        return np.zeros((*(edge * self.stride for edge in codes.shape), 3), np.uint8)
+
+
 _LARGE = {
     "codec": SizeCodec(8, 16),
     "latent_patch": 2,

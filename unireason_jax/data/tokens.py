@@ -51,7 +51,7 @@ class SampleSpec:
 
     Attributes:
       tokenizer: text <-> ids, and the four control ids.
-      codec: image <-> latents; None where no image is generated or shown as latents.
+      codec: image <-> latents, or codes (`by_codes`); None where no image is generated or shown so.
       latent_patch, latent_side: latents per side of a token, tokens per side of the position table.
       vit_patch, vit_side: the same for ViT patches in pixels; vit_patch 0 means that the model has
         no ViT: `und` copies are left out where the image is also shown as latents, else refused.
@@ -88,9 +88,14 @@ class SampleSpec:
             raise ValueError(f"weighting is {self.weighting!r}; use one of {WEIGHTINGS}")
 
     @property
+    def by_codes(self) -> bool:
+        """Whether images are drawn with codes: the codec makes them, instead of latents."""
+        return hasattr(self.codec, "codes")
+
+    @property
     def patch_sizes(self) -> tuple[int, int]:
         """Features of a ViT patch (p*p*3) and of a latent token (p*p*C, 0 without codec)."""
-        channels = self.codec.channels if self.codec else 0
+        channels = self.codec.channels if self.codec and not self.by_codes else 0
         return 3 * self.vit_patch**2, channels * self.latent_patch**2
 
 
@@ -184,16 +189,16 @@ def lengths(record: Record, spec: SampleSpec) -> tuple[int, int, int]:
     sharing = _sharing(record)
     for number, segment in enumerate(record.segments):
         try:
-            _refuse_hole(segment)
+            refuse_hole(segment)
             for stream, _ in copies(segment, spec):
                 if stream == TEXT:
                     total[TEXT] += len(text_tokens(segment, spec))
                 else:
                     total[TEXT] += 2
-                    total[stream] += _image_length(segment, stream, spec, sharing)
+                    total[stream] += image_length(segment, stream, spec, sharing)
         except (ValueError, OSError) as error:
             raise RecordError(record.id, number, str(error)) from error
-    _check_limits(record, total, spec)
+    check_limits(record, total, spec)
     return tuple(total)
 
 
@@ -231,7 +236,7 @@ def tokenize(record: Record, spec: SampleSpec, rng: np.random.Generator) -> Samp
                 build.skip(stream)
             elif stream == TEXT:
                 ids = text_tokens(segment, spec)
-                build.text(ids, _text_weight(segment, ids, spec), following)
+                build.text(ids, text_weight(segment, ids, spec), following)
             elif stream == VIT:
                 build.vit(*vit_tokens(segment.image, spec, sharing), following)
             elif mode == visibility.NOISED:
@@ -248,7 +253,7 @@ def tokenize(record: Record, spec: SampleSpec, rng: np.random.Generator) -> Samp
         except (ValueError, OSError) as error:
             raise RecordError(record.id, number, str(error)) from error
     sample = build.finish(record.id)
-    _check_limits(record, sample.lengths, spec)
+    check_limits(record, sample.lengths, spec)
     return sample
 
 
@@ -261,7 +266,7 @@ def _plan(record: Record, spec: SampleSpec) -> list[tuple[int, int, int]]:
     plan = []
     for number, segment in enumerate(record.segments):
         try:
-            _refuse_hole(segment)
+            refuse_hole(segment)
             plan += [(number, stream, mode) for stream, mode in copies(segment, spec)]
         except ValueError as error:
             raise RecordError(record.id, number, str(error)) from error
@@ -276,14 +281,15 @@ def _drops(record: Record, plan, spec: SampleSpec, rng) -> list[bool]:
     return [can and next(draws) < chance[stream] for can, (_, stream, _) in zip(droppable, plan)]
 
 
-def _text_weight(segment: Segment, ids: list[int], spec: SampleSpec) -> float:
+def text_weight(segment: Segment, ids: list[int], spec: SampleSpec) -> float:
     """Loss weight of each of the len(ids) - 1 supervised tokens; 0 without loss."""
     if segment.loss != "text":
         return 0.0
     return segment.weight / (math.sqrt(len(ids) - 1) if spec.weighting == "sqrt" else 1.0)
 
 
-def _refuse_hole(segment: Segment) -> None:
+def refuse_hole(segment: Segment) -> None:
+    """Raises ValueError for a hole."""
     if segment.is_hole:
         raise ValueError(
             f"the {segment.role} {segment.kind} is a hole; holes are for sampling, training data "
@@ -299,7 +305,8 @@ def _check_multiple(width: int, height: int, multiple: int) -> None:
         )
 
 
-def _image_length(segment: Segment, stream: int, spec: SampleSpec, sharing: int) -> int:
+def image_length(segment: Segment, stream: int, spec: SampleSpec, sharing: int = 1) -> int:
+    """Tokens of an image's copy in a stream, without its markers. Raises ValueError and OSError."""
     if stream == LATENT and segment.moments is not None:
         height, width = (edge * spec.codec.stride for edge in segment.moments.shape[1:3])
     else:
@@ -313,7 +320,8 @@ def _image_length(segment: Segment, stream: int, spec: SampleSpec, sharing: int)
     return len(images.positions(height // cell, width // cell, side))
 
 
-def _check_limits(record: Record, found, spec: SampleSpec) -> None:
+def check_limits(record: Record, found, spec: SampleSpec) -> None:
+    """Raises RecordError where a record has more tokens of a stream than a row."""
     for stream, count in zip(STREAMS, found):
         limit = getattr(spec, f"max_{stream}")
         if limit is not None and count > limit:

@@ -59,6 +59,20 @@ def draw_row(
     return page.finish()
 
 
+def _with_colours(row: Row) -> Row:
+    """The row; where it holds codes, with latents that give each code a colour of its own."""
+    if "code_ids" not in row:
+        return row
+    codes = row["code_ids"]
+    colours = np.random.default_rng(0).uniform(-1, 1, (int(codes.max(initial=0)) + 1, 3))
+    return row | {
+        "latents": colours[codes],
+        "latent_positions": np.arange(len(codes)),
+        "latent_weights": row["code_weights"],
+        "latent_logits": np.full(len(codes), -np.inf),
+    }
+
+
 @dataclasses.dataclass
 class _Box:
     """A drawn split waiting for its place on a line."""
@@ -71,7 +85,7 @@ class _Page:
     """A tall canvas that is filled from the top and cut at the end."""
 
     def __init__(self, row: Row, tokenizer: Tokenizer | None):
-        self.row, self.tokenizer = row, tokenizer
+        self.row, self.tokenizer = _with_colours(row), tokenizer
         self.canvas = Image.new("RGB", (_WIDTH, 1000), _PAPER)
         self.y = _PAD
         self.names = {}

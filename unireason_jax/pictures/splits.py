@@ -41,7 +41,8 @@ class SampleSplits:
 
 def streams_of(row: dict[str, np.ndarray]) -> np.ndarray:
     """Stream of every token of a row, int [T]."""
-    sizes = [len(row[name]) for name in ("text_ids", "vit_positions", "latent_positions")]
+    drawn = "code_ids" if "code_ids" in row else "latent_positions"
+    sizes = [len(row[name]) for name in ("text_ids", "vit_positions", drawn)]
     return np.repeat([TEXT, VIT, LATENT], sizes)
 
 
@@ -88,7 +89,7 @@ def grid_width(positions: np.ndarray) -> int:
 
 
 def _splits(row: dict[str, np.ndarray], tokens: np.ndarray, bos: int | None) -> list[Split]:
-    streams = streams_of(row)
+    streams = streams_of(row)[tokens]
     start_index = int(row["vis_lo"][tokens[0]])
     hi, own = row["vis_hi"][tokens] - start_index, row["vis_own"][tokens]
     splits, start = [], 0
@@ -97,14 +98,25 @@ def _splits(row: dict[str, np.ndarray], tokens: np.ndarray, bos: int | None) -> 
             mode, end = visibility.NOISED, start + int((own == own[start]).sum())
         elif hi[start] > start:
             mode, end = visibility.FULL, int(hi[start]) + 1
+        elif _begins_image(streams, start):  # causal like text, where pictures are codes
+            mode, end = visibility.CAUSAL, start + 2
+            while streams[end - 1] != TEXT:
+                end += 1
         else:
             mode, end = visibility.CAUSAL, start + 1
             while end < len(tokens) and own[end] < visibility.NOISE and hi[end] == end:
                 if bos is not None and row["text_ids"][tokens[end]] == bos:
                     break
+                if _begins_image(streams, end):
+                    break
                 end += 1
         part = tokens[start:end]
-        stream = TEXT if mode == visibility.CAUSAL else int(streams[part[1]])
+        stream = int(streams[start + 1]) if len(part) > 1 else TEXT
         splits.append(Split(mode, stream, part))
         start = end
     return splits
+
+
+def _begins_image(streams: np.ndarray, place: int) -> bool:
+    """Whether a text token is the SOI of an image: what follows it is no text."""
+    return place + 1 < len(streams) and streams[place] == TEXT != streams[place + 1]

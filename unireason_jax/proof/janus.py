@@ -124,7 +124,7 @@ def compare_pictures(golden: JanusGolden, report: Report) -> None:
         if f"out.{name}.rgb_uint8" in recorded:
             wanted = recorded[f"out.{name}.rgb_uint8"]
             report.add("processor", f"out.{name}.rgb_uint8", image, wanted)
-        wide, high = rule(image.shape[1], image.shape[0])
+        wide, high = rule.scaled(image.shape[1], image.shape[0])
         report.check("processor", f"{name}.resized_hw", [high, wide] == entry["resized_hw"])
         square = rule.apply(image)
         wanted = recorded[f"out.{name}.padded_uint8"]

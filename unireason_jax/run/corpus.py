@@ -26,7 +26,10 @@ from unireason_jax.data.templates import STYLES, Style
 from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer, world_tokenizer
 from unireason_jax.data.tokens import LatentCodec, SampleSpec
 from unireason_jax.models import vae
-from unireason_jax.models.config import BagelConfig
+from unireason_jax.models.config import ModelConfig
+from unireason_jax.models.janus.config import JanusConfig
+from unireason_jax.models.janus.vq import VQTokenizer
+from unireason_jax.run import codes, configuration
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.world.basis import PatchBasis
 
@@ -185,20 +188,24 @@ def tokenizer_and_codec(config: ConfigDict) -> tuple[Tokenizer, LatentCodec, dic
     if name not in SIZES:
         raise ConfigError(f"config.data.sizes is {name!r}; use one of {', '.join(SIZES)}.")
     tokenizer, sizes = _tokenizer(config, folders), SIZES[name]
+    if isinstance(configuration.model_config(config), JanusConfig):
+        return tokenizer, codes.codec(config, name), {}
     if name == "world":
         return tokenizer, PatchBasis.create(), {}
     codec = vae.Autoencoder(*vae.load(config.data.vae)) if config.data.vae else sizes["codec"]
     return tokenizer, codec, {name: sizes[name] for name in _IMAGES if name in sizes}
 
 
-def stand_ins(model: BagelConfig) -> tuple[Tokenizer, LatentCodec, dict[str, Any]]:
+def stand_ins(model: ModelConfig) -> tuple[Tokenizer, LatentCodec, dict[str, Any]]:
     """In the place of `tokenizer_and_codec` where the records are not there: sizes without data."""
+    if isinstance(model, JanusConfig):
+        return world_tokenizer(), codes.stand_in(model), {}
     return world_tokenizer(), SizeCodec(8, model.latent.channels), {}
 
 
 def sample_spec(
     config: ConfigDict,
-    model: BagelConfig,
+    model: ModelConfig,
     tokenizer: Tokenizer,
     codec: LatentCodec,
     resize: Mapping[str, Any] | None = None,
@@ -218,6 +225,8 @@ def sample_spec(
             f"the tokenizer has {tokenizer.vocab_size} pieces but the model {model.llm.vocab} "
             f"rows; set --config.model.llm.vocab to at least {tokenizer.vocab_size}."
         )
+    if isinstance(model, JanusConfig):
+        return codes.sample_spec(config, model, tokenizer, codec)
     if codec.channels != model.latent.channels:
         raise ConfigError(
             f"the codec has {codec.channels} channels but the model {model.latent.channels}; "
@@ -255,6 +264,8 @@ def check_latents(sources: Sources, codec: LatentCodec) -> None:
       ConfigError: records hold images, and the run has no autoencoder.
       ValueError: a folder holds latents of another autoencoder than the run's own.
     """
+    if hasattr(codec, "codes"):
+        return  # codes are made of pictures, whatever else a folder holds
     for name, source in sources.items():
         manifest = source.manifest if isinstance(source, ArrayRecordSource) else {}
         if not isinstance(codec, SizeCodec):
@@ -271,8 +282,13 @@ def codec_for_workers(sources: Sources, codec: LatentCodec, workers: int) -> Lat
     Raises:
       ConfigError: they would have to run the autoencoder.
     """
-    if not workers or not isinstance(codec, vae.Autoencoder):
+    if not workers or not isinstance(codec, vae.Autoencoder | VQTokenizer):
         return codec
+    if isinstance(codec, VQTokenizer):
+        raise ConfigError(
+            f"config.data.workers={workers}: loader processes cannot run the VQ tokenizer of "
+            "config.data.vq; set config.data.workers=0."
+        )
     for name, source in sources.items():
         if not isinstance(source, ArrayRecordSource) or "latents" not in source.manifest:
             raise ConfigError(

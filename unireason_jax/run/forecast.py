@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from unireason_jax.models.config import BagelConfig
+from unireason_jax.models.config import ModelConfig
 from unireason_jax.pods import batches
 from unireason_jax.run import configuration, hardware
 from unireason_jax.run.run import BatchSpec, Run
@@ -59,7 +59,7 @@ def batch_table(spec: Mapping[str, tuple[tuple[int, ...], Any]]) -> str:
 
 
 def activation_bytes(
-    model: BagelConfig, loss: LossConfig, *, rows: int, und: int, gen: int, text: int
+    model: ModelConfig, loss: LossConfig, *, rows: int, und: int, gen: int, text: int
 ) -> int:
     """Rough bytes of activations that one device keeps for the backward pass.
 
@@ -118,7 +118,8 @@ def run_lines(run: Run) -> str:
 def describe(run: Run, batch: BatchSpec) -> str:
     """Config, parameters, batch and memory of a run."""
     rows = run.config.data.rows // (batches.row_parts(run.mesh) * run.microbatches)
-    text, vit, gen = (batch[name][0][1] for name in ("text_ids", "vit_images", "latent_weights"))
+    images = "code_weights" if "code_weights" in batch else "latent_weights"
+    text, vit, gen = (batch[name][0][1] for name in ("text_ids", "vit_images", images))
     tokens = {"und": text + vit, "gen": gen, "text": text}
     activations = activation_bytes(run.model, run.loss, rows=rows, **tokens)
     return "\n".join(

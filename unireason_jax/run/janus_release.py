@@ -16,15 +16,15 @@ from unireason_jax.data.janus.pictures import FILE as PROCESSOR
 from unireason_jax.data.janus.pictures import Square
 from unireason_jax.data.janus.tokenizer import JanusTokenizer
 from unireason_jax.models import functional, huggingface
-from unireason_jax.models.archive import DTYPES, Archive, read_json, type_name, write_archive
+from unireason_jax.models.archive import DTYPES, read_json, type_name, write_archive
 from unireason_jax.models.janus import names, release, release_config
 from unireason_jax.models.janus.config import JanusConfig, VQConfig
 from unireason_jax.models.official_names import layout
 from unireason_jax.run import configuration, first_checkpoint
+from unireason_jax.run.codes import FILE as CODES
 from unireason_jax.run.run import TOKENIZER
 from unireason_jax.storage import atomic
 
-CODES = "vq.safetensors"
 CONFIG, KEPT = "config.json", "release.json"
 FILES = (
     "tokenizer.json",
@@ -107,23 +107,6 @@ def write_codes(
     write_archive(workdir, stem, tensors, produce, shard_bytes=1 << 62, metadata=metadata)
 
 
-def open_codes(workdir: Path) -> tuple[Archive, VQConfig]:
-    """The VQ tokenizer's file of a workdir, and its sizes.
-
-    Raises:
-      FileNotFoundError, ValueError: it is missing or damaged; the message names it.
-    """
-    archive = Archive(workdir / CODES)
-    try:
-        values = json.loads(archive.metadata["vq"])
-        sizes = VQConfig(**{**values, "multipliers": tuple(values["multipliers"])})
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(
-            f"{archive.path}: its header does not say the tokenizer's sizes."
-        ) from None
-    return archive, sizes
-
-
 def write(
     workdir: Path, target: Path, config: JanusConfig, leaf: huggingface.Read, **options: Any
 ) -> list[str]:
@@ -139,7 +122,7 @@ def write(
     Returns:
       Names of the files written.
     """
-    archive, sizes = open_codes(workdir)
+    archive, sizes = release.open_codes(workdir / CODES)
     kind = type_name(options["dtype"])
     shapes, table = release.official_shapes(config, sizes), layout(config)
     where = {

@@ -26,9 +26,10 @@ from unireason_jax.data.rows import Budgets, row_spec
 from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer
 from unireason_jax.data.tokens import LatentCodec, SampleSpec
 from unireason_jax.models import functional, vae
-from unireason_jax.models.config import BagelConfig
+from unireason_jax.models.config import ModelConfig
+from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.pods import batches, sharding
-from unireason_jax.run import configuration, corpus, kept, systems
+from unireason_jax.run import codes, configuration, corpus, kept, systems
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.kept import AUTOENCODER
 from unireason_jax.storage import atomic
@@ -56,7 +57,7 @@ class Run:
     """
 
     config: ConfigDict
-    model: BagelConfig
+    model: ModelConfig
     spec: SampleSpec
     has_records: bool = True
     devices: tuple[jax.Device, ...] | None = None
@@ -99,7 +100,8 @@ class Run:
         config = configuration.load_workdir(workdir)
         model = configuration.model_config(config)
         tokenizer = load_tokenizer(Path(workdir) / TOKENIZER)
-        codec = _load_codec(epath.Path(workdir))
+        read = codes.load if isinstance(model, JanusConfig) else _load_codec
+        codec = read(epath.Path(workdir))
         return cls(config, model, corpus.sample_spec(config, model, tokenizer, codec))
 
     def save(self, workdir: epath.PathLike) -> None:
@@ -108,7 +110,9 @@ class Run:
         configuration.save(workdir, self.config)
         self.tokenizer.save(Path(workdir / TOKENIZER))
         kept.keep_size(self.config, self.spec, workdir)
-        if isinstance(self.codec, PatchBasis):
+        if isinstance(self.model, JanusConfig):
+            codes.keep(self.config, workdir)
+        elif isinstance(self.codec, PatchBasis):
             with atomic.replacing(workdir / CODEC) as part:
                 np.savez(part, **self.codec.to_arrays())
         elif file := kept.autoencoder(self.config):
@@ -253,7 +257,7 @@ class Run:
         if not budgets:
             raise ConfigError("config.data.budgets: without records, set text, vit and latent.")
         room = budgets.rounded(self.mesh.shape["context"])
-        spec = row_spec(room, self.spec.patch_sizes)
+        spec = row_spec(room, self.spec.patch_sizes, by_codes=self.spec.by_codes)
         return {name: ((self.config.data.rows, *shape), t) for name, (shape, t) in spec.items()}
 
     def lower_step(self, spec: BatchSpec) -> jax.stages.Lowered:

@@ -14,7 +14,8 @@ import numpy as np
 from etils import epath
 
 from unireason_jax.data.rows import COUNTS, count
-from unireason_jax.models.config import BagelConfig
+from unireason_jax.models.config import ModelConfig
+from unireason_jax.models.janus.config import JanusConfig
 
 # Dense bf16 FLOP/s of one JAX device, from the vendors' data sheets (a tpu7x chip is two devices).
 PEAK_FLOPS = {
@@ -46,7 +47,7 @@ def batch_counts(batch: Mapping[str, np.ndarray]) -> dict[str, int]:
 
 
 def train_flops(
-    model: BagelConfig, counts: Mapping[str, int], *, und_backward: float = 2.0
+    model: ModelConfig, counts: Mapping[str, int], *, und_backward: float = 2.0
 ) -> float:
     """Floating-point operations one training step needs, matmuls and attention only.
 
@@ -71,7 +72,11 @@ def train_flops(
         und += 2.0 * counts["vit"] * weights
         und += 4.0 * counts["vit_pairs"] * vit.width * vit.layers
     gen = 2.0 * counts["latent"] * layer * llm.layers
-    gen += 2.0 * counts["latent"] * (2 * model.latent.features + 256 + llm.width) * llm.width
+    if isinstance(model, JanusConfig):
+        codes = model.codes
+        gen += 2.0 * counts["latent"] * llm.width * (codes.width + 2 * llm.width + codes.size)
+    else:
+        gen += 2.0 * counts["latent"] * (2 * model.latent.features + 256 + llm.width) * llm.width
     head = 2.0 * counts["labels"] * llm.width * llm.vocab
     pairs = 4.0 * counts["pairs"] * llm.heads * llm.head_dim * llm.layers
     return und * (1 + und_backward) + 3.0 * (gen + head + pairs)

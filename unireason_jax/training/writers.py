@@ -13,7 +13,7 @@ from PIL import Image
 
 from unireason_jax.storage import atomic
 
-HEADLINE = ("loss", "loss/ce", "loss/flow", "accuracy/text", "grad_norm", "lr")
+HEADLINE = ("loss", "loss/ce", "loss/flow", "loss/code", "accuracy/text", "grad_norm", "lr")
 WARNINGS = ("skipped", "consecutive_skips", "data/quarantined")  # on stdout when not zero
 
 

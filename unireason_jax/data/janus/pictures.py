@@ -55,16 +55,20 @@ class Square:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: field {error} is missing or not as expected.") from None
 
-    def __call__(self, width: int, height: int) -> tuple[int, int]:
+    def __call__(self, width: int, height: int, images: int = 1) -> tuple[int, int]:
+        """(width, height) of the square; neither the picture's size nor the number plays a part."""
+        return self.size, self.size
+
+    def scaled(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) of a picture before it is filled up; cut, not rounded."""
         longest = max(width, height)
         sides = (int(side / longest * self.size) for side in (width, height))
         wide, high = (max(side, self.least) for side in sides)
         return wide, high
 
-    def apply(self, image: np.ndarray) -> np.ndarray:
+    def apply(self, image: np.ndarray, images: int = 1) -> np.ndarray:
         """uint8 [H, W, 3] -> uint8 [size, size, 3], resized (bicubic) and filled up."""
-        wide, high = self(image.shape[1], image.shape[0])
+        wide, high = self.scaled(image.shape[1], image.shape[0])
         small = Image.fromarray(image).resize((wide, high), Image.Resampling.BICUBIC)
         side = max(wide, high)
         colour = tuple(int(value * 255) for value in self.mean)

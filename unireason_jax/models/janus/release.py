@@ -5,6 +5,7 @@ files of the processor and the tokenizer. The tower and the VQ model are looked 
 sizes that the official code has no name for stand in `tiny_overrides`.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -192,6 +193,27 @@ def load_vq(archive: Any, tokenizer: VQConfig) -> vq.Params:
         value = archive.read(names.VQ + name).astype(np.float32)
         params[name] = jnp.asarray(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value)
     return params
+
+
+def open_codes(path: epath.PathLike) -> tuple[Archive, VQConfig]:
+    """The file of a VQ tokenizer that a workdir has (`run.janus_release`), and its sizes.
+
+    Raises:
+      FileNotFoundError, ValueError: it is missing or damaged; the message names it.
+    """
+    archive = Archive(path)
+    try:
+        values = json.loads(archive.metadata["vq"])
+        sizes = VQConfig(**{**values, "multipliers": tuple(values["multipliers"])})
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{archive.path}: its header lacks the tokenizer's sizes.") from None
+    return archive, sizes
+
+
+def load_tokenizer(path: epath.PathLike) -> vq.VQTokenizer:
+    """The VQ tokenizer of `open_codes`, ready to use."""
+    archive, sizes = open_codes(path)
+    return vq.VQTokenizer(sizes, load_vq(archive, sizes))
 
 
 def official(config: JanusConfig, parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
