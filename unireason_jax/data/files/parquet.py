@@ -5,13 +5,14 @@ its row group is lost, and the entry says how many rows that are.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from unireason_jax.data.files.base import Broken, Place, Row, said
 
 MAGIC = b"PAR1"
 _BATCH = 16  # rows in memory at a time
+_AT_ONCE = 16 << 20  # bytes of rows in memory at a time, where a row has less
 _MOST_ROWS_A_BYTE = 1000  # a file that says that it holds more is damaged
 
 Fields = Callable[[Sequence[str]], list[str] | None]
@@ -75,7 +76,9 @@ def rows(path: Path, first: Place, count: int, fields: Fields) -> Iterator[Row |
         if group_end <= start or row >= stop:
             continue
         try:
-            batches = file.iter_batches(_BATCH, row_groups=[group], columns=columns)
+            each = file.metadata.row_group(group).total_byte_size // max(size, 1)
+            together = max(1, min(_BATCH, _AT_ONCE // max(each, 1)))
+            batches = file.iter_batches(together, row_groups=[group], columns=columns)
             for batch in batches:
                 if row >= stop:
                     break
@@ -89,11 +92,13 @@ def rows(path: Path, first: Place, count: int, fields: Fields) -> Iterator[Row |
             yield Broken(f"{lost} rows of row group {group} cannot be read: {reason}", lost)
 
 
-def _values(batch) -> list[Row | Broken]:
-    try:
-        return batch.to_pylist()
-    except Exception:  # one value spoils all: a text that is not UTF-8, a date that is none
-        return [value(batch.slice(number, 1)) for number in range(len(batch))]
+def _values(batch) -> Iterable[Row | Broken]:
+    if batch.nbytes <= _AT_ONCE:
+        try:
+            return batch.to_pylist()
+        except Exception:  # one value spoils all: a text that is not UTF-8, a date that is none
+            pass
+    return (value(batch.slice(number, 1)) for number in range(len(batch)))
 
 
 def value(one) -> Row | Broken:
