@@ -135,8 +135,7 @@ def _generate(
     arguments: argparse.Namespace, asked: Sequence[Asked], unread: Sequence[Refused]
 ) -> int:
     reasoner = from_flags(arguments)
-    verb = "edit" if any(one.image for one in asked) else "generate"
-    name, preset, settings = choice.chosen(reasoner, verb, arguments.preset)
+    name, preset, settings = choice.chosen(reasoner, "generate", arguments.preset)
     settings = with_flags(settings, arguments)
     jobs, refused = jobs_of(asked, arguments, reasoner, preset, settings)
     if jax.process_index() == 0:
