@@ -79,6 +79,8 @@ def get_config() -> ConfigDict:
             "tokenizer": "",
             "sizes": "",
             "allow_outside": False,
+            # Part of a source's tokens that may be words which the vocabulary does not know.
+            "max_unknown": 0.01,
             # The official ae.safetensors, to encode while training instead of beforehand.
             "vae": "",
             # The vq.safetensors of a converted Janus, whose codes pictures are drawn with.

@@ -5,6 +5,7 @@
     unireason prepare --format unireason --input refine.json --tokenizer checkpoints/bagel/tokenizer
     unireason prepare --format world --tasks t2i=2,refine_t2i=1 --size 1000 --output data/world
     unireason prepare --input train.jsonl --output data/train --show pack.png
+    unireason prepare --input a.jsonl,b.jsonl --tokenizer_only --output data/words
 
 Inputs are files, folders or patterns of JSON lines, JSON arrays, CSV, parquet and tar (WebDataset),
 told by their content and read as a stream. Images are files of --images (or of each input's own
@@ -36,12 +37,11 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from unireason_jax.data import rows, shards
+from unireason_jax.data import rows, shards, words
 from unireason_jax.data.account import account
 from unireason_jax.data.conversion import Conversion
 from unireason_jax.data.files import KINDS, find_files
 from unireason_jax.data.files.records import FileRecords, IndexedRecords, Reading, in_shards
-from unireason_jax.data.records import Record
 from unireason_jax.data.rows import Budgets
 from unireason_jax.data.sizes import SIZES, row_tokens
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource
@@ -85,6 +85,10 @@ def main(argv: Sequence[str]) -> None:
         if not options.output:
             raise ValueError("say where to write: --output DIR")
         records, sizes, about = _records(options)
+        if options.tokenizer_only:
+            base, folder = _given_tokenizer(options), Path(options.output)
+            print(words.write(records, folder, base, overwrite=options.overwrite))
+            return
         report = prepare(
             records,
             Path(options.output),
@@ -99,6 +103,7 @@ def main(argv: Sequence[str]) -> None:
             about=about,
         )
         print(report)
+        print(words.of_folder(Path(options.output), options.max_unknown))
         if options.show:
             show(Path(options.output), Path(options.show), sizes=sizes)
             print(f"drew the first records into {options.show}")
@@ -196,7 +201,7 @@ def _tokenizer(folder: Path, given: Tokenizer | None, tasks, records, *, keep: b
     """The tokenizer of the output folder: the one given, an earlier one, or one trained now."""
     if keep and folder.exists():
         return load_tokenizer(folder)
-    made = given or _trained(_texts(records, tasks))
+    made = given or _trained(words.texts(records, tasks))
     part = folder.with_name(f"{folder.name}.part")
     for path in (part, folder):
         shutil.rmtree(path, ignore_errors=True)
@@ -211,15 +216,6 @@ def _trained(texts: Iterator[str]) -> Tokenizer:
     if first is None:
         return world_tokenizer()
     return SentencePieceTokenizer.train(itertools.chain([first], texts))
-
-
-def _texts(records, tasks) -> Iterator[str]:
-    pieces = [piece for pieces, _ in tasks for piece in pieces]
-    for piece in tqdm(pieces, desc="reading words", unit=" pieces"):
-        for _, _, record, _ in records.records(piece):
-            if isinstance(record, Record):  # others are quarantined when the shards are made
-                texts = (s for s in record.segments if s.kind == "text" and not s.is_hole)
-                yield from (s.content for s in texts if s.content.strip())
 
 
 def _given_tokenizer(options) -> Tokenizer | None:
@@ -292,6 +288,20 @@ def _flags() -> flags.FlagValues:
     )
     flags.DEFINE_string(
         "tokenizer", None, "tokenizer folder [a word vocabulary is trained]", flag_values=own
+    )
+    flags.DEFINE_bool(
+        "tokenizer_only",
+        False,
+        "only write a vocabulary of all inputs (and of --tokenizer) into --output",
+        flag_values=own,
+    )
+    flags.DEFINE_float(
+        "max_unknown",
+        words.LIMIT,
+        "part of the tokens that may be words which the vocabulary does not know",
+        0.0,
+        1.0,
+        flag_values=own,
     )
     flags.DEFINE_enum(
         "sizes",

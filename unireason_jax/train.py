@@ -38,6 +38,7 @@ from unireason_jax.run import (
     corpus,
     forecast,
     kept,
+    kinship,
     origin,
     overrides,
     rehearsal,
@@ -101,6 +102,8 @@ def _attempt(config: ConfigDict, workdir: epath.Path, stack: contextlib.ExitStac
         told = origin.settle(config, workdir)
         missing = corpus.absent(config) if DRY_RUN.value else []
         run = Run.of(config, has_records=not missing).settled()
+        if run.has_records:
+            kinship.check(run, workdir)
         pipeline = None if missing else run.pipeline(workdir=workdir, dry_run=DRY_RUN.value)
         if DRY_RUN.value:
             rehearse(run, pipeline, workdir, told)
@@ -211,6 +214,7 @@ def introduce(run: Run, workdir: epath.Path, lines: Sequence[str]) -> None:
     """Saves what sampling needs, and says what is about to be trained (the first process)."""
     if jax.process_index() == 0:
         run.save(workdir)
+        kinship.save(run, workdir)
         *taken_over, source = lines
         for line in (forecast.run_lines(run), *taken_over):
             print(line)

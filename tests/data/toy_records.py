@@ -11,12 +11,16 @@ class ToyTokenizer:
 
     bos, eos, soi, eoi = 300, 301, 302, 303
     vocab_size = 304
+    unknown_id, is_complete = None, True
 
     def encode(self, text):
         return [ord(letter) % 256 for letter in text]
 
     def decode(self, ids):
         return "".join(map(chr, ids))
+
+    def unknown(self, text):
+        return []
 
 
 class ToyCodec:

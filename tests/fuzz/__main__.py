@@ -24,7 +24,17 @@ from pathlib import Path
 
 from tests.fuzz.tally import Tally
 
-KINDS = ("images", "files", "records")
+KINDS = (
+    "archives",
+    "checkpoints",
+    "files",
+    "images",
+    "journals",
+    "prepared",
+    "records",
+    "traces",
+    "vocabularies",
+)
 MOST_MEMORY = 1 << 30  # bytes of one kind's process
 
 

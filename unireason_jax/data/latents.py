@@ -1,7 +1,7 @@
 """Image latents made ahead of time: what a record keeps of them, and whose they are."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,9 +50,13 @@ def check(manifest: Mapping[str, Any], codec: LatentCodec, name: str) -> None:
     """Raises ValueError when the folder `name` holds latents of another codec than `codec`."""
     if "latents" not in manifest:
         return
-    theirs, ours = manifest["latents"]["probe"], probe(codec)
-    if len(theirs) != len(ours) or not np.allclose(theirs, ours, rtol=0, atol=_TOLERANCE):
+    if not is_same(manifest["latents"]["probe"], probe(codec)):
         raise ValueError(
             f"{name} holds latents of another autoencoder than this run's; encode the records "
             "again with this one (unireason encode)"
         )
+
+
+def is_same(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two probes are of one codec."""
+    return len(one) == len(other) and bool(np.allclose(one, other, rtol=0, atol=_TOLERANCE))

@@ -18,7 +18,7 @@ from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.records import RecordError
 from unireason_jax.data.rendering import lengths as record_lengths
 from unireason_jax.data.tokens import SampleSpec
-from unireason_jax.storage import atomic
+from unireason_jax.storage import arrays, atomic
 
 PARALLEL_FROM = 50_000  # records that are worth processes of their own
 _SPOT_CHECKS = 64  # records measured again before known lengths are believed
@@ -154,14 +154,17 @@ def _known_lengths(
 ) -> np.ndarray | None:
     """Lengths int64 [n, 3] that the source brings along, or that an earlier run kept."""
     if hasattr(source, "lengths"):
-        known = source.lengths()[records].astype(np.int64)
-        if _agree(known, source, records, spec):
-            return known
+        try:
+            known = source.lengths()[records].astype(np.int64)
+            if _agree(known, source, records, spec):
+                return known
+        except (FileNotFoundError, ValueError) as error:
+            print(f"{error}; the records are measured again", file=sys.stderr)
     if path is None or not path.exists():
         return None
     try:
-        known = np.load(path).astype(np.int64)
-    except (OSError, ValueError, EOFError):
+        known = np.asarray(arrays.read(path)).astype(np.int64)
+    except (OSError, TypeError, ValueError):
         return None
     agrees = known.shape == (len(records), 3) and _agree(known, source, records, spec)
     return known if agrees else None

@@ -10,7 +10,6 @@ fill of every stream is reported. The search itself is in `bins`.
 import dataclasses
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from unireason_jax.data.bins import fill_rows, stratified_order
 from unireason_jax.data.randomness import generator
 from unireason_jax.data.rows import Budgets
 from unireason_jax.data.samples import STREAMS
-from unireason_jax.storage import atomic
+from unireason_jax.storage import arrays, atomic
 
 VERSION = 1  # part of cached packs' key: raise it when the planner's choices change
 _MORE = 1.05  # packs that may be needed beyond those that a perfect fill would take
@@ -258,7 +257,7 @@ def cached_plan(
     if path.exists():
         try:
             return load_plan(path)
-        except (zipfile.BadZipFile, EOFError, KeyError, ValueError):
+        except (KeyError, TypeError, ValueError):
             path.unlink(missing_ok=True)
     plan = plan_packs(lengths, budgets, window=window, seed=seed, quotas=quotas)
     save_plan(plan, path)
@@ -282,15 +281,15 @@ def save_plan(plan: PackPlan, path: str | Path) -> None:
 
 
 def load_plan(path: str | Path) -> PackPlan:
-    """Reads what `save_plan` wrote."""
-    with np.load(path) as data:
-        return PackPlan(
-            budgets=Budgets(*map(int, data["budgets"])),
-            members=data["members"],
-            offsets=data["offsets"],
-            oversized=data["oversized"],
-            fill=data["fill"],
-            fill_steady=data["fill_steady"],
-            staleness=int(data["staleness"]),
-            unmet=int(data["unmet"]),
-        )
+    """Reads what `save_plan` wrote; KeyError, TypeError or ValueError where it is damaged."""
+    data = arrays.read(path)
+    return PackPlan(
+        budgets=Budgets(*map(int, data["budgets"])),
+        members=data["members"],
+        offsets=data["offsets"],
+        oversized=data["oversized"],
+        fill=data["fill"],
+        fill_steady=data["fill_steady"],
+        staleness=int(data["staleness"]),
+        unmet=int(data["unmet"]),
+    )

@@ -211,6 +211,8 @@ def _image_problem(segment: Segment) -> str | None:
     moments = segment.moments
     if moments is not None and (moments.ndim != 4 or len(moments) != 2):
         return f"field 'moments' is {list(moments.shape)}; give mean and log variance [2, h, w, C]"
+    if moments is not None and (odd := _odd_moments(moments)):
+        return f"field 'moments' has {odd}; encode its image again"
     image = segment.image
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
@@ -218,3 +220,11 @@ def _image_problem(segment: Segment) -> str | None:
     elif image is not None and not isinstance(image, bytes | str | os.PathLike):
         return f"field 'image' is {type(image).__name__}; give an array, bytes or a path"
     return None
+
+
+def _odd_moments(moments: np.ndarray) -> str | None:
+    """What no autoencoder makes: NaN, infinity. A log variance of -inf is no variance."""
+    mean, spread = moments[0], moments[1]
+    if np.isnan(mean).any() or np.isnan(spread).any():
+        return "NaN"
+    return "infinity" if np.isinf(mean).any() or np.isposinf(spread).any() else None

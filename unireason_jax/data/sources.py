@@ -24,6 +24,7 @@ from unireason_jax.data.files.records import AUTO, Reading
 from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.shards import LENGTHS, MANIFEST, is_unfinished
 from unireason_jax.data.templates import PLAIN, Example, Style, to_record
+from unireason_jax.storage import arrays
 from unireason_jax.world import tasks
 
 _GOLDEN = 0.6180339887498949
@@ -218,20 +219,18 @@ class EntrySource(_FileSource):
     """
 
     def _index(self) -> None:
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
-
         folder = self.path.is_dir()
         files = sorted(self.path.glob("*.array_record*")) if folder else [self.path]
         self._digest = hashlib.sha256(
             "".join(f"{path.name}:{path.stat().st_size} " for path in files).encode()
         ).hexdigest()[:16]
-        self._entries = ArrayRecordDataSource(list(map(str, files))) if files else ()
+        self._entries = _opened(files) if files else ()
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, index: int) -> Record:
-        data = self._entries[_checked(index, len(self))]
+        data = _entry(self._entries, self.path, _checked(index, len(self)))
         return (
             _stored(data, self.path, index)
             if storage.is_stored(data)
@@ -239,7 +238,7 @@ class EntrySource(_FileSource):
         )
 
     def _row(self, index: int) -> dict[str, Any] | Broken:
-        return json_text.parse(self._entries[index])
+        return json_text.parse(_entry(self._entries, self.path, index))
 
 
 class ArrayRecordSource:
@@ -254,8 +253,6 @@ class ArrayRecordSource:
     """
 
     def __init__(self, folder: str | Path):
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
-
         self.folder = Path(folder)
         path = self.folder / MANIFEST
         if not path.is_file():
@@ -263,12 +260,12 @@ class ArrayRecordSource:
                 f"{self.folder} has no {MANIFEST}; run `unireason prepare` (again, if it was "
                 "interrupted)"
             )
-        self.manifest = json.loads(path.read_text())
+        self.manifest = _manifest(path)
         names = [shard["file"] for shard in self.manifest["shards"]]
         absent = [name for name in names if not (self.folder / name).is_file()]
         if absent:
             raise FileNotFoundError(f"{self.folder} lacks its shard {absent[0]}; prepare it again")
-        self._shards = ArrayRecordDataSource([str(self.folder / name) for name in names])
+        self._shards = _opened([self.folder / name for name in names])
         if len(self._shards) != self.manifest["records"]:
             raise ValueError(
                 f"{self.folder} holds {len(self._shards)} records but its manifest says "
@@ -279,17 +276,70 @@ class ArrayRecordSource:
         return self.manifest["records"]
 
     def __getitem__(self, index: int) -> Record:
-        return _stored(self._shards[_checked(index, len(self))], self.folder, index)
+        data = _entry(self._shards, self.folder, _checked(index, len(self)))
+        return _stored(data, self.folder, index)
 
     def lengths(self) -> np.ndarray:
-        """Tokens by stream as measured by `prepare`, int32 [records, 3] (text, vit, latent)."""
-        return np.load(self.folder / LENGTHS)
+        """Tokens by stream as measured by `prepare`, int32 [records, 3] (text, vit, latent).
+
+        Raises:
+          FileNotFoundError, ValueError: the index is missing or damaged; it can be measured again.
+        """
+        path = self.folder / LENGTHS
+        table = arrays.read(path)
+        if not isinstance(table, np.ndarray):
+            raise ValueError(f"{path} is damaged")
+        if table.shape != (len(self), 3) or table.dtype.kind not in "iu" or table.min() < 0:
+            raise ValueError(f"{path} is damaged")
+        return table
 
     def __reduce__(self):
         return ArrayRecordSource, (self.folder,)
 
     def __repr__(self) -> str:
         return f"ArrayRecordSource({self.folder.name}, {len(self)}, {self.manifest['key']})"
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a prepared folder. Raises ValueError naming the file."""
+    try:
+        found = json.loads(path.read_bytes().decode("utf-8"))
+        names = [shard["file"] for shard in found["shards"]]
+        whole = isinstance(found["records"], int) and isinstance(found["key"], str)
+        if not whole or not names or any(name != Path(name).name for name in names):
+            raise ValueError("its fields are not those of a manifest")
+        return found
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({_said(error)}); prepare the folder again") from None
+
+
+def _opened(files: list[Path]):
+    """The entries of ArrayRecord files. Raises ValueError naming the first that is damaged."""
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    try:
+        return ArrayRecordDataSource(list(map(str, files)))
+    except RuntimeError:
+        for file in files:
+            try:
+                ArrayRecordDataSource([str(file)])
+            except RuntimeError as error:
+                raise ValueError(f"{file} is damaged ({_said(error)}); make it again") from None
+        raise
+
+
+def _entry(entries, path: Path, index: int) -> bytes:
+    """One entry of ArrayRecord files; what is damaged is a record that cannot be used."""
+    try:
+        return entries[index]
+    except RuntimeError as error:
+        reason = f"its part of the file is damaged ({_said(error)}); make the shard again"
+        raise RecordError(f"{path.name}:{index}", None, reason) from None
+
+
+def _said(error: Exception) -> str:
+    """The beginning of what a library says."""
+    return str(error).split("\n")[0][:120] or type(error).__name__
 
 
 def _stored(data: bytes, path: Path, index: int) -> Record:

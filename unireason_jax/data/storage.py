@@ -7,6 +7,7 @@ dtype, so that nothing is lost.
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 import ml_dtypes  # names bfloat16 to NumPy
@@ -23,6 +24,10 @@ DTYPES = {
 """How moments can be stored."""
 _BLOBS = ("image", "moments")
 _FLAGS = [field.name for field in dataclasses.fields(Segment) if field.name not in _BLOBS]
+_HEADER = {"id": str, "source": str, "licence": str, "metadata": dict, "segments": list}
+_TEXT, _SWITCH = (str, type(None)), (bool,)
+_KINDS = {"kind": (str,), "role": (str,), "text": _TEXT, "tag": _TEXT, "loss": (str,)}
+_KINDS |= {"next": (str,), "und": _SWITCH, "gen": _SWITCH, "drop": _SWITCH, "weight": (int, float)}
 _DEFAULTS = {
     field.name: field.default
     for field in dataclasses.fields(Segment)
@@ -66,28 +71,65 @@ def from_bytes(data: bytes) -> Record:
     if not is_stored(data):
         raise ValueError(f"not a stored record: it starts with {data[:4]!r} instead of {MAGIC!r}")
     end = 8 + int.from_bytes(data[4:8], "little")
-    header = json.loads(data[8:end])
-    segments = []
-    for entry in header["segments"]:
-        blobs = {}
-        for name in _BLOBS:
-            if name in entry:
-                size, shape, *dtype = entry.pop(name)
-                blobs[name] = _blob(header["id"], data[end : end + size], size, shape, *dtype)
-                end += size
-        segments.append(Segment(**entry, **blobs))
+    try:
+        header = json.loads(data[8:end].decode("utf-8"))
+        if not isinstance(header, dict) or set(header) != set(_HEADER):
+            raise ValueError("its fields are others")
+        if wrong := [name for name, kind in _HEADER.items() if type(header[name]) is not kind]:
+            raise ValueError(f"field '{wrong[0]}' is of another type")
+        segments = []
+        for entry in header["segments"]:
+            segment, end = _segment(entry, data, end)
+            segments.append(segment)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"the stored record is damaged ({error}): prepare its shard again"
+        ) from None
+    if end != len(data):
+        more = len(data) - end
+        raise ValueError(f"the record is damaged ({more} bytes more): prepare its shard again")
     return Record(
         header["id"], tuple(segments), header["source"], header["licence"], header["metadata"]
     )
 
 
-def _blob(name: str, blob: bytes, size: int, shape: list[int] | None, dtype: str = "uint8"):
+def _segment(entry: Any, data: bytes, at: int) -> tuple[Segment, int]:
+    """A segment and where its images and moments end, which begin at byte `at`."""
+    if not isinstance(entry, dict) or not {"kind", "role"} <= entry.keys():
+        raise ValueError("a segment is none")
+    blobs = {}
+    for name in _BLOBS:
+        if name in entry:
+            about = entry.pop(name)
+            if not isinstance(about, list) or len(about) not in (2, 3) or not _is_count(about[0]):
+                raise ValueError(f"field '{name}' is not where it lies")
+            size, shape, *dtype = about
+            blobs[name] = _blob(name, data[at : at + size], size, shape, *dtype)
+            at += size
+    for name, value in entry.items():
+        if name not in _KINDS or type(value) not in _KINDS[name]:
+            raise ValueError(f"field '{name[:20]}' is unknown or of another type")
+    return Segment(**entry, **blobs), at
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 40
+
+
+def _blob(name: str, blob: bytes, size: int, shape: Any, dtype: Any = "uint8"):
     """An encoded image (no shape) or an array."""
     if len(blob) != size:
-        raise ValueError(f"record '{name}' is cut off: prepare its shard again")
+        raise ValueError("it is cut off")
     if shape is None:
         return blob
-    return np.frombuffer(blob, DTYPES.get(dtype, np.dtype(np.uint8))).reshape(shape)
+    kind = np.dtype(np.uint8) if dtype == "uint8" else DTYPES.get(str(dtype))
+    if kind is None:
+        raise ValueError(f"field '{name}' is of type {str(dtype)[:20]!r}")
+    if not isinstance(shape, list) or len(shape) > 8 or not all(map(_is_count, shape)):
+        raise ValueError(f"field '{name}' has no shape")
+    if math.prod(shape) * kind.itemsize != size:
+        raise ValueError(f"field '{name}' has {size} bytes for {shape}")
+    return np.frombuffer(blob, kind).reshape(shape)
 
 
 def _described(record: Record, number: int, blobs: list[bytes]) -> dict[str, Any]:

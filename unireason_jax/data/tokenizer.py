@@ -31,14 +31,17 @@ _LONGEST = 1000  # characters; words above 4191 bytes SentencePiece leaves out w
 class Tokenizer(Protocol):
     """What records, templates and samplers need of a tokenizer.
 
-    `bos`, `eos`, `soi` and `eoi` are the ids of the four `CONTROLS`, in this order.
+    `bos`, `eos`, `soi` and `eoi` are the ids of the four `CONTROLS`, in this order; `unknown_id` is
+    that of unknown words in a row, None where there is none. A complete one knows every word.
     """
 
     bos: int
     eos: int
     soi: int
     eoi: int
+    unknown_id: int | None
     vocab_size: int
+    is_complete: bool
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text, nothing added."""
@@ -70,6 +73,7 @@ class SentencePieceTokenizer:
     """
 
     FILE = "sentencepiece.model"
+    is_complete = False
     _WORDS = re.compile("|".join([*map(re.escape, TAG_WORDS), r"[,.;:?!]"]))
     _CONTROL = re.compile("|".join(map(re.escape, CONTROLS)))
     _APART = re.compile("|".join(f"<[|] ({name[2:-2]}) [|]>" for name in CONTROLS))
@@ -86,9 +90,9 @@ class SentencePieceTokenizer:
         if not model or not self._processor.get_piece_size():
             raise ValueError("not a SentencePiece model: it is empty")
         pieces = {name: self._processor.piece_to_id(name) for name in CONTROLS}
-        self._unknown = self._processor.unk_id()
+        self.unknown_id = self._processor.unk_id()
         for name, piece in pieces.items():
-            if piece == self._unknown or not self._processor.is_control(piece):
+            if piece == self.unknown_id or not self._processor.is_control(piece):
                 raise ValueError(
                     f"the SentencePiece model has no control symbol {name}; train it with "
                     "SentencePieceTokenizer.train"
@@ -150,7 +154,7 @@ class SentencePieceTokenizer:
         """Ids of the words of `text`."""
         words = self._split(text)
         ids = self._processor.encode(" ".join(words))
-        if self._unknown not in ids:
+        if self.unknown_id not in ids:
             return ids
         return self._processor.encode(" ".join(self._known_parts(words)))
 
@@ -190,7 +194,7 @@ class SentencePieceTokenizer:
             yield from parts if any(map(self._knows, parts)) else [word]
 
     def _knows(self, word: str) -> bool:
-        return self._processor.piece_to_id(f"▁{word}") != self._unknown
+        return self._processor.piece_to_id(f"▁{word}") != self.unknown_id
 
 
 def world_tokenizer() -> SentencePieceTokenizer:
@@ -211,6 +215,7 @@ class Qwen2Tokenizer:
     """
 
     FILE = "tokenizer.json"
+    unknown_id = None
     SLOW_FILES = ("vocab.json", "merges.txt")
     RELEASED = (
         FILE,
@@ -297,10 +302,19 @@ class Qwen2Tokenizer:
 
     def unknown(self, text: str) -> list[str]:
         """Characters that have no ids, in order; a vocabulary with all bytes has none."""
-        return [] if self._has_all_bytes else [c for c in text if not self.encode(c)]
+        return [] if self.is_complete else [c for c in text if not self.encode(c)]
+
+    @property
+    def rules(self) -> list[str]:
+        """All that decides the ids of a text: pieces by id, merges, added tokens."""
+        whole = json.loads(self._tokenizer.to_str())
+        pieces = self._tokenizer.get_vocab(with_added_tokens=True)
+        merges = [" ".join(m) if isinstance(m, list) else m for m in whole["model"]["merges"]]
+        return [*sorted(pieces, key=pieces.get), *merges]
 
     @functools.cached_property
-    def _has_all_bytes(self) -> bool:
+    def is_complete(self) -> bool:
+        """Whether every byte is in the vocabulary."""
         from tokenizers import pre_tokenizers
 
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)

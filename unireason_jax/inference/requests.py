@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 from unireason_jax.data.tokenizer import Tokenizer
 from unireason_jax.inference import items
 from unireason_jax.inference.settings import OPTIONS, whole
-from unireason_jax.world import vocabulary
+
+_MARKS = frozenset(",.;:?!")
+_NAMED = 10  # unknown words in a message
 
 FIELDS = ("prompt", "id", "image", "seed")
 CALL = ("preset", "rounds", "sample", "seed", "name", "parts", *OPTIONS)
@@ -142,16 +144,26 @@ def check_words(prompt: str, tokenizer: Tokenizer) -> None:
 
     Marks alone, as the "?" after a question, pass.
     """
-    words = re.findall(r"[^\s,.]*\w[^\s,.]*", prompt)
-    unknown = [w for w in words if "<unk>" in tokenizer.decode(tokenizer.encode(w))]
-    if unknown:
-        near = [difflib.get_close_matches(w.lower(), vocabulary.WORDS, n=1) for w in unknown]
-        hints = sorted({match[0] for match in near if match})
-        hint = f" Near: {', '.join(hints)}." if hints else ""
-        raise ValueError(
-            f"prompt {prompt!r}: this model does not know the word(s) {', '.join(unknown)}; the "
-            f"embedded world speaks of coloured shapes in lower case.{hint}"
-        )
+    unknown = [word for word in tokenizer.unknown(prompt) if word not in _MARKS]
+    if not unknown:
+        return
+    named = list(dict.fromkeys(unknown))
+    known = getattr(tokenizer, "words", [])
+    near = [difflib.get_close_matches(w.lower(), known, n=1) for w in named[:_NAMED]]
+    hints = sorted({match[0] for match in near if match})
+    hint = f" Near: {', '.join(hints)}." if hints else ""
+    shown = ", ".join(_shown(word) for word in named[:_NAMED])
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    holds = f"the {len(known):,} words of its training texts" if known else "no such characters"
+    raise ValueError(
+        f"prompt {_shown(prompt, 200)!r}: this model does not know the word(s) {shown}{more}; its "
+        f"vocabulary has {holds}.{hint}"
+    )
+
+
+def _shown(text: str, letters: int = 40) -> str:
+    """A text in a message, cut where it is long."""
+    return text if len(text) <= letters else f"{text[:letters]}..."
 
 
 def _asked(value: str | dict[str, Any], path: Path, where: str) -> Asked:

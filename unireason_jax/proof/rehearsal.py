@@ -36,6 +36,7 @@ class BytesTokenizer:
 
     vocab_size = 260
     bos, eos, soi, eoi = range(256, 260)
+    unknown_id, is_complete = None, True
 
     def encode(self, text: str) -> list[int]:
         """The bytes."""
@@ -44,6 +45,10 @@ class BytesTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of bytes; control ids are passed over."""
         return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
+
+    def unknown(self, text: str) -> list[str]:
+        """Nothing: every text has bytes."""
+        return []
 
 
 class ColourCodec:

@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from unireason_jax.data import latents
+from unireason_jax.data import latents, words
 from unireason_jax.data.mixture import RecordSource
 from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.resizing import Resize
@@ -176,8 +176,28 @@ def tokenizer_and_codec(config: ConfigDict) -> tuple[Tokenizer, LatentCodec, dic
             f"{missing[0]} does not exist; write the records with `unireason prepare`, or change "
             "config.data.source and config.data.groups."
         )
-    folders = [path for path in places(config).values() if is_prepared(path)]
-    names = {ArrayRecordSource(folder).manifest["sizes"] for folder in folders}
+    name = sizes_of(config)
+    tokenizer, sizes = _tokenizer(config, prepared(config)), SIZES[name]
+    if isinstance(configuration.model_config(config), JanusConfig):
+        return tokenizer, codes.codec(config, name), {}
+    if name == "world":
+        return tokenizer, PatchBasis.create(), {}
+    codec = vae.Autoencoder(*vae.load(config.data.vae)) if config.data.vae else sizes["codec"]
+    return tokenizer, codec, {name: sizes[name] for name in _IMAGES if name in sizes}
+
+
+def prepared(config: ConfigDict) -> list[Path]:
+    """The prepared folders among the records."""
+    return [path for path in places(config).values() if is_prepared(path)]
+
+
+def sizes_of(config: ConfigDict) -> str:
+    """The name of the records' image sizes.
+
+    Raises:
+      ConfigError: folders were prepared with several, or there is no such name.
+    """
+    names = {ArrayRecordSource(folder).manifest["sizes"] for folder in prepared(config)}
     names = names or {config.data.sizes or ("world" if config.data.source == "world" else "bagel")}
     if len(names) > 1:
         raise ConfigError(
@@ -187,13 +207,7 @@ def tokenizer_and_codec(config: ConfigDict) -> tuple[Tokenizer, LatentCodec, dic
     (name,) = names
     if name not in SIZES:
         raise ConfigError(f"config.data.sizes is {name!r}; use one of {', '.join(SIZES)}.")
-    tokenizer, sizes = _tokenizer(config, folders), SIZES[name]
-    if isinstance(configuration.model_config(config), JanusConfig):
-        return tokenizer, codes.codec(config, name), {}
-    if name == "world":
-        return tokenizer, PatchBasis.create(), {}
-    codec = vae.Autoencoder(*vae.load(config.data.vae)) if config.data.vae else sizes["codec"]
-    return tokenizer, codec, {name: sizes[name] for name in _IMAGES if name in sizes}
+    return name
 
 
 def stand_ins(model: ModelConfig) -> tuple[Tokenizer, LatentCodec, dict[str, Any]]:
@@ -297,6 +311,20 @@ def codec_for_workers(sources: Sources, codec: LatentCodec, workers: int) -> Lat
                 "latents first (unireason encode)."
             )
     return SizeCodec(codec.stride, codec.channels)
+
+
+def check_words(config: ConfigDict, sources: Sources, tokenizer: Tokenizer) -> None:
+    """Prints a line for every source with words that the tokenizer does not know.
+
+    Raises:
+      ConfigError: a source has more of them than `data.max_unknown`.
+    """
+    most = config.data.get("max_unknown", words.LIMIT)
+    try:
+        for line in words.check(sources, tokenizer, most, "--config.data.max_unknown"):
+            print(line)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _tokenizer(config: ConfigDict, folders: list[Path]) -> Tokenizer:

@@ -32,7 +32,7 @@ from unireason_jax.pods import batches, sharding
 from unireason_jax.run import codes, configuration, corpus, kept, systems
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.kept import AUTOENCODER
-from unireason_jax.storage import atomic
+from unireason_jax.storage import arrays, atomic
 from unireason_jax.training import manifest, metrics, objective, state
 from unireason_jax.training.objective import LossConfig
 from unireason_jax.training.optim import Optimizer, make_optimizer
@@ -100,7 +100,7 @@ class Run:
         config = configuration.load_workdir(workdir)
         model = configuration.model_config(config)
         tokenizer = load_tokenizer(Path(workdir) / TOKENIZER)
-        read = codes.load if isinstance(model, JanusConfig) else _load_codec
+        read = codes.load if isinstance(model, JanusConfig) else load_codec
         codec = read(epath.Path(workdir))
         return cls(config, model, corpus.sample_spec(config, model, tokenizer, codec))
 
@@ -212,6 +212,8 @@ class Run:
         quarantine = Path(workdir) / "quarantine.jsonl" if workdir and not dry_run else None
         sources, shares = corpus.make_sources(self.config, seed=seed, held_out=held_out)
         corpus.check_latents(sources, spec.codec)
+        if process == 0 and not held_out:
+            corpus.check_words(self.config, sources, spec.tokenizer)
         codec = corpus.codec_for_workers(sources, spec.codec, workers)
         spec = dataclasses.replace(spec, codec=codec)
         return Pipeline(
@@ -282,8 +284,13 @@ class Run:
             return self.lower_step(spec).compile()
 
 
-def _load_codec(workdir: epath.Path) -> LatentCodec:
-    """The codec that a run saved, or the autoencoder of a converted folder."""
+def load_codec(workdir: epath.Path) -> LatentCodec:
+    """The codec that a run saved, or the autoencoder of a converted folder.
+
+    Raises:
+      FileNotFoundError: there is neither.
+      ValueError: the file is damaged; the message names it.
+    """
     if (workdir / AUTOENCODER).exists():
         return vae.Autoencoder(*vae.load(workdir / AUTOENCODER))
     path = workdir / CODEC
@@ -292,5 +299,7 @@ def _load_codec(workdir: epath.Path) -> LatentCodec:
             f"{path}: not found, and no {AUTOENCODER} either; train again into this --workdir, or "
             "copy it (a run on encoded images has neither: give it the official one)."
         )
-    with path.open("rb") as file:
-        return PatchBasis.from_arrays(dict(np.load(file)))
+    try:
+        return PatchBasis.from_arrays(arrays.read(path))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the codec cannot be read: {error}") from None

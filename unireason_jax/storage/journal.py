@@ -6,27 +6,30 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from unireason_jax.storage import atomic
+from unireason_jax.storage import atomic, sealed
+
+_SEALED = "sealed"  # in the first line: whether every row has its checksum; earlier versions: none
 
 
 class Journal:
     """Rows by key in a JSON-lines file whose first line says what the rows are rows of.
 
-    A last line that a crash cut off is removed.
+    Every row has its checksum. A last line that a crash cut off is removed; rows that are damaged
+    are passed over and counted in `damaged`: who finds no row for a key makes it again.
 
     Args:
       path: the file, made where it does not exist.
       settings: what the rows depend on, JSON-able.
 
     Raises:
-      ValueError: the file belongs to other settings, or is no journal.
+      ValueError: the file belongs to other settings, or is no journal; the message names it.
     """
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any]):
-        self.path, self.rows = Path(path), {}
-        header = {"journal": json.loads(json.dumps(settings))}
+        self.path, self.rows, self.damaged = Path(path), {}, 0
+        header = {"journal": json.loads(json.dumps(settings)), _SEALED: True}
         if not self.path.exists() or not self._read(header):
-            atomic.write_text(self.path, _lines([header]))
+            atomic.write_text(self.path, json.dumps(header) + "\n")
 
     def __contains__(self, key: str) -> bool:
         return key in self.rows
@@ -34,29 +37,45 @@ class Journal:
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows, each with its "key"."""
         rows = list(rows)
-        atomic.append(self.path, _lines(rows), durable=True)
+        lines = "".join(sealed.seal(row) + "\n" for row in rows)
+        atomic.append(self.path, lines, durable=True)
         self.rows |= {row["key"]: row for row in rows}
 
     def _read(self, header: Mapping[str, Any]) -> bool:
         """Takes over the rows of an earlier run; False where not even the header is whole."""
-        data = self.path.read_bytes()
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"{self.path}: cannot be read ({error.strerror}).") from None
         whole = data[: data.rfind(b"\n") + 1]
-        lines = whole.splitlines()
+        lines = whole.split(b"\n")[:-1]
         if not lines:
             return False
         try:
-            first, *rows = (json.loads(line) for line in lines)
-            self.rows = {row["key"]: row for row in rows}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path}: not a journal ({error}); move it away.") from None
-        if first != header:
+            first = json.loads(lines[0].decode("utf-8"))
+            if not isinstance(first, dict):
+                raise ValueError
+        except (ValueError, RecursionError):
+            raise ValueError(f"{self.path}: not a journal (line 1); move it away.") from None
+        if first not in (header, {k: v for k, v in header.items() if k != _SEALED}):
             raise ValueError(
-                f"{self.path} belongs to {first}, not {header}; give another folder, or remove it."
+                f"{self.path} belongs to {_shown(first)}, not {_shown(header)}; give another "
+                "folder, or remove it."
             )
+        for line in lines[1:]:
+            try:
+                row = sealed.unseal(line, always=_SEALED in first)
+                self.rows[row["key"]] = row
+            except (ValueError, KeyError, TypeError):
+                self.damaged += bool(line.strip())
+        if self.damaged:
+            print(f"{self.path}: {self.damaged} damaged rows are passed over and made again")
         if len(whole) < len(data):
             os.truncate(self.path, len(whole))
         return True
 
 
-def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
+def _shown(header: Any) -> str:
+    """A first line in a message, cut where it is long."""
+    text = json.dumps(header)
+    return text if len(text) <= 300 else f"{text[:300]}..."

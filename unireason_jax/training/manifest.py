@@ -8,8 +8,6 @@ every file, and at its end the CRC-32 of itself. Several processes share the rea
 so all of them must call `file_facts`, `faults` and `find`, and in the same order.
 """
 
-import json
-import re
 import zlib
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -21,12 +19,11 @@ from absl import logging
 from etils import epath
 
 from unireason_jax.pods import pod
-from unireason_jax.storage import atomic
+from unireason_jax.storage import atomic, sealed
 
 MANIFEST = "manifest.json"
 FOLDER = "checkpoints"
 _CHUNK = 1 << 22
-_SEAL = re.compile(rb', "crc32": (\d{1,10})\}$')
 _KEYS = {"step", "data", "leaves", "files"}
 
 
@@ -84,9 +81,8 @@ def write_manifest(
       leaves: {"params": {path: [shape, dtype]}, ...}.
       files: result of `file_facts`.
     """
-    text = json.dumps({"step": step, "data": data, "leaves": leaves, "files": files})
-    sealed = f'{text[:-1]}, "crc32": {zlib.crc32(text.encode())}}}'
-    atomic.write_text(epath.Path(directory) / MANIFEST, sealed)
+    values = {"step": step, "data": data, "leaves": leaves, "files": files}
+    atomic.write_text(epath.Path(directory) / MANIFEST, sealed.seal(values))
 
 
 def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
@@ -111,16 +107,9 @@ def _opened(data: bytes) -> dict[str, Any]:
 
     Those of earlier versions have no checksum; of them only the form is checked.
     """
-    seal = _SEAL.search(data)
-    if seal and zlib.crc32(data[: seal.start()] + b"}") != int(seal.group(1)):
-        raise ValueError("the content changed (checksum differs)")
-    try:
-        found = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise ValueError("not readable as JSON") from None
-    if not isinstance(found, dict) or set(found) != (_KEYS | {"crc32"} if seal else _KEYS):
+    found = sealed.unseal(data)
+    if set(found) != _KEYS:
         raise ValueError("its keys are not those of a manifest")
-    found.pop("crc32", None)
     if type(found["step"]) is not int or not isinstance(found["data"], dict | None):
         raise ValueError("'step' or 'data' is not what a manifest has there")
     files, leaves = found["files"], found["leaves"]
@@ -202,6 +191,20 @@ def _is_step(name: str) -> bool:
     return name.isascii() and name.isdigit() and str(int(name)) == name
 
 
+def workdir_of(path: epath.PathLike) -> epath.Path:
+    """The workdir that a path names: itself, its `checkpoints` folder, or one step's directory."""
+    return _named(epath.Path(path), None)[0]
+
+
+def _named(path: epath.Path, step: int | None) -> tuple[epath.Path, int | None]:
+    """Workdir and step of a path, the step being `step` where the path names none."""
+    if "://" not in str(path):
+        path = path.absolute()  # Orbax refuses relative paths
+    if _is_step(path.name) and not (path / FOLDER).exists() and (path / MANIFEST).exists():
+        path, step = path.parent.parent, int(path.name)
+    return (path.parent if path.name == FOLDER else path), step
+
+
 def find(path: epath.PathLike, step: int | None = None) -> epath.Path:
     """The directory of the newest sound step, or of the step asked for.
 
@@ -212,13 +215,7 @@ def find(path: epath.PathLike, step: int | None = None) -> epath.Path:
     Raises:
       CheckpointMissing: nothing there, or nothing sound; the message names each fault.
     """
-    path = epath.Path(path)
-    if "://" not in str(path):
-        path = path.absolute()  # Orbax refuses relative paths
-    if _is_step(path.name) and not (path / FOLDER).exists() and (path / MANIFEST).exists():
-        path, step = path.parent.parent, int(path.name)
-    if path.name == FOLDER:
-        path = path.parent
+    path, step = _named(epath.Path(path), step)
     present = steps(path)
     if step is not None and step not in present:
         raise CheckpointMissing(
