@@ -16,19 +16,18 @@ TEXT = "<think>a red circle, 红 😀 <|im_end|>\nleft of zebra</think>"
 
 
 def fuzz(seed: int, size: int, folder: Path, tally: Tally) -> None:
-    """`size` corruptions of a SentencePiece model, and as many of a tokenizer.json."""
+    """`size` corruptions of the files of each kind of vocabulary, in turns."""
     SentencePieceTokenizer.train([TEXT]).save(folder / "words")
-    bytewise(folder / "bytes")
-    for kind, name in (
-        ("words", SentencePieceTokenizer.FILE),
-        ("bytes", Qwen2Tokenizer.FILE),
-    ):
-        path = folder / kind / name
-        data = path.read_bytes()
+    bytewise(folder)
+    for kind in ("words", "slow", "whole"):
+        files = sorted((folder / kind).iterdir())
         for trial in range(size):
+            path = files[trial % len(files)]
+            data = path.read_bytes()
             path.write_bytes(corrupted(data, generator(seed, kind, trial)))
-            with tally.trial(f"{kind} {trial}"):
+            with tally.trial(f"{kind} {trial} ({path.name})"):
                 use(path, f"{kind} {trial}", tally)
+            path.write_bytes(data)
 
 
 def use(path: Path, name: str, tally: Tally) -> None:
@@ -45,13 +44,16 @@ def use(path: Path, name: str, tally: Tally) -> None:
 
 
 def bytewise(folder: Path) -> None:
-    """A small vocabulary of bytes in the form of Qwen2's."""
+    """A small vocabulary of bytes in both forms of Qwen2's."""
     from tokenizers import pre_tokenizers
 
-    folder.mkdir()
+    slow, whole = folder / "slow", folder / "whole"
+    slow.mkdir()
+    whole.mkdir()
     letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    (folder / "vocab.json").write_text(json.dumps(letters | {"re": 256, "red": 257}))
-    (folder / "merges.txt").write_text("#version: 0.2\nr e\nre d\n")
+    (slow / "vocab.json").write_text(json.dumps(letters | {"re": 256, "red": 257}))
+    (slow / "merges.txt").write_text("#version: 0.2\nr e\nre d\n")
     added = {str(258 + i): {"content": name, "special": True} for i, name in enumerate(CONTROLS)}
-    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
-    Qwen2Tokenizer.load(folder).save(folder)
+    (slow / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
+    made = Qwen2Tokenizer.load(slow)
+    (whole / Qwen2Tokenizer.FILE).write_text(made._tokenizer.to_str())

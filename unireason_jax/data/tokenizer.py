@@ -8,10 +8,11 @@ import functools
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from unireason_jax.data.added_tokens import added_tokens, readable
 from unireason_jax.storage import atomic
 from unireason_jax.world import vocabulary
 
@@ -327,7 +328,7 @@ class Qwen2Tokenizer:
     def _from_file(cls, folder: Path):
         import tokenizers
 
-        return _readable(lambda: tokenizers.Tokenizer.from_file(str(folder / cls.FILE)), cls.FILE)
+        return readable(lambda: tokenizers.Tokenizer.from_file(str(folder / cls.FILE)), cls.FILE)
 
     @classmethod
     def _from_slow_files(cls, folder: Path):
@@ -335,14 +336,14 @@ class Qwen2Tokenizer:
         from tokenizers import decoders, models, normalizers, pre_tokenizers
 
         paths = [str(folder / name) for name in cls.SLOW_FILES]
-        model = _readable(lambda: models.BPE.from_file(*paths), " or ".join(cls.SLOW_FILES))
+        model = readable(lambda: models.BPE.from_file(*paths), " or ".join(cls.SLOW_FILES))
         tokenizer = tokenizers.Tokenizer(model)
         tokenizer.normalizer = normalizers.NFC()
         split = pre_tokenizers.Split(tokenizers.Regex(cls._SPLIT), "isolated")
         letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, letters])
         tokenizer.decoder = decoders.ByteLevel()
-        for number, token in sorted(_added_tokens(folder).items()):
+        for number, token in sorted(added_tokens(folder).items()):
             special = token.get("special", True)
             entry = tokenizers.AddedToken(token["content"], special=special, normalized=False)
             (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([entry])
@@ -353,27 +354,6 @@ class Qwen2Tokenizer:
                     "vocab.json and the added tokens are not of one release"
                 )
         return tokenizer
-
-
-def _readable(read: Callable[[], Any], name: str) -> Any:
-    """What `read` gives; the library's plain Exception as ValueError that names the file."""
-    try:
-        return read()
-    except Exception as error:
-        raise ValueError(f"{name} cannot be read ({error})") from None
-
-
-def _added_tokens(folder: Path) -> dict[int, dict[str, Any]]:
-    """Added tokens by id: of tokenizer_config.json, or of added_tokens.json in older releases."""
-    found: dict[int, dict[str, Any]] = {}
-    for name in ("tokenizer_config.json", "added_tokens.json"):
-        if not found and (folder / name).is_file():
-            values = _readable(lambda: json.loads((folder / name).read_text("utf-8")), name)  # noqa: B023
-            if name.startswith("added"):
-                found = {number: {"content": token} for token, number in values.items()}
-            else:
-                found = {int(i): x for i, x in values.get("added_tokens_decoder", {}).items()}
-    return found
 
 
 def load_tokenizer(folder: Path) -> SentencePieceTokenizer | Qwen2Tokenizer:
