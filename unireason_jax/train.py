@@ -102,8 +102,7 @@ def _attempt(config: ConfigDict, workdir: epath.Path, stack: contextlib.ExitStac
         told = origin.settle(config, workdir)
         missing = corpus.absent(config) if DRY_RUN.value else []
         run = Run.of(config, has_records=not missing).settled()
-        if run.has_records:
-            kinship.check(run, workdir)
+        kinship.check(run, workdir)
         pipeline = None if missing else run.pipeline(workdir=workdir, dry_run=DRY_RUN.value)
         if DRY_RUN.value:
             rehearse(run, pipeline, workdir, told)
@@ -114,14 +113,7 @@ def _attempt(config: ConfigDict, workdir: epath.Path, stack: contextlib.ExitStac
         raise SystemExit(f"error: {error}") from error
     try:
         train(run, pipeline, workdir, start_over=START_OVER.value, taken_over=told)
-    except (
-        ConfigError,
-        ArchiveError,
-        OSError,
-        checkpoint.CheckpointFailed,
-        checkpoint.CheckpointMismatch,
-        checkpoint.CheckpointMissing,
-    ) as error:
+    except (ConfigError, ArchiveError, OSError, *checkpoint.FAULTS) as error:
         raise SystemExit(f"error: {error}") from error
 
 

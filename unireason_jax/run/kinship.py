@@ -38,7 +38,7 @@ def check(run: Run, workdir: epath.PathLike) -> None:
     Raises:
       ConfigError: they do not belong together; the message says what differs and what to do.
     """
-    base, key = _base(run.config, epath.Path(workdir))
+    base, key = _base(run.config, epath.Path(workdir)) if run.has_records else (None, "")
     if base is None:
         return
     if (base / TOKENIZER).exists():

@@ -52,6 +52,10 @@ class CheckpointFailed(RuntimeError):
     """A checkpoint that could not be written; the message says why and what stays."""
 
 
+FAULTS = (CheckpointFailed, CheckpointMismatch, CheckpointMissing)
+"""What a run ends with in one line."""
+
+
 def _leaves(tree: Any) -> dict[str, list]:
     """[shape, dtype] of every leaf by path."""
     flat = jax.tree_util.tree_leaves_with_path(tree)
