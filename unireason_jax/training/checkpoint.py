@@ -33,6 +33,7 @@ from unireason_jax.training.manifest import (
     faults,
     file_facts,
     find,
+    is_hashed,
     read_manifest,
     steps,
     write_manifest,
@@ -312,7 +313,7 @@ class Checkpoints:
             try:
                 loaded = _load(directory, abstract)
             except CheckpointMissing as error:
-                if _is_hashed(directory):
+                if is_hashed(directory):
                     raise  # the files are as they were written: nothing is gained by moving them
                 wrong = [str(error)]
             return [fault for part in pod.gather(f"arrays of {directory}", wrong) for fault in part]
@@ -397,8 +398,3 @@ class Checkpoints:
             self._background.shutdown()
             with contextlib.suppress(Exception):  # of a failed save, which has been told
                 self._orbax.close()
-
-
-def _is_hashed(directory: epath.Path) -> bool:
-    """Whether the manifest of a step has the checksums of all files."""
-    return all(crc is not None for _, crc in read_manifest(directory)["files"].values())

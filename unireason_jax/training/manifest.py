@@ -144,6 +144,11 @@ def _is_leaf(value: Any) -> bool:
     return isinstance(value[1], str) and all(map(_is_count, value[0]))
 
 
+def is_hashed(directory: epath.PathLike) -> bool:
+    """Whether the manifest of a step has the checksums of all files."""
+    return all(crc is not None for _, crc in read_manifest(directory)["files"].values())
+
+
 def faults(directory: epath.PathLike) -> list[str]:
     """What is wrong with a step directory, one sentence per fault; empty when it is sound."""
     parts = pod.gather(f"faults of {directory}", _own_faults(epath.Path(directory)))
