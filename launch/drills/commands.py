@@ -15,7 +15,7 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS, BAD_EVERY = 240, 15
-STEPS, SAVE = 40, 4
+STEPS, SAVE = 24, 4
 TIMED = ("speed/", "time/", "memory/", "goodput/")
 _PASSING = (".lock", "goodput.jsonl", "compiled", "checkpoints", "tensorboard", "damaged")
 

@@ -124,7 +124,10 @@ def stops(drill: Drill, command: Command, times: int) -> None:
         drill.check(status == 0 and saved, f"{about}: status {status}, saved: {saved}")
         drill.check("Traceback" not in said, f"{about}: a traceback; see {drill.log(command)}")
         drill.gone(process.pid, shared, about)
-        step = said.strip().rsplit("\n", 1)[-1].partition(":")[0][-40:]
+        step = next(
+            (line.partition(":")[0] for line in said.splitlines() if " at step " in line), ""
+        )
+        drill.check("leaked" not in said, f"{about}: shared memory was left to Python to remove")
         drill.found.append({"command": command.name, "stop": number + 1, "slow": slow,
                             "status": status, "ended": step})  # fmt: skip
         print(f"{about}/{times}, {'slow loader' if slow else 'quick'}: {step}", flush=True)

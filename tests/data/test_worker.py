@@ -19,7 +19,7 @@ if __name__ == "__main__":
     pipeline = make({"toy": ToySource(400)}, workers=2, prefetch=2)
     print("born", flush=True)
     for number in range(200):
-        next(pipeline)
+        held = next(pipeline)  # kept until the end, as a training does
         print(os.getpid(), flush=True)
         if number == 2 and sys.argv[1] == "wait":
             while sys.stdin.readline().strip() != "end":
@@ -69,6 +69,7 @@ def parent(tmp_path):
             [sys.executable, str(script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=(tmp_path / "stderr").open("w"),
             text=True,
             env=environment,
             start_new_session=True,
@@ -87,7 +88,7 @@ linux = pytest.mark.skipif(not SHARED.is_dir(), reason="looks into /proc and /de
 
 
 @linux
-def test_a_signal_to_all_processes_is_heard_by_the_parent_alone(parent):
+def test_a_signal_to_all_processes_is_heard_by_the_parent_alone(parent, tmp_path):
     before = set(SHARED.iterdir())
     process = parent("wait", "close")
     assert process.stdout.readline() == "born\n"
@@ -104,6 +105,7 @@ def test_a_signal_to_all_processes_is_heard_by_the_parent_alone(parent):
     process.stdin.flush()
     assert process.wait(30) == 0
     assert all_gone(process.pid, before) is True
+    assert "leaked" not in (tmp_path / "stderr").read_text()
 
 
 @linux

@@ -223,6 +223,8 @@ class Pipeline:
         self.counts = dict(zip(COUNTS, counts.tolist()))
         self._records += int(batch.pop("_records").sum())
         self._note_failures(batch.pop("_epoch"), batch.pop("_failed"))
+        if self._workers:  # copies give the workers' shared memory back, whoever keeps a batch
+            batch = {name: np.array(array) for name, array in batch.items()}
         return batch
 
     def _from_here(self) -> grain.DatasetIterator:
