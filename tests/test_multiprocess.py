@@ -39,9 +39,9 @@ FLAGS = {
 class Job:
     """A training job on joined processes, and what each of them prints."""
 
-    def __init__(self, workdir, cache, *, processes, devices=1, pace=0.0):
+    def __init__(self, workdir, cache, *, processes, devices=1, pace=0.0, **changes):
         self.output = [""] * processes
-        flags = FLAGS | {"workdir": workdir}
+        flags = FLAGS | {"workdir": workdir} | changes
         self.job = LocalJob(
             [sys.executable, "-m", "launch.member", str(workdir / "ledger")]
             + [f"--{key}={value}" for key, value in flags.items()],
@@ -107,6 +107,23 @@ def test_two_processes_stop_together_and_four_go_on_like_one(cache, tmp_path):
         skipped = max(skipped, want.get("skipped", 0))
     assert skipped > 0  # the guard decided, and decided alike
     assert got["step"] == STEPS and "eval/loss" in got
+
+
+def test_a_row_that_spans_two_processes_trains_as_in_one(cache, tmp_path):
+    """Two hosts of two devices, all of which share every row, as chips of a v5e host do."""
+    layout = {"config.mesh.fsdp": 1, "config.mesh.context": 4, "config.train.steps": 4}
+    layout |= {"config.eval.every": 0, "config.train.save_every": 0}
+    alone, pod = tmp_path / "alone", tmp_path / "pod"
+    Job(alone, cache, processes=1, devices=4, **layout).finish()
+    Job(pod, cache, processes=2, devices=2, **layout).finish()
+    one, two = rows_of(alone), rows_of(pod)
+    assert len(one) == len(two) == 4
+    for got, want in zip(two, one):
+        for name in ("loss", "loss/ce", "loss/flow", "grad_norm"):
+            np.testing.assert_allclose(got[name], want[name], rtol=1e-5, err_msg=name)
+    seen = [[entry["rows"] for entry in lines] for lines in member.read(pod / "ledger")]
+    (all_rows,) = [[entry["rows"] for entry in lines] for lines in member.read(alone / "ledger")]
+    assert seen[0] == seen[1] == all_rows  # both hosts feed every row
 
 
 def test_a_drill_of_three_kills_finds_nothing_lost(tmp_path):

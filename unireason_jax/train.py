@@ -328,7 +328,8 @@ def due(step: int, every: int) -> bool:
 
 def global_counts(pipeline: Pipeline) -> dict[str, int]:
     """Tokens and pairs of the global batch, estimated from this process's rows."""
-    return {name: n * jax.process_count() for name, n in pipeline.counts.items()}
+    shares = pipeline.rows // pipeline.local_rows
+    return {name: n * shares for name, n in pipeline.counts.items()}
 
 
 def data_numbers(pipeline: Pipeline) -> dict[str, float]:

@@ -87,6 +87,19 @@ def test_hosts_share_the_global_batches_of_one_host():
             assert row_set([whole[step]]) == row_set([part[step] for part in parts])
 
 
+def test_a_process_feeds_the_places_it_is_told():
+    """Hosts that hold parts of the same rows read the same; others' rows are in their places."""
+    whole = take(make(), 4)
+    for places in ([0, 1], [1, 3], [2]):
+        pipeline = make(places=places)
+        take(pipeline, 2)
+        later = make(places=places)
+        later.set_state(pipeline.get_state())
+        for step, found in zip((2, 3), take(later, 2)):
+            for name, rows in found.items():
+                np.testing.assert_array_equal(rows, whole[step][name][places])
+
+
 @pytest.mark.slow
 def test_workers_do_not_change_the_batches():
     whole = take(make(), 4)

@@ -110,3 +110,16 @@ def test_one_process_feeds_all_rows():
     mesh = sharding.make_mesh(SIZES)
     np.testing.assert_array_equal(batches.local_rows(mesh, 8), np.arange(8))
     assert batches.row_share(mesh) == tuple(range(4)) and jax.process_count() == 1
+
+
+def test_devices_in_the_order_of_a_torus_get_their_own_rows():
+    """Rows go where the mesh says, whatever the devices are numbered."""
+    order = [0, 1, 4, 5, 2, 3, 6, 7]
+    grid = np.array(jax.devices())[order].reshape(1, 4, 1, 2)
+    mesh = jax.sharding.Mesh(grid, sharding.AXES)
+    batch = {"ids": np.arange(16, dtype=np.int32).reshape(8, 2)}
+    placed = batches.global_batch(mesh, batch)["ids"]
+    np.testing.assert_array_equal(placed, batch["ids"])
+    for shard in placed.addressable_shards:
+        part = order.index(shard.device.id) // 2
+        np.testing.assert_array_equal(shard.data, batch["ids"][2 * part : 2 * part + 2])

@@ -11,7 +11,7 @@ example), never by row or host.
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +79,33 @@ class RowMaker:
         return sample
 
 
+class _LocalRows(grain.MapDataset):
+    """Some places of every batch of a stream of rows.
+
+    Args:
+      stream: all rows of the run.
+      first: the row that the first batch begins with.
+      rows: rows of a batch.
+      places: those of them that are kept.
+    """
+
+    def __init__(self, stream: grain.MapDataset, first: int, rows: int, places: tuple[int, ...]):
+        super().__init__(stream)
+        self._stream, self._first, self._rows, self._places = stream, first, rows, places
+
+    def __len__(self) -> int:
+        return (len(self._stream) - self._first) // self._rows * len(self._places)
+
+    def __getitem__(self, index: int) -> Any:
+        batch, place = divmod(index, len(self._places))
+        return self._stream[self._first + batch * self._rows + self._places[place]]
+
+
 class Pipeline:
     """An endless iterator over this process's part of the global batches.
 
-    `next` gives a dict of NumPy arrays [rows / processes, ...] (see `row_spec`). Rows
-    are made ahead of time by threads, or by `workers` processes.
+    `next` gives a dict of NumPy arrays [local rows, ...] (see `row_spec`). Rows are made ahead of
+    time by threads, or by `workers` processes.
 
     Attributes:
       plan: the `PackPlan` in use.
@@ -107,6 +129,7 @@ class Pipeline:
         multiple: int = 1,
         process: int = 0,
         processes: int = 1,
+        places: Iterable[int] | None = None,
         workers: int = 0,
         prefetch: int = 4,
         cache: str | Path | None = None,
@@ -119,14 +142,16 @@ class Pipeline:
           sources: random-access sources of records by name.
           spec: how a record becomes tokens.
           budgets: tokens of a row by stream, or their wished sum (see `advise_budgets`).
-          rows: rows of the global batch, a multiple of `processes`.
+          rows: rows of the global batch.
           seed: of mixture, plan, shuffle and all randomness of examples.
           weights, examples: see `mixture.mix`.
           quotas: records of a source, by name, that every row holds at least.
           window: see `packs.plan_packs`.
           multiple: every stream of a row is padded to a multiple of this, so that as many devices
             can share it; who is in a row does not depend on it.
-          process, processes: which part of the global batch is local.
+          process, processes: number of this process and of all; they name its quarantine file.
+          places: rows of the global batch that this process feeds, ascending (several processes
+            may feed one); None for every `processes`-th from number `process` on.
           workers: processes that make rows; 0 makes them in threads of this process.
           prefetch: batches made ahead (per worker where there are workers).
           cache: folder where lengths and plan are kept between runs.
@@ -136,13 +161,15 @@ class Pipeline:
         Raises:
           ValueError: rows do not divide, sources are empty, or no record is usable.
         """
-        if rows < 1 or rows % processes:
+        if rows < 1 or (places is None and rows % processes):
             raise ValueError(
                 f"rows={rows} must be a positive multiple of the {processes} processes"
             )
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed must be in [0, 2**32), not {seed}")
-        self.rows, self.local_rows = rows, rows // processes
+        self.rows = rows
+        self._places = tuple(range(process, rows, processes) if places is None else places)
+        self.local_rows = len(self._places)
         self.quarantine = Quarantine()
         mixture = mix(sources, weights=weights, examples=examples, seed=seed)
         lengths = measure(mixture, spec, self.quarantine, directory=cache, quiet=process > 0)
@@ -164,7 +191,6 @@ class Pipeline:
         packs = grain.MapDataset.range(len(self.plan)).seed(seed).shuffle().repeat()
         self.counts = dict.fromkeys(COUNTS, 0)
         self._all_rows = packs.map_with_index(self._maker)
-        self._share = process, processes
         self._read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, prefetch))
         self._workers = _workers(workers, prefetch)
         self._batches: grain.DatasetIterator | None = None
@@ -229,8 +255,7 @@ class Pipeline:
 
     def _from_here(self) -> grain.DatasetIterator:
         """This process's batches from the position on; its processes start with the first one."""
-        process, count = self._share
-        rows = self._all_rows[self._next_row + process :: count]
+        rows = _LocalRows(self._all_rows, self._next_row, self.rows, self._places)
         batches = rows.batch(self.local_rows, drop_remainder=True).to_iter_dataset(self._read)
         if self._workers:
             worker.kill_at_exit()

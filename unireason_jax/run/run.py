@@ -147,15 +147,16 @@ class Run:
 
         Raises:
           ConfigError: the rows of a batch cannot be divided over them.
-          ValueError: sizes that do not fit the devices.
+          ValueError: sizes that do not fit the devices, or hosts that would feed unequal shares.
         """
         mesh, rows = sharding.configured_mesh(self.config.mesh, self.devices), self.config.data.rows
         parts = batches.row_parts(mesh) * self.microbatches
-        if rows % parts or batches.row_parts(mesh) % jax.process_count():
+        if rows % parts:
             raise ConfigError(
                 f"config.data.rows={rows} must be a multiple of data x fsdp x microbatches = "
-                f"{parts}, and data x fsdp of the {jax.process_count()} processes."
+                f"{parts}."
             )
+        batches.parts_by_process(mesh)
         return mesh
 
     @property
@@ -227,6 +228,7 @@ class Run:
             multiple=1 if whole else self.mesh.shape["context"],
             process=process,
             processes=processes,
+            places=None if whole else batches.local_rows(self.mesh, data.rows).tolist(),
             prefetch=data.prefetch,
             cache=corpus.plan_folder(sources, workdir),
             quarantine=quarantine,
