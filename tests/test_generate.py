@@ -177,7 +177,10 @@ def test_generate_edits_a_picture(workdir, tmp_path, capsys):
         (["--prompt", "a circle", "--size", "64"], "^2error: argument --size"),
         (["--prompt", "a circle", "--size", "30", "32"], "30 x 32 pixels: give multiples of 8"),
         (["--prompt", "a circle", "--preset", "edit"], "needs an image"),
-        (["--prompt", "a circle", "--image", "no.png"], "takes no image; leave it out"),
+        (
+            ["--prompt", "a circle", "--preset", "t2i", "--image", "no.png"],
+            "takes no image; leave it out",
+        ),
         (["--prompt", "a circle", "--preset", "refine_t21"], "did you mean 'refine_t2i'"),
         (["--prompt", "a circle", "--preset", "edit", "--image", "no.png"], "no.png does not"),
         (["--prompts", "no.txt"], "no.txt: no such file"),
