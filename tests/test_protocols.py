@@ -166,6 +166,20 @@ def app():
     )
 
 
+def test_a_fork_is_walked_by_the_preset_of_the_script_it_left_alone(tmp_path):
+    source = [vae("source", 512, 512), vit("source", 518, 518)]
+    scales = EDITED | {"cfg_img_scale": 1.5}
+    made = case(
+        "uni_edit",
+        {"file": "eval/gen/gen_images_mp_kris.py", "arguments": []},
+        {"instruction": "a hat", "image": "source"},
+        {"source": [512, 512], "image1": [512, 512]},
+        drew("image1", [512, 512], [*source, "a hat"], source, ["a hat"], **scales),
+    )
+    found = outcome(tmp_path, made)
+    assert (found.preset, found.problems) == ("bagel_kris", [])
+
+
 @pytest.mark.parametrize(
     "make", [irg, kris_refine, interleaved, uni_edit, app, two_samples, plain_call]
 )

@@ -62,6 +62,9 @@ def walk_of(case: Mapping[str, Any], pictures: Mapping[str, Any]) -> Walk:
     given = _arguments(case["source"]) | _cell(case["source"])
     request = _request(case["inputs"], pictures)
     name = _preset(case, given, request)
+    inherited = f"bagel_{name.removeprefix(case['system'] + '_')}"
+    if name not in presets.PRESETS and inherited in presets.PRESETS:
+        name = inherited  # the siblings are forks of BAGEL: what they left alone is its own
     if name not in presets.PRESETS:
         raise Unknown(f"no preset '{name}' for {case['system']}'s {case['source']['file']}")
     preset = presets.PRESETS[name]
