@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from unireason_jax.data.added_tokens import added_tokens, readable
+from unireason_jax.data.janus.prompts import BEGIN
+from unireason_jax.data.janus.tokenizer import JanusTokenizer
 from unireason_jax.storage import atomic
 from unireason_jax.world import vocabulary
 
@@ -364,6 +366,9 @@ def load_tokenizer(folder: Path) -> SentencePieceTokenizer | Qwen2Tokenizer:
     """
     if (Path(folder) / SentencePieceTokenizer.FILE).is_file():
         return SentencePieceTokenizer.load(folder)
+    path = Path(folder) / JanusTokenizer.FILE
+    if path.is_file() and BEGIN in path.read_text("utf-8", errors="replace"):
+        return JanusTokenizer.load(folder)
     return Qwen2Tokenizer.load(folder)
 
 

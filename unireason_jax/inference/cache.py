@@ -51,12 +51,21 @@ class Cache:
 
 @dataclasses.dataclass(frozen=True)
 class Markers:
-    """Ids of the four control tokens: text begins and ends, image begins and ends."""
+    """Ids of the four control tokens: text begins and ends, image begins and ends.
+
+    `first` is what a text of the model begins with, where that is not bos (Janus's "Assistant:").
+    """
 
     bos: int
     eos: int
     soi: int
     eoi: int
+    first: int | None = None
+
+    @property
+    def start(self) -> int:
+        """The token that is fed before a text is written."""
+        return self.bos if self.first is None else self.first
 
 
 def empty(config: Any, rows: int, slots: int) -> Cache:
@@ -134,6 +143,29 @@ def append_causal(
         past=_past(cache),
     )
     return block.write(new, counts), und
+
+
+def append_picture(
+    model: Any, cache: Cache, tokens: jax.Array, counts: jax.Array, markers: Markers
+) -> tuple[Cache, jax.Array]:
+    """An image as causal tokens (Janus): SOI, features or codes, EOI, each at its own position.
+
+    Args:
+      model: a bound `Janus`.
+      cache: B rows.
+      tokens: [B, T, D] float32 embedded features or codes.
+      counts: [B] int32 tokens that count; 0 leaves a row unchanged.
+      markers: control ids.
+
+    Returns:
+      The longer cache, and the hidden state [B, D] (final norm applied) of the EOI.
+    """
+    ends = _marker_embeddings(model, cache.rows, markers)
+    row = jnp.concatenate([ends[:, :1], tokens, ends[:, 1:]], axis=1)
+    last = (counts + 1)[:, None]
+    row = jnp.where((jnp.arange(row.shape[1]) == last)[..., None], ends[:, 1:], row)
+    cache, hidden = append_causal(model, cache, row, jnp.where(counts > 0, counts + 2, 0))
+    return cache, jnp.take_along_axis(hidden, last[..., None], axis=1)[:, 0]
 
 
 def append_vit(

@@ -21,6 +21,7 @@ from unireason_jax.data.samples import LATENT, TEXT
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference import sampler
 from unireason_jax.inference.cache import Cache
+from unireason_jax.inference.codes import CodeSettings
 from unireason_jax.inference.engine import Engine, bucket
 from unireason_jax.inference.settings import FlowSettings, TextSettings
 from unireason_jax.inference.turns import (
@@ -131,7 +132,7 @@ class Context:
         for row in seeds:
             made = ids[row, : counts[row]].tolist()
             out[row] = Written(made, self._word(handover[row]), bool(cut[row]))
-            self.turns[row] = [*self.turns[row], text_turn([markers.bos, *made, markers.eos])]
+            self.turns[row] = [*self.turns[row], text_turn([markers.start, *made, markers.eos])]
         self.cache = caches.resize(self.cache, self._slots(self.turns))
         return out
 
@@ -190,6 +191,46 @@ class Context:
             )
             for row, place in zip(drawn, places)
         }
+
+    def draw_codes(
+        self,
+        seeds: Mapping[int, int],
+        grid: tuple[int, int],
+        settings: CodeSettings,
+        guides: Sequence[Mapping[int, Turns]],
+    ) -> dict[int, np.ndarray]:
+        """Draws an image with codes in some rows from what they have seen.
+
+        Args:
+          seeds: row -> uint32 of the noise, of the rows that draw.
+          grid: codes (rows, columns).
+          settings: how codes are chosen.
+          guides: contexts without their words by row; none or one.
+
+        Returns:
+          Codes int32 [h, w] by row.
+        """
+        engine = self.engine
+        drawn = list(seeds)
+        count = engine.rows_for(len(drawn), self.rows)
+        whole = count == self.rows
+        rows = range(count) if whole else [*drawn, *drawn[:1] * (count - len(drawn))]
+        local = {row: row if whole else place for place, row in enumerate(drawn)}
+        numbers = np.zeros(count, np.uint32)
+        for row, place in local.items():
+            numbers[place] = seeds[row]
+        codes = sampler.draw_codes(
+            engine.params,
+            self._branches(rows, local, guides),
+            engine.place(numbers),
+            np.float32(settings.guidance),
+            np.float32(settings.temperature),
+            config=engine.config,
+            markers=engine.markers,
+            count=grid[0] * grid[1],
+        )
+        codes = np.asarray(codes)
+        return {row: codes[place].reshape(grid) for row, place in local.items()}
 
     def _branches(
         self, rows: Sequence[int], local: Mapping[int, int], guides: Sequence[Mapping[int, Turns]]

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unireason_jax.data import images, tokens
+from unireason_jax.data.janus import script
 from unireason_jax.data.records import Record, Segment, untag
 from unireason_jax.data.tokens import SampleSpec
 from unireason_jax.inference import sampler
 from unireason_jax.inference.context import Written
 from unireason_jax.inference.settings import Settings
 from unireason_jax.inference.trace import Step, Trace
-from unireason_jax.inference.turns import Turn, image_turns, text_turn
+from unireason_jax.inference.turns import Turn, code_turns, image_turns, said_turns, text_turn
 
 Grow = Callable[[Record, str], Record]
 Follow = Callable[[Trace], Record]
@@ -168,6 +169,7 @@ class Conversation:
         while not self.ended and self.place <= self.record.holes[-1]:
             segment = self.record.segments[self.place]
             if segment.is_hole:
+                self._open(segment)
                 return
             self._given(segment)
             self.place += 1
@@ -179,17 +181,30 @@ class Conversation:
             limited = any(step.role == "reflection" for step in self.steps)
             self.ended = "rounds" if limited else "end"
 
+    def _open(self, segment: Segment) -> None:
+        """Reads what stands before a segment that the model makes, where anything does."""
+        if self.spec.by_codes:
+            ids = script.opening(self.record, self.place, self.spec.tokenizer)
+            ids = ids[:-1] if segment.kind == "text" else ids  # the last one starts the writing
+            self.pending += [text_turn(ids)] if ids else []
+
     def _given(self, segment: Segment) -> None:
         """Takes a given segment; one that was generated before is not told twice."""
         if segment.kind == "text":
-            ids = tokens.text_tokens(segment, self.spec)
-            self.pending.append(text_turn(ids, segment.role))
+            if self.spec.by_codes:
+                self.pending += said_turns(self.record, self.place, self.spec)
+            else:
+                ids = tokens.text_tokens(segment, self.spec)
+                self.pending.append(text_turn(ids, segment.role))
             step = Step("text", segment.role, segment.text, content=segment.content, given=True)
         else:
             upright, reading = self.request.upright, self.settings.reading
             image = images.load(segment.image, self.spec.image_root, upright=upright)
             shown = reading.given(image, self.spec) if reading else image
-            self._show(segment, shown, segment.role)
+            if self.spec.by_codes:
+                self.pending += said_turns(self.record, self.place, self.spec, shown)
+            else:
+                self._show(segment, shown, segment.role)
             step = Step("image", segment.role, image=image, given=True)
         if not self.restarts or not self._has(step):
             self.steps.append(step)
@@ -207,6 +222,9 @@ class Conversation:
 
     def _show(self, segment: Segment, image: Any, role: str = "") -> None:
         """Puts an image before the model's eyes; with the role of its segment if it is given."""
+        if self.spec.by_codes:
+            self.pending += code_turns(segment, image, self.spec)
+            return
         copies = {"gen": segment.gen, "und": segment.und}
         self.pending += image_turns(image, self.spec, **copies, role=role)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from unireason_jax.data.janus import script
 from unireason_jax.data.tokens import SampleSpec
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference.cache import Cache, Markers
@@ -37,7 +38,8 @@ class Engine:
     def markers(self) -> Markers:
         """The four control ids."""
         t = self.spec.tokenizer
-        return Markers(bos=t.bos, eos=t.eos, soi=t.soi, eoi=t.eoi)
+        first = script.first(t) if self.spec.by_codes else None
+        return Markers(bos=t.bos, eos=t.eos, soi=t.soi, eoi=t.eoi, first=first)
 
     def meshed(self) -> contextlib.AbstractContextManager:
         """While programs are called: attention reaches every device of the mesh, as in training."""

@@ -11,6 +11,7 @@ from unireason_jax.inference import choice, presets
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import FlowSettings, Settings, with_options
 from unireason_jax.models import functional
+from unireason_jax.models.janus.vq import VQTokenizer
 from unireason_jax.models.vae import Autoencoder
 from unireason_jax.pods import sharding
 from unireason_jax.rules.flow import RENORMS
@@ -66,10 +67,11 @@ def load(
 def around(run: Run, params: Any, settings: Settings, mesh: Any = None) -> Reasoner:
     """A reasoner with these weights of a run, laid out as `mesh` says; see `load`."""
     model, params = functional.for_sampling(run.model, params)
-    data, released = run.config.data, isinstance(run.codec, Autoencoder)
+    data, released = run.config.data, isinstance(run.codec, Autoencoder | VQTokenizer)
     longest = RELEASED_TEXT if released else data.budgets.text or data.tokens or None
     spec = dataclasses.replace(run.spec, max_text=longest)
-    verbs = presets.verbs_of(run.config.get("system", "")) if released else None
+    system = "janus" if isinstance(run.codec, VQTokenizer) else run.config.get("system", "")
+    verbs = presets.verbs_of(system) if released else None
     style = corpus.style_of(run.config)
     return Reasoner(model, params, spec, settings, mesh=mesh, presets=verbs, style=style)
 
@@ -78,6 +80,9 @@ def usual_settings(run: Run, workdir: epath.PathLike) -> Settings:
     """How the model of a workdir samples unless told otherwise, at the size of its own pictures
     (where it has none: BAGEL's, or the world's canvas)."""
     size = kept.size_of(workdir)
+    if isinstance(run.codec, VQTokenizer):
+        side = run.codec.stride * run.model.codes.side  # no other was ever drawn
+        return presets.find("janus_t2i").settings(Settings(batch_rows=4, size=(side, side)))
     if isinstance(run.codec, Autoencoder):
         verbs = presets.verbs_of(run.config.get("system", ""))
         settings = presets.find(verbs["generate"]).settings(Settings(batch_rows=4))

@@ -7,6 +7,7 @@ from typing import Any
 
 from unireason_jax.data.records import Record
 from unireason_jax.data.templates import PLAIN, REQUESTS, Example, Style
+from unireason_jax.inference.codes import CodeSettings
 from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.requests import check_seed, check_text
 from unireason_jax.inference.settings import FlowSettings, Settings, TextSettings, whole
@@ -29,7 +30,7 @@ class Preset:
       about: what it is.
       template: name of the template that is walked.
       style: its switches, system prompts among them; None for those the model was trained with.
-      text, flow, refine, max_text, max_reflection, simple_think, size, size_from, reading,
+      text, flow, refine, codes, max_text, max_reflection, simple_think, size, size_from, reading,
         share_texts, learned_stop: fields of `Settings`; None keeps those of the reasoner.
       rounds: most rounds of refinement, or steps of a drawing in steps, unless the request says.
       grow: see `Request`; also told the most rounds.
@@ -45,6 +46,7 @@ class Preset:
     text: TextSettings | None = None
     flow: FlowSettings | None = None
     refine: FlowSettings | None = None
+    codes: CodeSettings | None = None
     max_text: int | None = None
     max_reflection: int | None = None
     simple_think: bool | None = None

@@ -12,6 +12,7 @@ import difflib
 from unireason_jax.data.templates import REQUESTS
 from unireason_jax.inference.preset import IMAGE_KEY, Preset
 from unireason_jax.inference.systems.bagel import BAGEL
+from unireason_jax.inference.systems.janus import JANUS
 from unireason_jax.inference.systems.siblings import SIBLINGS, grow_process
 from unireason_jax.inference.systems.unireason import UNIREASON
 
@@ -24,10 +25,11 @@ VERBS = {
         "edit": "uni_edit_direct",
         "ask": "uni_edit_understand",
     },
+    "janus": {"generate": "janus_t2i", "edit": "janus_edit", "ask": "janus_understand"},
     "process": {"generate": "process_driven", "edit": "bagel_edit", "ask": "bagel_understand"},
 }
 """By system, the presets of `generate`, `edit` and `ask` for a model of the released sizes."""
-SYSTEMS: dict[str, Preset] = BAGEL | UNIREASON | SIBLINGS
+SYSTEMS: dict[str, Preset] = BAGEL | UNIREASON | SIBLINGS | JANUS
 _ASKED = {*IMAGE_KEY, "t2i", "think_t2i", "refine_t2i", "irg_improving_full"}
 _ASKED |= {"interleaved", "think_interleaved", "answer", "rethink_t2i"}
 PRESETS: dict[str, Preset] = {

@@ -292,6 +292,8 @@ class _Batch:
         """
         if talk.hole.kind == "text":
             return self.settings.limit_of(talk.hole.role)
+        if self.engine.spec.by_codes:
+            return talk.grid()
         tokens = bucket(turns.tokens_of(talk.grid()), 1)
         flow, guides = self._guides(row, talk)
         return flow, len(guides), tokens
@@ -308,6 +310,8 @@ class _Batch:
         """An image for each row."""
         talks = self._talks()
         seeds = {row: talks[row].seed() for row in rows}
+        if self.engine.spec.by_codes:
+            return self._draw_codes(rows, seeds)
         grids = {row: talks[row].grid() for row in rows}
         guided = {row: self._guides(row, talks[row]) for row in rows}
         flow, first = guided[rows[0]]
@@ -316,6 +320,19 @@ class _Batch:
         for row in rows:
             image = self.engine.spec.codec.decode(latents[row])
             talks[row].drew(image, seeds[row], flow.forwards(1 + len(branches)))
+
+    def _draw_codes(self, rows: Sequence[int], seeds: Mapping[int, int]) -> None:
+        """An image of codes for each row, all of one size."""
+        talks, spec, settings = self._talks(), self.engine.spec, self.settings.codes
+        guides = []
+        if settings.guidance > 1:
+            seen = self.context.turns
+            guides = [{row: turns.blanked(seen[row], spec) for row in rows}]
+        grid = talks[rows[0]].grid()
+        codes = self.context.draw_codes(seeds, grid, settings, guides)
+        for row in rows:
+            image = spec.codec.decode(codes[row])
+            talks[row].drew(image, seeds[row], grid[0] * grid[1] * (1 + len(guides)))
 
     def _guides(self, row: int, talk: Conversation) -> tuple[FlowSettings, list[list[turns.Turn]]]:
         """How a row's next image is guided."""

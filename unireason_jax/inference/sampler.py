@@ -16,13 +16,17 @@ from unireason_jax.inference.cache import (
     Cache,
     Markers,
     append_latents,
+    append_picture,
     append_text,
     append_vit,
     concat_rows,
     read_noised,
+    resize,
 )
+from unireason_jax.inference.codes import drawing, gumbel
 from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.models import functional
+from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.rules import flow
 
 NEVER = -1
@@ -75,7 +79,12 @@ def prefill_vit(
     The cache given is used up.
     """
     model = functional.bind(config, params)
-    cache, hidden = append_vit(model, cache, patches, positions, counts, markers)
+    if isinstance(config, JanusConfig):
+        real = jnp.arange(patches.shape[1]) < counts[:, None]
+        tokens = model.embed_vit(patches, positions, jnp.where(real, 0, -1))
+        cache, hidden = append_picture(model, cache, tokens, counts, markers)
+    else:
+        cache, hidden = append_vit(model, cache, patches, positions, counts, markers)
     return cache, _handover(model, hidden, markers)
 
 
@@ -95,7 +104,10 @@ def prefill_latents(
     The cache given is used up.
     """
     model = functional.bind(config, params)
-    cache, hidden = append_latents(model, cache, latents, positions, counts, markers)
+    if isinstance(config, JanusConfig):
+        cache, hidden = append_picture(model, cache, model.embed_codes(latents), counts, markers)
+    else:
+        cache, hidden = append_latents(model, cache, latents, positions, counts, markers)
     return cache, _handover(model, hidden, markers)
 
 
@@ -178,7 +190,7 @@ def write_text(
         handover=jnp.full(rows, NEVER, jnp.int32),
         cut=jnp.zeros(rows, bool),
     )
-    start = (cache, jnp.full(rows, markers.bos, jnp.int32), ~active, drawn, jnp.int32(0))
+    start = (cache, jnp.full(rows, markers.start, jnp.int32), ~active, drawn, jnp.int32(0))
     cache, _, _, drawn, _ = jax.lax.while_loop(unfinished, step, start)
     return cache, drawn
 
@@ -332,3 +344,34 @@ def draw_image(
     model = functional.bind(config, params)
     fixed = {"markers": markers, "settings": settings}
     return integrate(model, branches, noise, positions, counts, scales, **fixed)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "markers", "count"))
+def draw_codes(
+    params: Any,
+    branches: tuple[Cache, ...],
+    seeds: jax.Array,
+    guidance: jax.Array,
+    temperature: jax.Array,
+    *,
+    config: Any,
+    markers: Markers,
+    count: int,
+) -> jax.Array:
+    """Draws images code by code: [B, count] int32.
+
+    Args:
+      params: the parameters.
+      branches: the full contexts, then, with guidance, those without their words.
+      seeds: [B] uint32.
+      guidance, temperature: float32, see `codes.CodeSettings`.
+      config: the `JanusConfig` of `params`.
+      markers: control ids.
+      count: codes of an image.
+    """
+    model = functional.bind(config, params)
+    cache = concat_rows(list(branches)) if len(branches) > 1 else branches[0]
+    cache = resize(cache, cache.slots + count)
+    noise = gumbel(seeds, config.codes.size, count)
+    start = jnp.int32(markers.soi)
+    return drawing(model, cache, start, noise, guidance, temperature)[1].code.T

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from unireason_jax.inference.codes import CodeSettings
 from unireason_jax.inference.turns import WITHOUT_IMAGES, WITHOUT_TEXT, Reading
 from unireason_jax.rules import flow
 
@@ -132,6 +133,7 @@ class Settings:
       text: how tokens are chosen.
       flow: how images are drawn.
       refine: how refined images are drawn; None is as all others.
+      codes: how images are drawn by a model that draws with codes.
       max_text: most tokens of one generated text, between bos and eos.
       max_reflection: most tokens of a reflection; None is as all texts.
       simple_think: of a plan, what follows reads only the words after </think>, without blanks
@@ -151,6 +153,7 @@ class Settings:
     text: TextSettings = dataclasses.field(default_factory=TextSettings)
     flow: FlowSettings = dataclasses.field(default_factory=FlowSettings)
     refine: FlowSettings | None = None
+    codes: CodeSettings = dataclasses.field(default_factory=CodeSettings)
     max_text: int = 64
     max_reflection: int | None = None
     simple_think: bool = False

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unireason_jax.data import images
+from unireason_jax.data.janus import rendering, script
+from unireason_jax.data.records import Record, Segment
 from unireason_jax.data.resizing import Resize
 from unireason_jax.data.samples import LATENT, TEXT, VIT
-from unireason_jax.data.tokens import SampleSpec, latent_tokens, vit_tokens
+from unireason_jax.data.tokens import SampleSpec, latent_pixels, latent_tokens, vit_tokens
 
 GAP = -1
 """Kind of a turn that only moves the rotary position by one: an image copy that is left out."""
@@ -32,12 +34,15 @@ class Turn(NamedTuple):
       tokens: ids [n] int32 with bos and eos, or image features [n, F] float32; empty for GAP.
       places: [n] int32 positions in the image's grid; None for texts.
       role: of the segment that gave it; empty for what the model made.
+      causal: an image of a model that draws with codes: every token has a position of its own, and
+        the tokens of LATENT are codes [n] int32.
     """
 
     kind: int
     tokens: np.ndarray
     places: np.ndarray | None = None
     role: str = ""
+    causal: bool = False
 
     @property
     def slots(self) -> int:
@@ -47,7 +52,7 @@ class Turn(NamedTuple):
     @property
     def advance(self) -> int:
         """How far it moves the rotary position."""
-        return len(self.tokens) if self.kind == TEXT else 1
+        return self.slots if self.kind == TEXT or self.causal else 1
 
 
 Turns = Sequence[Turn]
@@ -102,6 +107,41 @@ def image_turns(
         turns.append(Turn(LATENT, *latent_tokens(image, spec), role))
     if und and spec.vit_patch:
         turns.append(Turn(VIT, *vit_tokens(image, spec), role))
+    return turns
+
+
+def blanked(turns: Turns, spec: SampleSpec) -> list[Turn]:
+    """The context without its words: all but the first token are the blank id (Janus)."""
+    out: list[Turn] = []
+    for turn in turns:
+        if turn.kind == TEXT:
+            ids = np.full_like(turn.tokens, script.blank(spec.tokenizer))
+            if not out:
+                ids[:1] = turn.tokens[:1]
+            turn = turn._replace(tokens=ids)
+        out.append(turn)
+    return out
+
+
+def said_turns(record: Record, number: int, spec: SampleSpec, image: Any = None) -> list[Turn]:
+    """A given segment as a model that draws with codes reads it, with what stands around it."""
+    segment, around = record.segments[number], script.said(record, number, spec.tokenizer)
+    first = [*around.opening, *around.body]
+    turns = [text_turn(first, segment.role)] if first else []
+    turns += code_turns(segment, image, spec, role=segment.role)
+    return turns + ([text_turn(around.closing, segment.role)] if around.closing else [])
+
+
+def code_turns(segment: Segment, image: Any, spec: SampleSpec, *, role: str = "") -> list[Turn]:
+    """An image as a model that draws with codes is shown it; nothing for a text."""
+    turns = []
+    for stream in rendering.streams(segment, spec):
+        if stream == VIT:
+            turns.append(Turn(VIT, *vit_tokens(image, spec), role, causal=True))
+        else:
+            codes = spec.codec.encode(latent_pixels(image, spec)).reshape(-1)
+            places = np.arange(len(codes), dtype=np.int32)
+            turns.append(Turn(LATENT, codes.astype(np.int32), places, role, causal=True))
     return turns
 
 

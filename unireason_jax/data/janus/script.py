@@ -93,6 +93,11 @@ def _turn(segment: Segment, tokenizer: Tokenizer) -> Said:
     return Said([tokenizer.bos], [*words, tokenizer.eos], [])
 
 
+def first(tokenizer: Tokenizer) -> int:
+    """The token that a text of the model goes on from: the last of its opening."""
+    return tokenizer.encode(":")[-1] if isinstance(tokenizer, JanusTokenizer) else tokenizer.bos
+
+
 def blank(tokenizer: Tokenizer) -> int:
     """The id that stands for every word of a prompt that guidance turns away from."""
     return getattr(tokenizer, "pad", tokenizer.eos)
