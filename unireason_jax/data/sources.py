@@ -360,6 +360,11 @@ def is_prepared(path: Path) -> bool:
     return (path / MANIFEST).exists() or is_unfinished(path)
 
 
+def should_be_prepared(path: Path) -> bool:
+    """Whether a path is a prepared folder, or a folder that can be nothing else."""
+    return path.is_dir() and (is_prepared(path) or not any(path.glob("*.array_record*")))
+
+
 def open_source(path: str | Path, reading: Reading = AUTO) -> "Source":
     """The source for a prepared folder, for ArrayRecord, or for the files of `data.files`.
 
@@ -367,7 +372,7 @@ def open_source(path: str | Path, reading: Reading = AUTO) -> "Source":
       FileNotFoundError, ValueError: as the source.
     """
     path = Path(path)
-    if path.is_dir() and (is_prepared(path) or not any(path.glob("*.array_record*"))):
+    if should_be_prepared(path):
         return ArrayRecordSource(path)
     if path.is_dir() or ".array_record" in path.name:
         return EntrySource(path, reading=reading)

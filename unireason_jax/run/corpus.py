@@ -19,8 +19,8 @@ from unireason_jax.data.sources import (
     ArrayRecordSource,
     Reading,
     WorldSource,
-    is_prepared,
     open_source,
+    should_be_prepared,
 )
 from unireason_jax.data.templates import STYLES, Style
 from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer, world_tokenizer
@@ -187,8 +187,8 @@ def tokenizer_and_codec(config: ConfigDict) -> tuple[Tokenizer, LatentCodec, dic
 
 
 def prepared(config: ConfigDict) -> list[Path]:
-    """The prepared folders among the records."""
-    return [path for path in places(config).values() if is_prepared(path)]
+    """The prepared folders among the records, and folders that can be nothing else."""
+    return [path for path in places(config).values() if should_be_prepared(path)]
 
 
 def sizes_of(config: ConfigDict) -> str:
