@@ -14,7 +14,7 @@ from PIL import Image
 import unireason_jax
 from tests import untrained
 from unireason_jax import evaluate, generate
-from unireason_jax.evals.world.exam import Run
+from unireason_jax.evals.world.exam import Exam
 from unireason_jax.inference import load, trace
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -224,7 +224,7 @@ def test_requests_are_told_in_the_style_of_the_training(workdir, tmp_path):
     assert reasoner.style.image_first and not load.load(workdir).style.image_first
     reasoner.run = lambda records, **options: told.extend(records) or []
     request = {"id": "e", "instruction": "add a red circle", "input_image": picture}
-    Run(reasoner, seed=0).traces("edit", [request], 1)
+    Exam(reasoner, seed=0).traces("edit", [request], 1)
     assert [segment.role for segment in told[0].segments] == ["source", "user", "image"]
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from launch.local import LocalJob
 from tests import released_files
 from unireason_jax import encode, prepare, train
-from unireason_jax.data import storage
+from unireason_jax.data import serialization
 from unireason_jax.data.resizing import Resize
 from unireason_jax.data.sizes import SIZES
 from unireason_jax.data.sources import ArrayRecordSource
@@ -166,7 +166,7 @@ def test_parquet_and_array_records_are_trained_on_as_they_are(autoencoder, small
     others.mkdir()
     writer = ArrayRecordWriter(str(others / "part.array_record"), "group_size:1")
     for index in range(len(source)):
-        writer.write(storage.to_bytes(source[index]))
+        writer.write(serialization.to_bytes(source[index]))
     writer.close()
     batches = []
     given = {"tokenizer": str(folder / "tokenizer"), "sizes": "unireason", "vae": str(autoencoder)}

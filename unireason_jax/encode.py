@@ -34,7 +34,7 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
-from unireason_jax.data import latents, shards, storage
+from unireason_jax.data import latents, serialization, shards
 from unireason_jax.data.records import Record
 from unireason_jax.data.shards import Kept
 from unireason_jax.data.sizes import SIZES
@@ -91,7 +91,7 @@ def encode(
       folder: what `prepare` wrote.
       output: new folder, or an earlier one; all processes see it.
       encoder: runs the autoencoder, which must be of the stride and channels of the folder's sizes.
-      dtype: of the stored moments, a name in `storage.DTYPES`.
+      dtype: of the stored moments, a name in `serialization.DTYPES`.
       overwrite: replace an earlier result.
 
     Returns:
@@ -246,7 +246,7 @@ class Encoding:
     def _kept(self, entry: "_Entry") -> Kept:
         record = latents.with_moments(entry.record, entry.moments, self.dtype)
         counts = (f"template {record.source}", f"licence {record.licence or 'unknown'}")
-        return Kept(storage.to_bytes(record), lengths(record, self.spec), counts)
+        return Kept(serialization.to_bytes(record), lengths(record, self.spec), counts)
 
 
 class _Entry(NamedTuple):
@@ -286,7 +286,7 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_string("output", None, "folder to write", flag_values=own)
     flags.DEFINE_string("vae", "", "official ae.safetensors [the world's]", flag_values=own)
     flags.DEFINE_enum(
-        "dtype", "float16", sorted(storage.DTYPES), "of the stored moments", flag_values=own
+        "dtype", "float16", sorted(serialization.DTYPES), "of the stored moments", flag_values=own
     )
     flags.DEFINE_integer("batch", 1, "images a device encodes at a time", 1, flag_values=own)
     flags.DEFINE_bool("overwrite", False, "replace an earlier result", flag_values=own)

@@ -11,7 +11,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from unireason_jax.data import storage
+from unireason_jax.data import serialization
 from unireason_jax.data.files.records import IndexedRecords, Reading
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.records import Record, RecordError, Segment
@@ -218,7 +218,11 @@ def test_parquet_rows_are_read_by_group_and_survive_pickling(folder):
 
 def test_array_records_of_others_are_read_without_a_manifest(folder):
     record = WorldSource(0, 1, {"t2i": 1})[0]
-    entries = [json.dumps({**GOOD, "id": "row"}).encode(), storage.to_bytes(record), b"{broken"]
+    entries = [
+        json.dumps({**GOOD, "id": "row"}).encode(),
+        serialization.to_bytes(record),
+        b"{broken",
+    ]
     (folder / "theirs").mkdir()
     for name, data in (("x.array_record-00000-of-2", entries[:1]), ("x.array_record-1", entries)):
         writer = ArrayRecordWriter(str(folder / "theirs" / name), "group_size:1")
@@ -238,7 +242,7 @@ def test_array_records_of_others_are_read_without_a_manifest(folder):
 
 def test_stored_records_come_back_equal():
     record = WorldSource(0, 9, {"refine_t2i": 1})[3]
-    assert same(storage.from_bytes(storage.to_bytes(record)), record)
+    assert same(serialization.from_bytes(serialization.to_bytes(record)), record)
     flags = Record(
         "flags",
         (
@@ -249,22 +253,22 @@ def test_stored_records_come_back_equal():
         licence="CC0",
         metadata={"tag": "a"},
     )
-    back = storage.from_bytes(storage.to_bytes(flags))
+    back = serialization.from_bytes(serialization.to_bytes(flags))
     assert back == flags
 
 
 def test_storage_refuses_what_it_cannot_keep():
     path = Record("p", (Segment("image", "x", image="a.png", und=True),))
     with pytest.raises(RecordError, match=r"record 'p', segment 0: image a\.png is a path"):
-        storage.to_bytes(path)
+        serialization.to_bytes(path)
     odd = Record("m", (Segment("text", "x", text="a"),), metadata={"scene": object()})
     with pytest.raises(RecordError, match="field 'metadata' cannot be stored"):
-        storage.to_bytes(odd)
+        serialization.to_bytes(odd)
     with pytest.raises(ValueError, match="not a stored record"):
-        storage.from_bytes(b"PNG....")
-    data = storage.to_bytes(WorldSource(0, 1, {"t2i": 1})[0])
+        serialization.from_bytes(b"PNG....")
+    data = serialization.to_bytes(WorldSource(0, 1, {"t2i": 1})[0])
     with pytest.raises(ValueError, match="is cut off"):
-        storage.from_bytes(data[:-5])
+        serialization.from_bytes(data[:-5])
 
 
 def test_prepared_folders_read_like_their_source(tmp_path):

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from unireason_jax.models.attention import Keys, Queries, attend
 from unireason_jax.models.chunked import Ids, active_blocks
 from unireason_jax.models.flash import flash_attention
-from unireason_jax.models.flash_gpu import Plan, default_plan, gpu_attention, whole_tiles
+from unireason_jax.models.flash_gpu import Tilings, default_tilings, gpu_attention, whole_tiles
 from unireason_jax.models.flash_gpu_kernels import Kernel
 from unireason_jax.models.flash_kernels import Tiles
 from unireason_jax.pods import sharding
@@ -80,8 +80,8 @@ def run(q, k, v, seen, backend, chunk=8):
     if backend == "tiles":
         return flash_attention(q, k, v, ids, Tiles(chunk, 16), True)
     if backend.startswith("gpu"):
-        small = Plan(*[Kernel(Tiles(*size), 4, 2) for size in ((16, 32), (32, 16), (16, 16))])
-        plan = default_plan(q.dtype) if backend == "gpu default" else small
+        small = Tilings(*[Kernel(Tiles(*size), 4, 2) for size in ((16, 32), (32, 16), (16, 16))])
+        plan = default_tilings(q.dtype) if backend == "gpu default" else small
         return gpu_attention(q, k, v, ids, plan, jax.default_backend() != "gpu")
     return attend(q, Queries(*seen[1:]), [Keys(k, v, seen.key)], backend=backend, chunk=chunk)
 

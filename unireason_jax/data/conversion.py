@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 
-from unireason_jax.data import images, storage
+from unireason_jax.data import images, serialization
 from unireason_jax.data.files.base import said
 from unireason_jax.data.files.records import FileRecords, IndexedRecords, Piece
 from unireason_jax.data.records import Record, RecordError
@@ -45,7 +45,7 @@ class Conversion:
         if not any(s.loss != "none" or s.next != "none" for s in record.segments):
             raise RecordError(record.id, None, "nothing in it is learned; set a loss")
         counts = (f"template {record.source}", f"licence {record.licence or 'unknown'}")
-        return Kept(storage.to_bytes(record), lengths(record, self.spec), counts)
+        return Kept(serialization.to_bytes(record), lengths(record, self.spec), counts)
 
 
 def with_images(record: Record, *, upright: bool = False) -> Record:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from unireason_jax.data.records import Record, Segment
-from unireason_jax.data.storage import DTYPES
+from unireason_jax.data.serialization import DTYPES
 from unireason_jax.data.tokens import LatentCodec
 
 _TOLERANCE = 0.02  # of a latent; other machines and libraries differ by less than 0.001
@@ -24,7 +24,7 @@ def with_moments(record: Record, moments: Mapping[int, np.ndarray], dtype: str) 
     Args:
       record: with images.
       moments: float32 [2, h, w, C] (mean, log variance) by number of the segment.
-      dtype: name in `storage.DTYPES`.
+      dtype: name in `serialization.DTYPES`.
     """
     segments = list(record.segments)
     for number, values in moments.items():

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.data import files, storage
+from unireason_jax.data import files, serialization
 from unireason_jax.data.files import base, json_text, parquet
 from unireason_jax.data.files.base import Broken, Place, said
 from unireason_jax.data.files.records import AUTO, Reading
@@ -233,7 +233,7 @@ class EntrySource(_FileSource):
         data = _entry(self._entries, self.path, _checked(index, len(self)))
         return (
             _stored(data, self.path, index)
-            if storage.is_stored(data)
+            if serialization.is_stored(data)
             else super().__getitem__(index)
         )
 
@@ -344,7 +344,7 @@ def _said(error: Exception) -> str:
 
 def _stored(data: bytes, path: Path, index: int) -> Record:
     try:
-        return storage.from_bytes(data)
+        return serialization.from_bytes(data)
     except ValueError as error:
         raise RecordError(f"{path.name}:{index}", None, str(error)) from None
 

@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from unireason_jax.models.chunked import MASKED, Ids, chunked_attention
 from unireason_jax.models.flash import default_tiles, flash_attention
-from unireason_jax.models.flash_gpu import default_plan, gpu_attention
+from unireason_jax.models.flash_gpu import default_tilings, gpu_attention
 from unireason_jax.models.layers import precision
 from unireason_jax.pods.sharding import divides, per_device, platform
 from unireason_jax.rules.visibility import visible
@@ -70,7 +70,7 @@ def attend(
         def local(q: jax.Array, k: jax.Array, v: jax.Array, *ids: jax.Array) -> jax.Array:
             flat = q.reshape(*q.shape[:2], -1, q.shape[4])
             if backend == "flash" and where == "gpu":
-                out = gpu_attention(flat, k, v, Ids(*ids), default_plan(q.dtype))
+                out = gpu_attention(flat, k, v, Ids(*ids), default_tilings(q.dtype))
             elif backend == "flash":
                 tiles = default_tiles(q.shape[3], q.shape[1], k.shape[1])
                 out = flash_attention(flat, k, v, Ids(*ids), tiles, where != "tpu")

@@ -27,7 +27,7 @@ from unireason_jax.models.flash_gpu_kernels import (
 from unireason_jax.models.flash_kernels import Tiles
 
 
-class Plan(NamedTuple):
+class Tilings(NamedTuple):
     """The three kernels: output, gradient of queries, gradients of keys and values."""
 
     output: Kernel
@@ -35,41 +35,41 @@ class Plan(NamedTuple):
     keys: Kernel
 
 
-def default_plan(dtype: Any) -> Plan:
+def default_tilings(dtype: Any) -> Tilings:
     """The fastest of the tiles tried on an H200 (`unireason bench attention --sweep`).
 
     They take 128 KiB of shared memory: chips with less need `--config.model.attention=chunked`.
     """
     if jnp.dtype(dtype).itemsize > 2:
-        return Plan(
+        return Tilings(
             Kernel(Tiles(64, 32), 4, 2), Kernel(Tiles(64, 32), 4, 2), Kernel(Tiles(32, 64), 4, 2)
         )
-    return Plan(
+    return Tilings(
         Kernel(Tiles(128, 64), 4, 3), Kernel(Tiles(64, 64), 4, 2), Kernel(Tiles(64, 64), 4, 2)
     )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def gpu_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, ids: Ids, plan: Plan, interpret: bool = False
+    q: jax.Array, k: jax.Array, v: jax.Array, ids: Ids, tilings: Tilings, interpret: bool = False
 ) -> jax.Array:
     """`flash.flash_attention` by kernels for GPU: the same arguments, but for how they are cut.
 
     Args:
       q, k, v, ids, interpret: see there.
-      plan: the three kernels (`default_plan`).
+      tilings: the three kernels (`default_tilings`).
 
     Returns:
       [B, T, N, H] in q's dtype; zero for queries that see nothing.
     """
-    return _forward(q, k, v, ids, plan, interpret)[0]
+    return _forward(q, k, v, ids, tilings, interpret)[0]
 
 
 def _forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, ids: Ids, plan: Plan, interpret: bool
+    q: jax.Array, k: jax.Array, v: jax.Array, ids: Ids, tilings: Tilings, interpret: bool
 ) -> tuple[jax.Array, Any]:
     """The output, and what the backward pass needs."""
-    call = Call(q, k, ids, plan.output, interpret)
+    call = Call(q, k, ids, tilings.output, interpret)
     x = call.inputs(q, k, v, _walk(*_pairs(call)))
     lse = jax.ShapeDtypeStruct((q.shape[0], q.shape[2], call.queries), jnp.float32)
     out, lse = call(output_kernel, x, {"q": x.q, "lse": lse})
@@ -78,17 +78,17 @@ def _forward(
     return result, (q, k, v, ids, result, lse)
 
 
-def _backward(plan: Plan, interpret: bool, saved: Any, d_result: jax.Array) -> Any:
+def _backward(tilings: Tilings, interpret: bool, saved: Any, d_result: jax.Array) -> Any:
     """Gradients of q, k and v."""
     q, k, v, ids, result, lse = saved
     delta = jnp.einsum("BTNH,BTNH->BNT", d_result.astype(jnp.float32), result.astype(jnp.float32))
     more = d_result.astype(q.dtype), lse, delta
 
-    call = Call(q, k, ids, plan.queries, interpret)
+    call = Call(q, k, ids, tilings.queries, interpret)
     x = call.inputs(q, k, v, _walk(*_pairs(call)), *more)
     (dq,) = call(query_kernel, x, {"q": x.q})
 
-    call = Call(q, k, ids, plan.keys, interpret, by_key=True)
+    call = Call(q, k, ids, tilings.keys, interpret, by_key=True)
     x = call.inputs(q, k, v, _walk(*(jnp.swapaxes(x, 1, 2) for x in _pairs(call))), *more)
     dk, dv = call(key_kernel, x, {"k": x.k, "v": x.v})
     dk, dv = (x[:, : k.shape[1], :, : k.shape[3]] for x in (dk, dv))

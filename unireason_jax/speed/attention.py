@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from unireason_jax.compilation.reference import reference_row
 from unireason_jax.models.attention import Keys, Queries, attend
 from unireason_jax.models.chunked import Ids
-from unireason_jax.models.flash_gpu import Plan, default_plan, gpu_attention
+from unireason_jax.models.flash_gpu import Tilings, default_tilings, gpu_attention
 from unireason_jax.models.flash_gpu_kernels import Kernel
 from unireason_jax.models.flash_kernels import Tiles
 from unireason_jax.models.sizes import ATTENTION
@@ -98,8 +98,8 @@ def _candidates(
             return attend(q, Queries(*ids[:3]), [Keys(k, v, ids.key)], backend=backend)
 
         yield backend, ("forward", "both"), attention
-    usual = default_plan(jnp.bfloat16)
-    for field in Plan._fields if sweep else ():
+    usual = default_tilings(jnp.bfloat16)
+    for field in Tilings._fields if sweep else ():
         for kernel in TRIED:
             plan = usual._replace(**{field: kernel})
             name = f"{field} {kernel.tiles.queries}x{kernel.tiles.keys}"
@@ -108,7 +108,7 @@ def _candidates(
             yield name, passes, functools.partial(_planned, plan=plan)
 
 
-def _planned(q: jax.Array, k: jax.Array, v: jax.Array, ids: Ids, plan: Plan) -> jax.Array:
+def _planned(q: jax.Array, k: jax.Array, v: jax.Array, ids: Ids, plan: Tilings) -> jax.Array:
     return gpu_attention(q, k, v, ids, plan)
 
 

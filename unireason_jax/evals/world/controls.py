@@ -7,7 +7,7 @@ import numpy as np
 from unireason_jax.evals.rates import by_group, mean_of_groups, wilson
 from unireason_jax.evals.world import looks
 from unireason_jax.evals.world.drawn import Judged
-from unireason_jax.evals.world.exam import Example, Part, Run, asked
+from unireason_jax.evals.world.exam import Exam, Example, Part, asked
 from unireason_jax.evals.world.report import Section
 from unireason_jax.inference.trace import Trace
 from unireason_jax.world.language import reflection_text
@@ -17,7 +17,7 @@ from unireason_jax.world.scenes import CELL
 from unireason_jax.world.verifier import MAX_RESIDUAL, check_image
 
 
-def given_drafts(run: Run, count: int, rounds: int) -> Part:
+def given_drafts(exam: Exam, count: int, rounds: int) -> Part:
     """Given plans and drafts of held-out prompts, half of them with injected faults.
 
     Control: the draft of another request in the place of the own one. A reflection that does not
@@ -25,9 +25,9 @@ def given_drafts(run: Run, count: int, rounds: int) -> Part:
     """
     if not count or not rounds:
         return Part()
-    examples = run.requests("refine_t2i", [None], count, held_out=True)
+    examples = exam.requests("refine_t2i", [None], count, held_out=True)
     requests = [asked(e, "prompt", "explanation", "draft", rounds=rounds) for e in examples]
-    traces = run.traces("refine_t2i", requests, rounds)
+    traces = exam.traces("refine_t2i", requests, rounds)
     judged = [looks.judge(t, e["requirement"]) for e, t in zip(examples, traces)]
     turns = [looks.turns(t, e["requirement"]) for e, t in zip(examples, judged)]
     section = looks.section("given_drafts", "Refinement of given drafts", turns)
@@ -42,25 +42,25 @@ def given_drafts(run: Run, count: int, rounds: int) -> Part:
         "given drafts, fix rate of a round": dict(section.rows)[looks.FIX][0],
         f"given drafts, fixed after {rounds} rounds": dict(section.rows)[looks.FIXED][0],
     }
-    sections = [section, used, faults, _shuffled(run, examples, judged)]
+    sections = [section, used, faults, _shuffled(exam, examples, judged)]
     return Part(sections, headline, {}, judged)
 
 
-def _shuffled(run: Run, examples: Sequence[Example], own: Sequence[Trace]) -> Section:
+def _shuffled(exam: Exam, examples: Sequence[Example], own: Sequence[Trace]) -> Section:
     """First reflections on faulty drafts, with the own draft and with another one in view."""
     others = [
         asked(e, "prompt", "explanation", draft=other["draft"], rounds=0, id=f"{e['id']}-shuffled")
         for e, other in zip(examples, [*examples[1:], *examples[:1]])
     ]
-    traces = run.traces("refine_t2i", others, 0.25)
+    traces = exam.traces("refine_t2i", others, 0.25)
     helps, blind, same = [], [], []
     for e, trace, shuffled in zip(examples, own, traces):
         if not e["faults"]:
             continue
         first, second = _first_reflection(trace), _first_reflection(shuffled)
-        seen = to_objects(parse(e["draft"]).objects, run.side)
-        helps.append(looks.helps(first, seen, e["requirement"], run.side))
-        blind.append(looks.helps(second, seen, e["requirement"], run.side))
+        seen = to_objects(parse(e["draft"]).objects, exam.side)
+        helps.append(looks.helps(first, seen, e["requirement"], exam.side))
+        blind.append(looks.helps(second, seen, e["requirement"], exam.side))
         same.append(first.split() == second.split())
     rows = (
         ("own draft in view: the reflection brings it nearer", (wilson(helps),)),
@@ -71,7 +71,7 @@ def _shuffled(run: Run, examples: Sequence[Example], own: Sequence[Trace]) -> Se
     return Section("shuffled", "Shuffled drafts", ("rate",), rows, note)
 
 
-def equal_compute(run: Run, judged: Judged, rounds: int) -> Part:
+def equal_compute(exam: Exam, judged: Judged, rounds: int) -> Part:
     """What else the images of refinement could have bought, on the same prompts and plans' budget.
 
     For every prompt as many fresh images as refinement drew are drawn; one is taken blindly, or
@@ -80,7 +80,7 @@ def equal_compute(run: Run, judged: Judged, rounds: int) -> Part:
     if not judged or not rounds:
         return Part()
     examples = [e for e, _ in judged]
-    flat = run.traces("think_t2i", [asked(e, "prompt") for e in examples], 1, samples=1 + rounds)
+    flat = exam.traces("think_t2i", [asked(e, "prompt") for e in examples], 1, samples=1 + rounds)
     drawn = [flat[i : i + 1 + rounds] for i in range(0, len(flat), 1 + rounds)]
     passes = [
         [check_image(e["requirement"], t.image).passed for t in samples]
@@ -93,7 +93,7 @@ def equal_compute(run: Run, judged: Judged, rounds: int) -> Part:
         "refined, exact judge takes the best": [any(looks.verdicts(t)) for _, t in judged],
         "best of k, no judge": [found[k - 1] for found, k in zip(passes, spent)],
         "best of k, exact judge": [any(found[:k]) for found, k in zip(passes, spent)],
-        "oracle reflections": _oracle(run, judged, rounds),
+        "oracle reflections": _oracle(exam, judged, rounds),
     }
     groups = {
         name: by_group((e["tag"], ok) for e, ok in zip(examples, values))
@@ -113,7 +113,7 @@ def equal_compute(run: Run, judged: Judged, rounds: int) -> Part:
     return Part(sections, {}, outcomes)
 
 
-def _oracle(run: Run, judged: Judged, rounds: int) -> list[bool]:
+def _oracle(exam: Exam, judged: Judged, rounds: int) -> list[bool]:
     """Verdicts after rounds whose reflections the exact judge writes and the model carries out."""
     images = [next(s.image for s in t.steps if s.role == "draft") for _, t in judged]
     for number in range(rounds):
@@ -127,8 +127,8 @@ def _oracle(run: Run, judged: Judged, rounds: int) -> list[bool]:
             request = asked(e, "prompt", explanation=plan, draft=image, rounds=[step])
             request |= {"final_reflection": "", "id": f"{e['id']}-oracle-{number}"}
             todo.append((place, request))
-        found = run.traces("refine_t2i", [request for _, request in todo], 1) if todo else []
-        run.advance(len(judged) - len(todo))
+        found = exam.traces("refine_t2i", [request for _, request in todo], 1) if todo else []
+        exam.advance(len(judged) - len(todo))
         for (place, _), trace in zip(todo, found):
             images[place] = trace.image
     return [check_image(e["requirement"], image).passed for (e, _), image in zip(judged, images)]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from unireason_jax.evals.rates import by_group, mean_of_groups
 from unireason_jax.evals.world import looks, plans
-from unireason_jax.evals.world.exam import Example, Groups, Part, Run, asked, table
+from unireason_jax.evals.world.exam import Exam, Example, Groups, Part, asked, table
 from unireason_jax.evals.world.report import Section
 from unireason_jax.inference.trace import Trace
 from unireason_jax.world import knowledge, prompts
@@ -13,7 +13,7 @@ from unireason_jax.world.verifier import check_image
 Judged = list[tuple[Example, Trace]]
 
 
-def held_out_prompts(run: Run, count: int, rounds: int) -> tuple[Part, Judged]:
+def held_out_prompts(exam: Exam, count: int, rounds: int) -> tuple[Part, Judged]:
     """Held-out prompts: prompt only, with plan, with plan and refinement.
 
     Returns:
@@ -21,10 +21,10 @@ def held_out_prompts(run: Run, count: int, rounds: int) -> tuple[Part, Judged]:
     """
     if not count:
         return Part(), []
-    examples = run.requests("t2i", prompts.TAGS, count, held_out=True, render=False)
-    plain = run.traces("t2i", [asked(e, "prompt") for e in examples], 1)
-    planned = run.traces(
-        run.conversation, [asked(e, "prompt", rounds=rounds) for e in examples], 1 + rounds
+    examples = exam.requests("t2i", prompts.TAGS, count, held_out=True, render=False)
+    plain = exam.traces("t2i", [asked(e, "prompt") for e in examples], 1)
+    planned = exam.traces(
+        exam.conversation, [asked(e, "prompt", rounds=rounds) for e in examples], 1 + rounds
     )
     judged = [
         (e, looks.judge(trace, e["requirement"], caption=[e["tag"].replace("_", " ")]))
@@ -53,13 +53,13 @@ def held_out_prompts(run: Run, count: int, rounds: int) -> tuple[Part, Judged]:
     return Part(sections, headline, outcomes, traces), judged
 
 
-def unseen_pairs(run: Run, count: int) -> Part:
+def unseen_pairs(exam: Exam, count: int) -> Part:
     """Prompts that name a (shape, colour) pair which no training picture shows."""
     if not count:
         return Part()
     tags = prompts.UNSEEN_PAIR_TAGS
-    examples = run.requests("t2i", tags, count, unseen_pairs=True, render=False)
-    traces = run.traces("t2i", [asked(e, "prompt") for e in examples], 1)
+    examples = exam.requests("t2i", tags, count, unseen_pairs=True, render=False)
+    traces = exam.traces("t2i", [asked(e, "prompt") for e in examples], 1)
     groups = _right("tag", examples, traces)
     rows, means = table({"rate": groups}, "mean of tags")
     title, note = "Unseen (shape, colour) pairs, prompt only", "No training picture has the pair."
@@ -68,7 +68,7 @@ def unseen_pairs(run: Run, count: int) -> Part:
     return Part([section], {name: means["rate"]}, {name: groups})
 
 
-def world_knowledge(run: Run, count: int, rounds: int) -> Part:
+def world_knowledge(exam: Exam, count: int, rounds: int) -> Part:
     """Prompts that do not name what to draw: prompt only, with plan, refined; and two controls.
 
     Controls: the hint names what to draw, so it separates knowing from drawing; a wrong plan, of
@@ -76,10 +76,10 @@ def world_knowledge(run: Run, count: int, rounds: int) -> Part:
     """
     if not count:
         return Part()
-    examples = run.requests("knowledge", knowledge.DOMAINS, count, held_out=True, render=False)
-    plain = run.traces("t2i", [asked(e, "prompt") for e in examples], 1)
-    planned = run.traces(
-        run.conversation, [asked(e, "prompt", rounds=rounds) for e in examples], 1 + rounds
+    examples = exam.requests("knowledge", knowledge.DOMAINS, count, held_out=True, render=False)
+    plain = exam.traces("t2i", [asked(e, "prompt") for e in examples], 1)
+    planned = exam.traces(
+        exam.conversation, [asked(e, "prompt", rounds=rounds) for e in examples], 1 + rounds
     )
     judged = [
         (e, looks.judge(t, e["requirement"], caption=[e["domain"]]))
@@ -94,10 +94,10 @@ def world_knowledge(run: Run, count: int, rounds: int) -> Part:
         Section("knowledge", title, tuple(columns), tuple(rows), note, chart=True),
         _gain("knowledge_by_round", "Rounds on knowledge prompts", "domain", judged, rounds),
     ]
-    hints = run.traces(
+    hints = exam.traces(
         "t2i", [asked(e, prompt=e["hint"], id=f"{e['id']}-hint") for e in examples], 1
     )
-    misled = run.traces(
+    misled = exam.traces(
         "think_t2i",
         [asked(e, "prompt", think=e["wrong_think"], id=f"{e['id']}-wrong") for e in examples],
         1,

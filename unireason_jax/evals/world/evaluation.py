@@ -8,7 +8,7 @@ import dataclasses
 import time
 
 from unireason_jax.evals.world import controls, drawn, edited, step_by_step
-from unireason_jax.evals.world.exam import CONVERSATIONS, Advance, Part, Run
+from unireason_jax.evals.world.exam import CONVERSATIONS, Advance, Exam, Part
 from unireason_jax.evals.world.report import Report
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.trace import Trace
@@ -94,10 +94,10 @@ def evaluate(
       A report with judged traces of successes and of failures to show.
     """
     sizes = sizes or Sizes()
-    run = Run(reasoner, sizes.seed, advance or (lambda cost: None), conversation)
+    exam = Exam(reasoner, sizes.seed, advance or (lambda cost: None), conversation)
     started = time.perf_counter()
     rounds = sizes.rounds
-    held_out, judged = drawn.held_out_prompts(run, sizes.prompts, rounds)
+    held_out, judged = drawn.held_out_prompts(exam, sizes.prompts, rounds)
     chosen = [
         pair
         for tag in range(len(prompts.TAGS))
@@ -105,22 +105,22 @@ def evaluate(
     ]
     parts = [
         held_out,
-        controls.equal_compute(run, chosen, rounds),
-        drawn.unseen_pairs(run, sizes.pairs),
-        drawn.world_knowledge(run, sizes.knowledge, rounds),
-        edited.edits(run, sizes.edits),
-        edited.answers(run, sizes.questions),
-        controls.given_drafts(run, sizes.drafts, rounds),
-        step_by_step.part(run, sizes.process),
-        edited.hidden_questions(run, sizes.hidden),
+        controls.equal_compute(exam, chosen, rounds),
+        drawn.unseen_pairs(exam, sizes.pairs),
+        drawn.world_knowledge(exam, sizes.knowledge, rounds),
+        edited.edits(exam, sizes.edits),
+        edited.answers(exam, sizes.questions),
+        controls.given_drafts(exam, sizes.drafts, rounds),
+        step_by_step.part(exam, sizes.process),
+        edited.hidden_questions(exam, sizes.hidden),
     ]
     seconds = time.perf_counter() - started
     facts = {
-        "canvas": f"{run.side * CELL} x {run.side * CELL} pixels",
+        "canvas": f"{exam.side * CELL} x {exam.side * CELL} pixels",
         "seed of the requests": sizes.seed,
-        "conversations": run.conversations,
-        "images drawn": run.images,
-        "time": f"{seconds:.0f} s, {run.images / max(seconds, 1e-9):.1f} images/s with judging",
+        "conversations": exam.conversations,
+        "images drawn": exam.images,
+        "time": f"{seconds:.0f} s, {exam.images / max(seconds, 1e-9):.1f} images/s with judging",
     }
     return Report(
         title="World report",

@@ -39,7 +39,7 @@ class Part:
 CONVERSATIONS = ("refine_t2i", "irg_improving_full")
 
 
-class Run:
+class Exam:
     """The model under evaluation, with counters.
 
     Args:

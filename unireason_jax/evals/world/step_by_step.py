@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from unireason_jax.evals.rates import average, by_group, wilson
-from unireason_jax.evals.world.exam import Example, Part, Run, asked, table
+from unireason_jax.evals.world.exam import Exam, Example, Part, asked, table
 from unireason_jax.evals.world.report import Section
 from unireason_jax.world.language import parse_edit
 from unireason_jax.world.scenes import CELL, row_column
@@ -19,14 +19,14 @@ from unireason_jax.world.tasks import PROCESS_TAGS
 from unireason_jax.world.verifier import check_image
 
 
-def part(run: Run, count: int) -> Part:
+def part(exam: Exam, count: int) -> Part:
     """Held-out prompts drawn step by step, and inspections of given sketches."""
     if not count:
         return Part()
     tags = tuple(dict.fromkeys(PROCESS_TAGS))
-    examples = run.requests("process", tags, count, held_out=True)
+    examples = exam.requests("process", tags, count, held_out=True)
     requests = [asked(e, "prompt", steps=MAX_STEPS) for e in examples]
-    traces = run.traces("process", requests, MAX_STEPS)
+    traces = exam.traces("process", requests, MAX_STEPS)
     groups = by_group(
         (e["tag"], t.image is not None and check_image(e["requirement"], t.image).passed)
         for e, t in zip(examples, traces)
@@ -37,14 +37,14 @@ def part(run: Run, count: int) -> Part:
     note = f"Verdict on the last picture; {used} pictures drawn on average."
     sections = [
         Section("process", title, ("right",), tuple(rows), note),
-        _inspections(run, examples),
-        _preservation(traces, run.side),
+        _inspections(exam, examples),
+        _preservation(traces, exam.side),
     ]
     name = "held-out prompts, step by step"
     return Part(sections, {name: means["right"]}, {name: groups}, traces)
 
 
-def _inspections(run: Run, examples: Sequence[Example]) -> Section:
+def _inspections(exam: Exam, examples: Sequence[Example]) -> Section:
     """Whether the inspection of a given sketch flags a conflict exactly where there is one."""
     requests, conflicts = [], []
     for e in examples:
@@ -54,7 +54,7 @@ def _inspections(run: Run, examples: Sequence[Example]) -> Section:
         before = [_finished(step) for step in e["steps"][:last]]
         requests.append(asked(e, "prompt", steps=[*before, sketch], id=f"{e['id']}-inspect"))
         conflicts.append(wrong is not None)
-    traces = run.traces("process", requests, 0.25)
+    traces = exam.traces("process", requests, 0.25)
     flagged = [CONFLICT in (t.texts[-1] if t.texts else "").split() for t in traces]
     rows = (
         ("a conflict is flagged", (wilson(f for f, c in zip(flagged, conflicts) if c),)),
