@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.fuzz.tally import Tally, corrupted, generator
-from unireason_jax.data import shards, storage
+from unireason_jax.data import serialization, shards
 from unireason_jax.data.records import Record, Segment
 from unireason_jax.data.shards import Kept
 from unireason_jax.data.sources import ArrayRecordSource
@@ -16,7 +16,7 @@ FULL, SMALL = 2000, 60
 def records() -> list[Record]:
     """Records of every content: pixels, an encoded picture, moments."""
     pixels = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
-    moments = np.zeros((2, 2, 2, 4), storage.DTYPES["bfloat16"])
+    moments = np.zeros((2, 2, 2, 4), serialization.DTYPES["bfloat16"])
     said = Segment("text", "user", "a red circle")
     segments = [
         Segment("image", "draft", image=pixels, loss="flow", und=True),
@@ -28,13 +28,13 @@ def records() -> list[Record]:
 
 def fuzz(seed: int, size: int, folder: Path, tally: Tally) -> None:
     """`size` corruptions of stored records, and as many of a folder's files."""
-    stored = [storage.to_bytes(record) for record in records()]
+    stored = [serialization.to_bytes(record) for record in records()]
     for trial in range(size):
         data = corrupted(stored[trial % 3], generator(seed, "entries", trial))
         name = f"entry {trial}"
         with tally.trial(name):
             try:
-                storage.to_bytes(storage.from_bytes(data))
+                serialization.to_bytes(serialization.from_bytes(data))
                 tally.count("entries read")
             except ValueError as error:
                 tally.expect("\n" not in str(error), name, f"told {str(error)!r}")
