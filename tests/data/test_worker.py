@@ -123,3 +123,32 @@ def test_workers_end_with_their_parent(parent, way):
         process.stdin.flush()
     assert process.wait(40) == {"killed": -signal.SIGKILL, "exit": 3, "left open": 0}[way]
     assert all_gone(process.pid, before) is True
+
+
+BORN = """
+import os, signal, subprocess, sys, threading
+from multiprocessing import get_context
+from unireason_jax.data import worker
+
+def blocked():
+    print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())), flush=True)
+
+if __name__ == "__main__":
+    with worker.born_deaf():
+        child = get_context("spawn").Process(target=blocked)  # the first one of this process
+        thread = threading.Thread(target=child.start)
+        thread.start()
+        thread.join()
+    child.join()
+    print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())), flush=True)
+"""
+
+
+def test_the_first_worker_of_a_process_is_born_deaf_too(tmp_path):
+    (tmp_path / "born.py").write_text(BORN)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    said = subprocess.run(
+        [sys.executable, tmp_path / "born.py"], capture_output=True, text=True, env=environment
+    )
+    unheard = str([signal.SIGINT, signal.SIGTERM])
+    assert said.stdout.splitlines() == [unheard, "[]"], said.stderr

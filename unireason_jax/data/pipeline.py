@@ -9,6 +9,7 @@ continues from it with the same global batches (as sets of rows). All randomness
 example), never by row or host.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterable, Mapping
@@ -235,7 +236,7 @@ class Pipeline:
         start = time.monotonic()
         self._started = self._started or start
         if self._batches is None:
-            with worker.born_deaf():
+            with worker.born_deaf() if self._workers else contextlib.nullcontext():
                 self._batches = self._from_here()
                 batch = next(self._batches)
         else:

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from multiprocessing import util
+from multiprocessing import resource_tracker, util
 
 _UNHEARD = (signal.SIGTERM, signal.SIGINT)
 _NAME = "grain-process-prefetch"  # how Grain names its workers
@@ -28,6 +28,7 @@ def born_deaf() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows has no such signals
         yield
         return
+    resource_tracker.ensure_running()  # its start lets the thread that needs it first hear again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _UNHEARD)
     try:
         yield
