@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
+from unireason_jax.data import storage
 from unireason_jax.data.records import Record, RecordError, Segment, untag
 
 PIXELS = np.zeros((4, 4, 3), np.uint8)
@@ -79,3 +80,22 @@ def test_holes_are_filled_in_order():
 )
 def test_untag(text, tag, inside):
     assert untag(text, tag) == inside
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        ((0, 0, 0, 0), np.nan, "NaN"),
+        ((1, 1, 1, 3), np.nan, "NaN"),
+        ((0, 1, 0, 0), -np.inf, "infinity"),
+        ((1, 0, 0, 0), np.inf, "infinity"),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_moments_that_no_autoencoder_makes_are_named(place, value, told, dtype):
+    moments = np.zeros((2, 2, 2, 4), storage.DTYPES[dtype])
+    moments[place] = value
+    with pytest.raises(RecordError, match=rf"'r', segment 0: field 'moments' has {told}"):
+        Record("r", (Segment("image", "draft", moments=moments, loss="flow"),))
+    moments[place], moments[1] = 0, -np.inf  # no variance
+    Record("r", (Segment("image", "draft", moments=moments, loss="flow"),))
