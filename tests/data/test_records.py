@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from unireason_jax.data import storage
+from unireason_jax.data import serialization
 from unireason_jax.data.records import Record, RecordError, Segment, untag
 
 PIXELS = np.zeros((4, 4, 3), np.uint8)
@@ -93,7 +93,7 @@ def test_untag(text, tag, inside):
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_moments_that_no_autoencoder_makes_are_named(place, value, told, dtype):
-    moments = np.zeros((2, 2, 2, 4), storage.DTYPES[dtype])
+    moments = np.zeros((2, 2, 2, 4), serialization.DTYPES[dtype])
     moments[place] = value
     with pytest.raises(RecordError, match=rf"'r', segment 0: field 'moments' has {told}"):
         Record("r", (Segment("image", "draft", moments=moments, loss="flow"),))
