@@ -83,7 +83,7 @@ def fuzz(seed: int, size: int, folder: Path, tally: Tally) -> None:
                 tally.count("kept", kept)
                 tally.count("set aside", (count or 0) - kept)
                 tally.expect(kept >= 1, f"{name} as {kind}", "nothing was kept")
-        for number in range(max(1, size // _FILES)):
+        for number in range(size // _FILES):
             for kind in WRITERS:
                 rng = generator(seed, name, "file", kind, number)
                 path = folder / f"file.{kind}"
