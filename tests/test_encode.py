@@ -9,7 +9,7 @@ import pytest
 
 from unireason_jax import encode as encode_verb
 from unireason_jax.data import latents
-from unireason_jax.data.files.records import IndexedRecords
+from unireason_jax.data.files.streams import IndexedRecords
 from unireason_jax.data.sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource
 from unireason_jax.data.tokenizer import load_tokenizer

@@ -41,7 +41,7 @@ from unireason_jax.data import rows, shards, words
 from unireason_jax.data.account import account
 from unireason_jax.data.conversion import Conversion
 from unireason_jax.data.files import KINDS, find_files
-from unireason_jax.data.files.records import FileRecords, IndexedRecords, Reading, in_shards
+from unireason_jax.data.files.streams import FileRecords, IndexedRecords, Reading, in_shards
 from unireason_jax.data.rows import Budgets
 from unireason_jax.data.sizes import SIZES, row_tokens
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource

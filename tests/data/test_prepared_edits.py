@@ -2,7 +2,7 @@
 
 import pytest
 
-from unireason_jax.data.files.records import FileRecords, Reading
+from unireason_jax.data.files.streams import FileRecords, Reading
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.data.tokens import tokenize
 from unireason_jax.prepare import prepare

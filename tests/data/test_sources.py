@@ -12,7 +12,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from unireason_jax.data import serialization
-from unireason_jax.data.files.records import IndexedRecords, Reading
+from unireason_jax.data.files.streams import IndexedRecords, Reading
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.records import Record, RecordError, Segment
 from unireason_jax.data.sizes import SIZES, SizeCodec

@@ -21,7 +21,7 @@ import pyarrow.parquet
 
 from tests.data import official_rows
 from tests.fuzz.tally import Tally, corrupted, generator
-from unireason_jax.data.files.records import FileRecords, Reading
+from unireason_jax.data.files.streams import FileRecords, Reading
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from unireason_jax.prepare import prepare

@@ -20,7 +20,7 @@ import numpy as np
 from unireason_jax.data import files, serialization
 from unireason_jax.data.files import base, json_text, parquet
 from unireason_jax.data.files.base import Broken, Place, said
-from unireason_jax.data.files.records import AUTO, Reading
+from unireason_jax.data.files.streams import AUTO, Reading
 from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.shards import LENGTHS, MANIFEST, is_unfinished
 from unireason_jax.data.templates import PLAIN, Example, Style, to_record

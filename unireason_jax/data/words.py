@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from unireason_jax.data.files.records import FileRecords, IndexedRecords, Piece, in_shards
+from unireason_jax.data.files.streams import FileRecords, IndexedRecords, Piece, in_shards
 from unireason_jax.data.mixture import RecordSource
 from unireason_jax.data.records import Record
 from unireason_jax.data.sources import ArrayRecordSource

@@ -25,7 +25,7 @@ from unireason_jax.data.files import (
     tar,
 )
 from unireason_jax.data.files.base import Broken
-from unireason_jax.data.files.records import FileRecords, Reading, in_shards
+from unireason_jax.data.files.streams import FileRecords, Reading, in_shards
 from unireason_jax.data.sources import open_source
 
 ROW = {"prompt": "a red circle", "image": "a.png"}

@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from tests.data import official_rows
-from unireason_jax.data.files.records import Reading
+from unireason_jax.data.files.streams import Reading
 from unireason_jax.data.records import RecordError, cut
 from unireason_jax.data.templates.official import recognised
 
@@ -168,7 +168,7 @@ def test_reasons_hold_no_image_and_no_whole_prompt(value, folder):
 
 def test_nothing_in_a_row_raises_anything_else(folder, monkeypatch):
     monkeypatch.setattr(
-        "unireason_jax.data.files.records.to_record", lambda *_: {}["a key that is not there"]
+        "unireason_jax.data.files.streams.to_record", lambda *_: {}["a key that is not there"]
     )
     with pytest.raises(RecordError, match="KeyError: 'a key that is not there'"):
         record({"task": "t2i", "prompt": "a", "image": "a.png"}, folder)
