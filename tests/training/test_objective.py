@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from tests.batches import packed_batch
+from unireason_jax.compilation import hlo
 from unireason_jax.models import functional
 from unireason_jax.models.config import variant
 from unireason_jax.pods import batches, sharding
@@ -70,6 +71,41 @@ def test_chunked_cross_entropy_is_plain_cross_entropy(chunk):
     )
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted)):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("sizes", [{"data": 2, "fsdp": 4}, {"fsdp": 2, "tensor": 2, "context": 2}])
+def test_the_head_s_gradient_is_sent_once_however_many_chunks(sizes):
+    rng = np.random.default_rng(0)
+    mesh = sharding.make_mesh(sizes)
+    row = batches.batch_sharding(mesh)
+    spec = sharding.fitted_spec((32, 256), ("embed", "vocab"), mesh.shape)
+    stored = jax.sharding.NamedSharding(mesh, spec)
+    hidden = jnp.asarray(rng.normal(size=(8, 24, 32)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(32, 256)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 256, (8, 24)), jnp.int32)
+    weights = jnp.asarray(rng.uniform(size=(8, 24)), jnp.float32)
+
+    def grad(chunk):
+        def loss(h, k, y, w):
+            return objective.cross_entropy_sums(h, k, y, w, chunk, "float32")[0]
+
+        return jax.grad(loss, argnums=(0, 1))
+
+    with jax.set_mesh(mesh):
+        run = jax.jit(grad(4), in_shardings=(row, stored, row, row), out_shardings=(row, stored))
+        compiled = run.lower(hidden, kernel, labels, weights).compile()
+        placed = zip((hidden, kernel, labels, weights), (row, stored, row, row))
+        spread = compiled(*(jax.device_put(x, place) for x, place in placed))
+    alone = jax.jit(grad(24))(hidden, kernel, labels, weights)
+    for a, b in zip(spread, alone):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    reductions = [
+        sent
+        for sent in hlo.parse(compiled.as_text()).collectives()
+        if "reduce" in sent.kind and sent.wire_bytes >= kernel.nbytes / 8
+    ]
+    assert reductions and all(sent.runs == 1 for sent in reductions)
+    assert sum(sent.wire_bytes for sent in reductions) <= 2 * kernel.nbytes
 
 
 def test_chunked_cross_entropy_never_holds_all_logits():

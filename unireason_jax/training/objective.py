@@ -20,7 +20,7 @@ import optax
 from unireason_jax.models import functional
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.models.janus.config import JanusConfig
-from unireason_jax.pods.sharding import constrain
+from unireason_jax.pods.sharding import constrain, pieces_of, summed
 from unireason_jax.rules import flow
 from unireason_jax.rules.visibility import Visibility
 from unireason_jax.training.optim import Optimizer, Params, merge
@@ -118,8 +118,13 @@ cross_entropy_sums.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
 def _chunked(hidden, kernel, labels, weights, chunk, dtype, bias, *, gradient):
-    """Scan over chunks of the token axis; see `cross_entropy_sums`."""
+    """Scan over chunks of the token axis; see `cross_entropy_sums`.
+
+    Gradients of the head are summed over the rows of each device on its own, [parts, ...], and over
+    devices once behind the scan; a sum over devices in every chunk would send as much each time.
+    """
     rows, tokens, width = hidden.shape
+    parts = pieces_of(rows, "batch")
     chunk = max(min(chunk, tokens), 1)
     padding = -tokens % chunk
     padded = [
@@ -147,23 +152,27 @@ def _chunked(hidden, kernel, labels, weights, chunk, dtype, bias, *, gradient):
             return (loss, hits, d_kernel, d_bias), None
         is_label = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == label[..., None]
         d_logits = (exponents / total - is_label) * weight[..., None]
-        d_bias = None if bias is None else d_bias + jnp.sum(d_logits, axis=(0, 1))
+        own = d_logits.reshape(parts, -1, *d_logits.shape[1:])
+        d_bias = None if bias is None else d_bias + jnp.sum(own, axis=(1, 2))
         d_logits = d_logits.astype(dtype)
         d_h = jnp.einsum("BTV,DV->BTD", d_logits, matrix, preferred_element_type=jnp.float32)
+        h, own = (x.reshape(parts, -1, *x.shape[1:]) for x in (h, d_logits))
         d_kernel = d_kernel + jnp.einsum(
-            "BTD,BTV->DV", h, d_logits, preferred_element_type=jnp.float32
+            "PBTD,PBTV->PDV", h, own, preferred_element_type=jnp.float32
         )
-        d_kernel = constrain(d_kernel, "embed", "vocab")  # each device sums its own shard
+        d_kernel = constrain(d_kernel, "batch", None, "vocab")
         return (loss, hits, d_kernel, d_bias), d_h.astype(hidden.dtype)
 
     zero = jnp.zeros((), jnp.float32)
-    d_bias = None if bias is None else jnp.zeros(bias.shape, jnp.float32)
-    carry = (zero, zero, jnp.zeros(kernel.shape if gradient else (), jnp.float32), d_bias)
+    d_bias = None if bias is None else jnp.zeros((parts, *bias.shape), jnp.float32)
+    d_kernel = jnp.zeros((parts, *kernel.shape) if gradient else (), jnp.float32)
+    carry = (zero, zero, d_kernel, d_bias)
     (loss, hits, d_kernel, d_bias), d_pieces = jax.lax.scan(body, carry, tuple(pieces))
     if not gradient:
         return loss, hits, None
     d_hidden = jnp.moveaxis(d_pieces, 0, 1).reshape(rows, tokens + padding, width)[:, :tokens]
-    return loss, hits, (d_hidden, d_kernel.astype(kernel.dtype), d_bias)
+    d_kernel = summed(d_kernel, "embed", "vocab").astype(kernel.dtype)
+    return loss, hits, (d_hidden, d_kernel, None if bias is None else jnp.sum(d_bias, axis=0))
 
 
 def denominators(batch: Batch) -> dict[str, jax.Array]:
