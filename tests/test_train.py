@@ -148,6 +148,8 @@ def test_dry_run_says_what_would_happen_and_draws_a_pack(tmp_path, capsys):
     [
         ({"data.rows": 6}, "must be a multiple of data x fsdp x microbatches"),
         ({"mesh.data": 3}, "change --config.mesh"),
+        ({"seed": 2**32}, r"config\.seed is 4294967296; it must be in"),
+        ({"data.seed": -1}, r"config\.data\.seed is -1; it must be in"),
         ({"model.llm.vocab": 100}, r"set --config\.model\.llm\.vocab to at least"),
         ({"model.latent.channels": 4}, r"set --config\.model\.latent\.channels=24"),
         ({"optim.freeze": ("nothing",)}, "matches no parameter"),

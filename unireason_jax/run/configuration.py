@@ -251,6 +251,13 @@ def of_model(model: ModelConfig, name: str) -> ConfigDict:
     return made
 
 
+def check_seeds(config: ConfigDict) -> None:
+    """Raises ConfigError for a seed that would be cut to 32 bits without a word."""
+    for key, seed in {"seed": config.seed, "data.seed": config.data.seed}.items():
+        if not 0 <= seed < 2**32:
+            raise ConfigError(f"config.{key} is {seed}; it must be in [0, 2**32).")
+
+
 def loss_config(config: ConfigDict) -> LossConfig:
     """The joint loss of `config.loss`."""
     return build(LossConfig, config.loss, "loss")

@@ -82,6 +82,7 @@ class Run:
           ConfigError: model and data do not fit together; the message says which key to set.
           FileNotFoundError, ValueError: the records cannot be opened.
         """
+        configuration.check_seeds(config)
         model = configuration.model_config(config, devices[0].platform if devices else None)
         made = corpus.tokenizer_and_codec(config) if has_records else corpus.stand_ins(model)
         spec = corpus.sample_spec(config, model, *made)
