@@ -4,7 +4,6 @@ import collections
 import json
 import os
 import shutil
-from pathlib import Path
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -73,12 +72,8 @@ def keep_autoencoder(file: epath.PathLike, folder: epath.PathLike) -> None:
             try:
                 os.link(source, part)
             except OSError:
-                _copy(source, part)
-
-
-def _copy(source: epath.Path, target: Path) -> None:
-    with source.open("rb") as read, target.open("wb") as write:
-        shutil.copyfileobj(read, write, 1 << 24)
+                with source.open("rb") as read, part.open("wb") as write:
+                    shutil.copyfileobj(read, write, 1 << 24)
 
 
 def keep_size(config: ConfigDict, spec: SampleSpec, workdir: epath.PathLike) -> None:
