@@ -34,7 +34,7 @@ quickstart: $(STAMP)
 	  --prompt "a red circle left of a blue square" --out $(RUN)/first
 	@echo "2 of 4: a small model learns to see (alignment)"
 	$(TRAIN) --config configs/quickstart.py:alignment --workdir $(RUN)/alignment
-	@echo "3 of 4: it learns to plan, draw, look and refine"
+	@echo "3 of 4: it learns to plan, draw, look and refine; $(RUN)/samples shows how far it is"
 	$(TRAIN) --config configs/quickstart.py --workdir $(RUN) \
 	  --config.init_from=$(RUN)/alignment
 	@echo "4 of 4: it is judged on prompts it has not seen, in $(RUN)/report"

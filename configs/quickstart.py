@@ -57,7 +57,7 @@ def get_config(stage: str = "joint") -> ConfigDict:
     config.train.steps = 1400
     config.train.log_every = 100
     config.train.save_every = 700
-    config.eval.every = 700
+    config.eval.every, config.eval.samples = 350, 3  # pictures of three prompts as it learns
     return _alignment(config) if stage == "alignment" else config
 
 
