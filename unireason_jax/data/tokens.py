@@ -23,7 +23,8 @@ from typing import Protocol
 
 import numpy as np
 
-from unireason_jax.data import images, resizing
+from unireason_jax.data import images, resizing, timesteps
+from unireason_jax.data.condition_dropout import dropped
 from unireason_jax.data.records import Record, RecordError, Segment
 from unireason_jax.data.samples import LATENT, STREAMS, TEXT, VIT, Builder, Sample
 from unireason_jax.data.tokenizer import Tokenizer
@@ -218,10 +219,10 @@ def tokenize(record: Record, spec: SampleSpec, rng: np.random.Generator) -> Samp
     """
     build = Builder(spec.tokenizer, spec.patch_sizes)
     plan = _plan(record, spec)
-    drops = _drops(record, plan, spec, rng)
-    targets = sum(mode == visibility.NOISED for _, _, mode in plan)
-    logits = rng.standard_normal(targets).tolist() if targets else []
-    seeds = rng.integers(0, 1 << 32, targets, np.uint32).tolist() if targets else []
+    is_target = [mode == visibility.NOISED for _, _, mode in plan]
+    droppable = [record.segments[n].drop and not no for (n, _, _), no in zip(plan, is_target)]
+    drops = dropped([stream for _, stream, _ in plan], droppable, spec.dropout, rng)
+    logits, seeds = timesteps.draw(sum(is_target), rng)
     latents: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     sharing = _sharing(record)
     last = {number: place for place, (number, _, _) in enumerate(plan)}
@@ -271,14 +272,6 @@ def _plan(record: Record, spec: SampleSpec) -> list[tuple[int, int, int]]:
         except ValueError as error:
             raise RecordError(record.id, number, str(error)) from error
     return plan
-
-
-def _drops(record: Record, plan, spec: SampleSpec, rng) -> list[bool]:
-    p_text, p_latent, p_vit = spec.dropout
-    chance = {TEXT: p_text, VIT: p_vit, LATENT: p_latent}
-    droppable = [record.segments[n].drop and mode != visibility.NOISED for n, _, mode in plan]
-    draws = iter(rng.random(sum(droppable)).tolist())
-    return [can and next(draws) < chance[stream] for can, (_, stream, _) in zip(droppable, plan)]
 
 
 def text_weight(segment: Segment, ids: list[int], spec: SampleSpec) -> float:

@@ -2,9 +2,9 @@
 
     x_t = (1 - t) x0 + t noise        velocity = d x_t / d t = noise - x0
 
-Training draws t = sigmoid(z), z ~ N(0, 1), and shifts it; sampling walks a shifted grid from 1 to
-0 with Euler steps x <- x - velocity * (t_i - t_{i+1}), guided by velocities of poorer contexts.
-Everything here is float32.
+Training takes t = sigmoid(z), z ~ N(0, 1) (drawn in `data.timesteps`), and shifts it; sampling
+walks a shifted grid from 1 to 0 with Euler steps x <- x - velocity * (t_i - t_{i+1}), guided by
+velocities of poorer contexts. Everything here is float32.
 """
 
 import jax

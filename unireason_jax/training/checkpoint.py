@@ -1,4 +1,4 @@
-"""Checkpoints: asynchronous, sharded, checked before use, restored onto any mesh.
+"""Checkpoints: asynchronous, sharded, checked before use (`manifest`), restored onto any mesh.
 
     <workdir>/checkpoints/<step>/{params,opt_state,ema}/   Orbax trees
     <workdir>/checkpoints/<step>/manifest.json             written last, see `manifest`

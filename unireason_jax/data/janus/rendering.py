@@ -11,6 +11,7 @@ token become the blank id, are still seen, and carry no loss: what guidance turn
 
 import numpy as np
 
+from unireason_jax.data.condition_dropout import prompt_dropped
 from unireason_jax.data.janus import script
 from unireason_jax.data.records import Record, RecordError, Segment
 from unireason_jax.data.samples import LATENT, TEXT, VIT, Sample
@@ -92,8 +93,8 @@ def tokenize(record: Record, spec: SampleSpec, rng: np.random.Generator) -> Samp
             row.words(around.closing)
         except (ValueError, OSError) as error:
             raise RecordError(record.id, number, str(error)) from error
-    dropped = rng.random() < spec.dropout[0] and any(row.code_weights)
-    sample = row.finish(record.id, blank=dropped)
+    blank = prompt_dropped(spec.dropout, rng) and any(row.code_weights)
+    sample = row.finish(record.id, blank=blank)
     check_limits(record, sample.lengths, spec)
     return sample
 
