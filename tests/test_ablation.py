@@ -174,7 +174,7 @@ def test_the_study_of_the_world_is_sound(capsys):
     study = study_of.load_study(REAL)
     names = {name for name, _, _ in study.rows}
     for measure, smaller, larger in study.claims:
-        assert {smaller, larger} <= names and measure in ablation.ablation.MEASURES
+        assert {smaller, larger} <= names and measure in ablation.comparison.MEASURES
     for run in study.needed():
         if run == "alignment":
             continue
