@@ -33,7 +33,7 @@ def get_config(stage: str = "joint") -> ConfigDict:
     config.data.interpolate = True
     model.latent.channels, model.latent.patch = 24, 1
 
-    config.data.examples = 100_000
+    config.data.examples = 30_000  # a little more than an epoch of 1400 steps sees
     mixture = config.data.mixture
     mixture.t2i, mixture.think_t2i = 0.08, 0.18
     mixture.knowledge, mixture.think_knowledge = 0.02, 0.08
