@@ -44,15 +44,16 @@ report: $(STAMP)
 	$(QUICK) -m unireason_jax.evaluate --checkpoint $(RUN) --out $(RUN)/whole_report --seed 2
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile -m "not drill"
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile -m "not slow and not drill"
 
 smoke: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(SMOKE)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not drill" $(SMOKE)
 
 drill: $(STAMP)
+	$(BIN)/python -m pytest tests -n $(JOBS) -m drill
 	$(BIN)/python -m launch.drills kills --times $(TIMES) --out $(DRILL)/kills
 	$(BIN)/python -m launch.drills pairs --times $(TIMES) --out $(DRILL)/pairs
 	$(BIN)/python -m launch.drills stops --times $(TIMES) --out $(DRILL)/stops

@@ -25,7 +25,7 @@ from unireason_jax.world.verifier import check, check_edit, check_image
 from unireason_jax.world.vocabulary import WORDS
 
 FAST, SLOW = 1000, 10_000
-COUNTS = [FAST, pytest.param(SLOW, marks=pytest.mark.slow)]
+COUNTS = [FAST, pytest.param(SLOW, marks=pytest.mark.drill)]
 REQUEST_KEYS = ("prompt", "instruction", "question")
 T2I = ("t2i", "think_t2i", "knowledge", "think_knowledge")
 EDITS = ("edit", "think_edit", "uni_edit")
