@@ -15,6 +15,11 @@ from pathlib import Path
 
 from etils import epath
 
+try:
+    import fcntl
+except ImportError:  # Windows has other locks
+    fcntl = None
+
 
 def is_local(path: epath.PathLike) -> bool:
     """Whether a path is one of this machine's file systems (a mounted one too), not a bucket's."""
@@ -92,6 +97,8 @@ def append(path: epath.PathLike, text: str, *, durable: bool = False) -> None:
     is_new = not path.exists()
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
+        if fcntl is not None:  # a line that another process is writing is not a torn one
+            fcntl.flock(file, fcntl.LOCK_EX)
         size = os.fstat(file).st_size
         last = b""
         if size:
