@@ -33,7 +33,7 @@ def get_config(stage: str = "joint") -> ConfigDict:
     config.data.interpolate = True
     model.latent.channels, model.latent.patch = 24, 1
 
-    config.data.examples = 30_000  # a little more than an epoch of 1400 steps sees
+    config.data.examples = 100_000
     mixture = config.data.mixture
     mixture.t2i, mixture.think_t2i = 0.08, 0.18
     mixture.knowledge, mixture.think_knowledge = 0.02, 0.08
@@ -54,10 +54,10 @@ def get_config(stage: str = "joint") -> ConfigDict:
     config.optim.b2, config.optim.eps = 0.98, 1e-8
     config.optim.ema = 0.997
 
-    config.train.steps = 1400
+    config.train.steps = 2800
     config.train.log_every = 100
     config.train.save_every = 700
-    config.eval.every, config.eval.samples = 350, 3  # pictures of three prompts as it learns
+    config.eval.every, config.eval.samples = 700, 3  # pictures of three prompts as it learns
     return _alignment(config) if stage == "alignment" else config
 
 
@@ -72,6 +72,6 @@ def _alignment(config: ConfigDict) -> ConfigDict:
     config.data.examples = 20_000
     config.loss.ce_weight = 1.0
     config.optim.ema = 0.98
-    config.train.steps = config.train.save_every = 300
+    config.train.steps = config.train.save_every = 400
     config.eval.every = 0
     return config
