@@ -45,6 +45,7 @@ STYLE_OF = {
     "irg": "plain",
     "uni_edit": "bagel",
     "process": "process",
+    "janus": "plain",
     "bagel": "bagel",
 }
 """The systems that a model may follow, those that name it before those it builds on, with the style
