@@ -82,3 +82,14 @@ def test_a_bucket_has_no_rename_and_no_append(tmp_path, monkeypatch):
     atomic.append(path, json.dumps({"a": 3}) + "\n")
     assert path.read_text() == '{\n{"a": 3}\n'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_second_name_of_the_same_file_leaves_nothing_beside_it(tmp_path):
+    """Renaming one name of a file to another of its names does nothing by POSIX."""
+    source, kept = tmp_path / "source.bin", tmp_path / "kept" / "source.bin"
+    source.write_bytes(b"weights")
+    for _ in range(2):
+        with atomic.replacing(kept) as part:
+            os.link(source, part)
+    assert [path.name for path in kept.parent.iterdir()] == ["source.bin"]
+    assert kept.read_bytes() == b"weights"

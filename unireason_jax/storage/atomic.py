@@ -57,6 +57,7 @@ def replacing(
         if durable:
             sync(part)
         part.replace(path)
+        part.unlink(missing_ok=True)  # a second name of the same file is left by a renaming
     except BaseException:
         part.unlink(missing_ok=True)
         raise
