@@ -1,6 +1,6 @@
 """Kills, doubles and stops commands at random moments, and compares what they leave.
 
-    python -m launch.drills kills --times 20 --out runs/drills           prepare, encode, ... train
+    python -m launch.drills kills --times 20 --out runs/drills           prepare, ... benchmark
     python -m launch.drills kills --only prepare,generate --times 5 --out runs/drills
     python -m launch.drills pairs --times 20 --out runs/pairs            two of each together
     python -m launch.drills stops --times 20 --out runs/stops            SIGTERM to a training

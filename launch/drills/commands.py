@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from unireason_jax.evals.published import world_sets
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS, BAD_EVERY = 240, 15
 STEPS, SAVE = 24, 4
@@ -58,7 +60,7 @@ def start(command: Command, folder: Path, inputs: Path, log: Path, **more: str) 
 
 
 def write_rows(folder: Path) -> None:
-    """Pictures and a JSONL file of rows for `prepare`, some of which cannot be used."""
+    """Pictures and a JSONL file of rows for `prepare`, some of which cannot be used; prompts."""
     chance = random.Random(0)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -69,6 +71,7 @@ def write_rows(folder: Path) -> None:
         colour = chance.choice(["red", "blue", "green"])
         rows.append({"id": f"row-{number}", "prompt": f"a {colour} circle", "image": image})
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    world_sets.write(folder, counts=dict.fromkeys(world_sets.COUNTS, 6))
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -146,6 +149,19 @@ def _convert(out: Path, inputs: Path) -> list[str]:
     return ["unireason_jax.convert", *flags, "--shard_gib", "0.0001"]
 
 
+def _synthesize(out: Path, inputs: Path) -> list[str]:
+    demo = REPOSITORY / "notebooks" / "demo"  # an untrained model gives no records
+    flags = ["--checkpoint", str(demo), "--count", "6", "--timesteps", "8"]
+    return ["unireason_jax.synthesize", *flags, "--batch", "2", "--out", str(out)]
+
+
+def _benchmark(out: Path, inputs: Path) -> list[str]:
+    flags = ["--suite", "wise", "--prompts", str(inputs / "rows" / "wise.json")]
+    flags += ["--checkpoint", str(inputs / "train"), "--judge", "program", "--limit", "6"]
+    flags += ["--workers", "1", "--timesteps", "3", "--batch", "2", "--out", str(out)]
+    return ["unireason_jax.benchmark", *flags]
+
+
 COMMANDS = {
     made.name: made
     for made in (
@@ -154,5 +170,7 @@ COMMANDS = {
         Command("train", _train, (), trained),
         Command("generate", _generate, ("train",), files),
         Command("convert", _convert, ("train",), converted),
+        Command("synthesize", _synthesize, (), files),
+        Command("benchmark", _benchmark, ("train", "prepare"), files),
     )
 }

@@ -82,6 +82,18 @@ class Drill:
             time.sleep(0.002)
         return time.monotonic()
 
+    def holder(self, folder: Path, processes) -> int | None:
+        """The one of some processes that holds a folder, once one does; None when one has ended."""
+        while all(process.poll() is None for process in processes):
+            try:
+                held = json.loads((folder / ".lock").read_text())["pid"]
+            except (OSError, ValueError, KeyError):
+                held = None
+            if held in [process.pid for process in processes]:
+                return held
+            time.sleep(0.002)
+        return None
+
     def compare(self, command: Command, folder: Path, about: str) -> None:
         """Checks that a folder holds what a run in peace leaves."""
         wanted = self.peace(command)

@@ -78,12 +78,22 @@ def _over(drill: Drill, command: Command, folder: Path, status: int, about: str)
 
 
 def pairs(drill: Drill, command: Command, times: int) -> None:
-    """Two of the command in one folder at the same time: one works, the other is refused."""
+    """Two of the command in one folder at the same time: one works, the other is refused.
+
+    The one that holds the folder is suspended until the other has ended, so that a short command
+    is not over before the other of the two comes to its folder.
+    """
     drill.peace(command)
     for number in range(times):
         about, folder = f"{command.name}, pair {number + 1}", drill.out / f"{command.name}_pair"
         size = drill.log(command).stat().st_size
         both = [drill.start(command, folder) for _ in range(2)]
+        holder = drill.holder(folder, both)
+        for process in both:
+            if holder is not None and process.pid != holder:
+                os.kill(holder, signal.SIGSTOP)
+                process.wait(LONGEST)
+                os.kill(holder, signal.SIGCONT)
         statuses = sorted(process.wait(LONGEST) for process in both)
         said = drill.log(command).read_bytes()[size:].decode(errors="replace")
         refused = [line for line in said.splitlines() if " is in use by " in line]
