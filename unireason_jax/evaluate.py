@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> Path:
     if arguments.preset:
         facts["preset"] = arguments.preset
     facts["sampling"] = (
-        f"{flow.timesteps - 1} Euler steps, shift {flow.shift:g}, text guidance "
+        f"{flow.timesteps - 1} steps ({flow.solver}), shift {flow.shift:g}, text guidance "
         f"{flow.text_scale:g}, temperature {reasoner.settings.text.temperature:g}"
     )
     sections = report.sections

@@ -51,6 +51,7 @@ def test_options_change_the_settings_of_their_call_alone():
         ("guidance", "4", "guidance must be a number >= 0, not '4'"),
         ("image_guidance", float("inf"), "image_guidance must be a number >= 0, not inf"),
         ("shift", 0, "shift must be a number > 0, not 0"),
+        ("solver", "heun", "solver 'heun' is not one of euler, ab2, dpmpp_2m"),
         ("temperature", -0.1, "temperature must be a number >= 0, not -0.1"),
         ("temperature", [1], "temperature must be a number"),
         ("top_p", 0, "top_p must be a number > 0 and <= 1, not 0"),

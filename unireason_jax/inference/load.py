@@ -14,7 +14,7 @@ from unireason_jax.models import functional
 from unireason_jax.models.janus.vq import VQTokenizer
 from unireason_jax.models.vae import Autoencoder
 from unireason_jax.pods import sharding
-from unireason_jax.rules.flow import RENORMS
+from unireason_jax.rules.flow import RENORMS, SOLVERS
 from unireason_jax.run import corpus, kept
 from unireason_jax.run.run import Run
 from unireason_jax.training import checkpoint
@@ -99,7 +99,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--which", choices=("ema", "params"), default="ema", help="weights")
     group.add_argument("--step", type=int, help="a certain checkpoint instead of the newest")
     group.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matmuls")
-    group.add_argument("--timesteps", type=int, help="points in flow time, Euler steps + 1")
+    group.add_argument("--timesteps", type=int, help="points in flow time, steps + 1")
     group.add_argument("--shift", type=float, help="timestep shift")
     group.add_argument("--guidance", type=float, help="scale of the text guidance, 1 is off")
     group.add_argument("--image_guidance", type=float, help="scale of the image guidance, 1 is off")
@@ -107,6 +107,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=about)
     about = "of guided velocities: none, global, channel or text_channel"
     group.add_argument("--renorm", choices=RENORMS, metavar="RULE", help=about)
+    about = f"of the steps: {', '.join(SOLVERS)}"
+    group.add_argument("--solver", choices=SOLVERS, metavar="NAME", help=about)
     group.add_argument("--temperature", type=float, help="of texts; 0 takes the likeliest word")
     group.add_argument("--top_p", type=float, help="nucleus of sampled texts")
     group.add_argument("--max_text", type=int, help="most tokens of one text")

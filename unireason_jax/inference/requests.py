@@ -28,6 +28,7 @@ _MEANT = {
     "cfg_img_scale image_scale image_guidance_scale": "image_guidance",
     "height width resolution image_size shape": "size",
     "timestep_shift": "shift",
+    "sampler scheduler sampling_method": "solver",
     "max_length max_tokens max_new_tokens max_think_token_n": "max_text",
 }
 MEANT = {theirs: ours for names, ours in _MEANT.items() for theirs in names.split()}

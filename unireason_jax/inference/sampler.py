@@ -20,14 +20,13 @@ from unireason_jax.inference.cache import (
     append_text,
     append_vit,
     concat_rows,
-    read_noised,
     resize,
 )
 from unireason_jax.inference.codes import drawing, gumbel
+from unireason_jax.inference.integration import integrate
 from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.models import functional
 from unireason_jax.models.janus.config import JanusConfig
-from unireason_jax.rules import flow
 
 NEVER = -1
 
@@ -229,102 +228,6 @@ def _nucleus(scaled: jax.Array, top_p: jax.Array) -> jax.Array:
     before = jnp.cumsum(probability, axis=-1) - probability
     kept = jnp.where(before < top_p, ordered, jnp.inf)
     return jnp.where(scaled < jnp.min(kept, axis=-1, keepdims=True), -jnp.inf, scaled)
-
-
-def guided_velocity(
-    model: Any,
-    branches: Cache,
-    x_t: jax.Array,
-    t: jax.Array,
-    positions: jax.Array,
-    counts: jax.Array,
-    scales: tuple[jax.Array, jax.Array],
-    *,
-    markers: Markers,
-    settings: FlowSettings,
-) -> jax.Array:
-    """The velocity of B images under guidance, from one pass over the rows of all branches.
-
-    Args:
-      model: a bound `Bagel`.
-      branches: n * B rows, the contexts [full | without text | without images], the first n.
-      x_t: [B, T, P] noised latents.
-      t: float32 scalar time.
-      positions: [B, T] int32 places in the latent grid.
-      counts: [B] int32 tokens that count.
-      scales: text and image scale, each [B] float32.
-      markers: control ids.
-      settings: the renormalisation is used.
-
-    Returns:
-      [B, T, P] float32.
-    """
-    copies = branches.rows // x_t.shape[0]
-    tiled = [jnp.concatenate([array] * copies) for array in (x_t, positions, counts)]
-    times = jnp.full(branches.rows, t)
-    velocity = read_noised(model, branches, tiled[0], times, *tiled[1:], markers)
-    parts = jnp.split(velocity, copies)
-    if copies == 1:
-        return parts[0]
-    return flow.guide(
-        parts[0],
-        parts[1],
-        parts[2] if copies == 3 else None,
-        text_scale=scales[0],
-        image_scale=scales[1],
-        renorm=settings.renorm,
-        renorm_min=settings.renorm_min,
-    )
-
-
-def integrate(
-    model: Any,
-    branches: tuple[Cache, ...],
-    noise: jax.Array,
-    positions: jax.Array,
-    counts: jax.Array,
-    scales: tuple[jax.Array, jax.Array],
-    *,
-    markers: Markers,
-    settings: FlowSettings,
-) -> tuple[jax.Array, jax.Array]:
-    """Integrates dx = v dt from noise at t = 1 to an image at t = 0 with Euler steps.
-
-    Branches outside the guidance interval are not computed, and a branch that is not given (equal
-    to another, or its scale is off) never is: text-to-image gives two.
-
-    Args:
-      model: a bound `Bagel`.
-      branches: caches of B rows and equal slots: the full context, then that without text, then
-        that without images.
-      noise: [B, T, P] float32 standard normal.
-      positions: [B, T] int32 places in the latent grid.
-      counts: [B] int32 tokens that count.
-      scales: text and image scale, each [B] float32.
-      markers: control ids.
-      settings: times, interval and renormalisation (its scales are not read).
-
-    Returns:
-      Scaled latents [B, T, P] float32, and the velocities of the N - 1 steps [N - 1, B, T, P].
-    """
-    times = jnp.asarray(settings.times())
-    guided = concat_rows(list(branches)) if len(branches) > 1 else branches[0]
-    fixed = {"markers": markers, "settings": settings}
-
-    def run(x: jax.Array, first: int, last: int, context: Cache) -> tuple[jax.Array, jax.Array]:
-        def step(x: jax.Array, pair: jax.Array) -> tuple[jax.Array, jax.Array]:
-            t, following = pair
-            v = guided_velocity(model, context, x, t, positions, counts, scales, **fixed)
-            return x - v * (t - following), v
-
-        pairs = jnp.stack([times[first:last], times[first + 1 : last + 1]], axis=1)
-        return jax.lax.scan(step, x, pairs)
-
-    velocities = []
-    for first, last, on in settings.segments():
-        noise, v = run(noise, first, last, guided if on else branches[0])
-        velocities.append(v)
-    return noise, jnp.concatenate(velocities)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "markers", "settings"))

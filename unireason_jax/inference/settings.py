@@ -23,6 +23,7 @@ OPTIONS = {
     "image_guidance": ("flow", "image_scale"),
     "interval": ("flow", "interval"),
     "renorm": ("flow", "renorm"),
+    "solver": ("flow", "solver"),
     "size": ("", "size"),
     "max_text": ("", "max_text"),
     "min_rounds": ("", "min_rounds"),
@@ -54,7 +55,7 @@ class FlowSettings:
     """How an image is drawn (BAGEL image generation).
 
     Attributes:
-      timesteps: N points from t = 1 to t = 0; that is N - 1 Euler steps.
+      timesteps: N points from t = 1 to t = 0; that is N - 1 steps.
       shift: s in t -> s t / (1 + (s - 1) t); above 1 spends more steps near the noise.
       text_scale: guidance away from the context without text; 1 or less turns all guidance off.
       image_scale: guidance away from the context without images; 1 or less turns it off.
@@ -66,6 +67,7 @@ class FlowSettings:
       image_free: what the context without images lacks, see `turns.without_images`; or the texts
         that it consists of, with {prompt} for the request and {role} for the last text of a role.
         "given" is a context of its own also before there are images.
+      solver: of the steps, one of `flow.SOLVERS`; "euler" is as BAGEL samples.
     """
 
     timesteps: int = 50
@@ -77,6 +79,7 @@ class FlowSettings:
     renorm_min: float = 0.0
     text_free: str = "all"
     image_free: str | tuple[str, ...] = "gaps"
+    solver: str = "euler"
 
     def __post_init__(self) -> None:
         """Raises ValueError on values that cannot work."""
@@ -96,6 +99,9 @@ class FlowSettings:
         if self.renorm not in flow.RENORMS:
             names = ", ".join(flow.RENORMS)
             raise ValueError(f"flow: renorm {self.renorm!r} is not one of {names}.")
+        if self.solver not in flow.SOLVERS:
+            names = ", ".join(flow.SOLVERS)
+            raise ValueError(f"flow: solver {self.solver!r} is not one of {names}.")
 
     @property
     def scales(self) -> tuple[float, float]:
@@ -114,7 +120,7 @@ class FlowSettings:
         return np.asarray(flow.euler_grid(self.timesteps, self.shift), np.float32)
 
     def segments(self) -> tuple[tuple[int, int, bool], ...]:
-        """Runs of Euler steps (first, last + 1, guided), in order."""
+        """Runs of steps (first, last + 1, guided), in order."""
         lo, hi = self.interval
         on = [lo < t <= hi for t in self.times()[:-1].tolist()]
         cuts = [0, *(i for i in range(1, len(on)) if on[i] != on[i - 1]), len(on)]

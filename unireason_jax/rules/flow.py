@@ -4,7 +4,8 @@
 
 Training takes t = sigmoid(z), z ~ N(0, 1) (drawn in `data.timesteps`), and shifts it; sampling
 walks a shifted grid from 1 to 0 with Euler steps x <- x - velocity * (t_i - t_{i+1}), guided by
-velocities of poorer contexts. Everything here is float32.
+velocities of poorer contexts, or with a multistep solver, which also looks back at the step before.
+Everything here is float32.
 """
 
 import jax
@@ -12,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 RENORMS = ("none", "global", "channel", "text_channel")
+SOLVERS = ("euler", "ab2", "dpmpp_2m")
+"""Euler as BAGEL samples; Adams-Bashforth of order 2; DPM-Solver++(2M) of Lu et al. (2022)."""
 EPSILON = 1e-8
 
 
@@ -62,6 +65,46 @@ def token_noise(seeds: jax.Array, positions: jax.Array, features: int) -> jax.Ar
 def euler_grid(count: int, s: float) -> np.ndarray:
     """`count` shifted times from 1 down to 0, float32 on the host; count - 1 Euler steps."""
     return shift(np.linspace(1.0, 0.0, count, dtype=np.float32), np.float32(s))
+
+
+def look_back(solver: str, times: np.ndarray) -> np.ndarray:
+    """How much of the last change a step of a multistep solver adds to its velocity.
+
+    A step is x <- x - (v + w (m - m_before)) (t - t_next), with w from here and m what
+    `remembered` gives. Steps may differ in length:
+
+        ab2       m = v            w = r / 2, r the length of the step over that of the one before
+        dpmpp_2m  m = x - t v      w = -c / t, c = r / 2 in log((1 - t) / t) instead of t
+
+    Both are of second order. A first step has nothing to look back on and is Euler's, and so are
+    dpmpp_2m's next to t = 1 and to t = 0, where the logarithm is infinite (it falls a little short
+    of its order there).
+
+    Args:
+      solver: one of `SOLVERS`.
+      times: [N] decreasing times.
+
+    Returns:
+      [N - 1] float32.
+    """
+    times = np.asarray(times, np.float64)
+    weights = np.zeros(len(times) - 1)
+    if solver == "euler" or len(weights) < 2:
+        return weights.astype(np.float32)
+    if solver == "ab2":
+        lengths = -np.diff(times)
+        weights[1:] = lengths[1:] / lengths[:-1] / 2
+    else:
+        with np.errstate(divide="ignore"):
+            lengths = np.diff(np.log(1 - times) - np.log(times))
+        inner = np.isfinite(lengths[1:])
+        weights[1:][inner] = -(lengths[1:] / lengths[:-1] / 2 / times[1:-1])[inner]
+    return weights.astype(np.float32)
+
+
+def remembered(solver: str, x: jax.Array, velocity: jax.Array, t: jax.Array) -> jax.Array:
+    """What a multistep solver looks back at: the velocity, or (dpmpp_2m) the data it leads to."""
+    return x - t * velocity if solver == "dpmpp_2m" else velocity
 
 
 def guide(
