@@ -10,7 +10,7 @@ import pytest
 
 from tests.inference.golden import Golden
 from unireason_jax.inference import cache as caches
-from unireason_jax.inference import sampler
+from unireason_jax.inference import writing
 from unireason_jax.models import functional
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -56,7 +56,7 @@ def written(golden, cache, eos, limit):
     """Greedy text [tokens per row], with `eos` as the end token."""
     markers = dataclasses.replace(golden.markers, eos=eos, soi=-1)
     rows = cache.rows
-    _, drawn = sampler.write_text(
+    _, drawn = writing.write_text(
         golden.params,
         cache,
         jnp.ones(rows, bool),

@@ -10,7 +10,7 @@ import pytest
 
 from tests.inference import toy
 from unireason_jax.inference import cache as caches
-from unireason_jax.inference import sampler
+from unireason_jax.inference import sampler, writing
 from unireason_jax.inference.engine import Engine
 from unireason_jax.inference.settings import FlowSettings, TextSettings
 from unireason_jax.models import functional
@@ -42,7 +42,7 @@ def prefilled(ids, counts):
 
 def write(cache, seeds, *, temperature=0.0, top_p=1.0, limit=ROOM, active=None, markers=MARKERS):
     rows = cache.rows
-    return sampler.write_text(
+    return writing.write_text(
         toy.params(),
         cache,
         jnp.asarray(np.ones(rows, bool) if active is None else active),
@@ -125,7 +125,7 @@ def test_inactive_rows_stay_as_they_are():
     ids, counts = prompts(3)
     cache, drawn = write(prefilled(ids, counts), [0, 0, 0], active=np.array([True, False, True]))
     assert int(cache.lengths[1]) == counts[1] and int(drawn.counts[1]) == 0
-    assert int(drawn.handover[1]) == sampler.NEVER
+    assert int(drawn.handover[1]) == writing.NEVER
     assert int(cache.lengths[0]) > counts[0]
 
 
@@ -140,7 +140,11 @@ def test_the_end_token_ends_a_row_at_once():
 def test_nucleus_sampling_follows_the_distribution():
     logits = jnp.log(jnp.asarray([[0.5, 0.3, 0.15, 0.05]]))
     draw = jax.jit(
-        jax.vmap(lambda s: sampler._sample(logits, s[None], jnp.int32(0), jnp.float32(1), 0.9)[0])
+        jax.vmap(
+            lambda s: writing._sample(
+                logits, s[None], jnp.zeros(1, jnp.int32), jnp.float32(1), 0.9
+            )[0]
+        )
     )
     found = np.bincount(np.asarray(draw(jnp.arange(4000, dtype=jnp.uint32))), minlength=4) / 4000
     np.testing.assert_allclose(found, [0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0.0], atol=0.03)
@@ -196,11 +200,17 @@ def sorts(jaxpr):
 
 def test_all_tokens_are_kept_at_top_p_1_and_none_sorted():
     logits = jnp.asarray([[8.0, 0.0, -1.0, -30.0]])
-    draw = functools.partial(sampler._sample, logits, jnp.arange(1, dtype=jnp.uint32), jnp.int32(0))
+    draw = functools.partial(
+        writing._sample, logits, jnp.arange(1, dtype=jnp.uint32), jnp.zeros(1, jnp.int32)
+    )
     traced = jax.make_jaxpr(draw)(jnp.float32(1), jnp.float32(1))
     assert sorts(traced.jaxpr) == 0 and "sort" in str(traced)
     many = jax.jit(
-        jax.vmap(lambda s: sampler._sample(logits, s[None], jnp.int32(0), jnp.float32(9), 1.0)[0])
+        jax.vmap(
+            lambda s: writing._sample(
+                logits, s[None], jnp.zeros(1, jnp.int32), jnp.float32(9), 1.0
+            )[0]
+        )
     )
     found = np.bincount(np.asarray(many(jnp.arange(4000, dtype=jnp.uint32))), minlength=4) / 4000
     np.testing.assert_allclose(found, np.asarray(jax.nn.softmax(logits[0] / 9)), atol=0.03)

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from unireason_jax.data.rows import Budgets
-from unireason_jax.inference import cache, sampler
+from unireason_jax.inference import cache, sampler, writing
 from unireason_jax.models import functional
 from unireason_jax.models.config import BagelConfig
 from unireason_jax.pods import batches, sharding
@@ -51,7 +51,7 @@ def lower(
 
 
 def _lower_sampler(name: str, run: Run, budgets: Budgets) -> jax.stages.Lowered:
-    """`sampler.write_text` or `sampler.draw_image` for one conversation per data x fsdp device."""
+    """`writing.write_text` or `sampler.draw_image` for one conversation per data x fsdp device."""
     mesh = run.mesh
     rows = batches.row_parts(mesh)
     model, shapes = _for_sampling(run.model)
@@ -61,7 +61,7 @@ def _lower_sampler(name: str, run: Run, budgets: Budgets) -> jax.stages.Lowered:
     markers = _markers(model)
     context = _cache(run, rows, budgets.total)
     if name == "text":
-        return sampler.write_text.lower(
+        return writing.write_text.lower(
             params,
             context,
             _rows(mesh, (rows,), bool),

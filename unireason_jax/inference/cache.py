@@ -106,6 +106,15 @@ def take_rows(cache: Cache, rows: Any) -> Cache:
     return jax.tree.map(lambda x: x[:, rows] if x.ndim == 5 else x[rows], cache)
 
 
+def put_rows(cache: Cache, rows: Any, other: Cache) -> Cache:
+    """The cache with those of `other`, of equal slots, in its rows `rows` [n] int32."""
+
+    def put(x: jax.Array, y: jax.Array) -> jax.Array:
+        return x.at[:, rows].set(y) if x.ndim == 5 else x.at[rows].set(y)
+
+    return jax.tree.map(put, cache, other)
+
+
 def advance(cache: Cache, by: jax.Array) -> Cache:
     """Moves the rotary position without a token: a dropped image copy counts 1 (BAGEL packing)."""
     return dataclasses.replace(cache, positions=cache.positions + by.astype(jnp.int32))

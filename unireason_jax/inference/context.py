@@ -19,7 +19,7 @@ import numpy as np
 from unireason_jax.data import images
 from unireason_jax.data.samples import LATENT, TEXT
 from unireason_jax.inference import cache as caches
-from unireason_jax.inference import sampler
+from unireason_jax.inference import sampler, writing
 from unireason_jax.inference.cache import Cache
 from unireason_jax.inference.codes import CodeSettings
 from unireason_jax.inference.engine import Engine, bucket
@@ -113,7 +113,7 @@ class Context:
         self.cache = caches.resize(self.cache, self._slots(self.turns, longest))
         numbers = np.array([seeds.get(row, 0) for row in range(self.rows)], np.uint32)
         active = np.array([row in seeds for row in range(self.rows)])
-        self.cache, drawn = sampler.write_text(
+        self.cache, drawn = writing.write_text(
             engine.params,
             self.cache,
             engine.place(active),

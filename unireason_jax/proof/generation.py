@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unireason_jax.inference import cache as caches
-from unireason_jax.inference import sampler
+from unireason_jax.inference import sampler, writing
 from unireason_jax.inference.cache import Cache
 from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.models import functional, vae
@@ -176,10 +176,10 @@ def _logits(golden: Golden, cache: Cache, tokens: np.ndarray) -> np.ndarray:
 
 def _greedy(
     golden: Golden, cache: Cache, *, eos: int, limit: int
-) -> tuple[list[np.ndarray], sampler.Drawn]:
+) -> tuple[list[np.ndarray], writing.Drawn]:
     """Tokens between bos and `eos` of every row, most likely first."""
     rows_ = cache.rows
-    _, drawn = sampler.write_text(
+    _, drawn = writing.write_text(
         golden.params,
         jax.tree.map(jnp.copy, cache),
         jnp.ones(rows_, bool),

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unireason_jax.inference import cache as caches
-from unireason_jax.inference import sampler
+from unireason_jax.inference import sampler, writing
 from unireason_jax.inference.cache import Cache, Markers
 from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.models import functional
@@ -66,7 +66,7 @@ def decode(
         cache = jax.tree.map(jnp.copy, prompt)
         ones, seeds = jnp.ones(batch, bool), jnp.zeros(batch, jnp.uint32)
         settings = np.int32(WRITTEN - 2), temperature, top_p
-        return sampler.write_text(params, cache, ones, seeds, *settings, **fixed)[1]
+        return writing.write_text(params, cache, ones, seeds, *settings, **fixed)[1]
 
     found = _measure(write, repeats)
     done = {"tokens": WRITTEN, "tokens_per_cpu_s": batch * WRITTEN / found["cpu_median_s"]}
