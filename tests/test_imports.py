@@ -24,7 +24,6 @@ LEVELS = {
     },
     4: {
         "compilation",
-        "endpoints",
         "evals",
         "inference",
         "pictures",
@@ -32,7 +31,7 @@ LEVELS = {
         "speed",
         "synthesis",
     },
-    3: {"run", "training"},
+    3: {"endpoints", "run", "training"},
     2: {"models", "data", "world"},
     1: {"pods", "policy", "rules", "storage"},
 }
@@ -45,6 +44,9 @@ ISLANDS_WITHOUT = {
     "rules/visibility": {"jax", "flax"},
 }
 ONLY_IN = {
+    "aiohttp": "endpoints",
+    "aiolimiter": "endpoints",
+    "tenacity": "endpoints",
     "flax": "models",
     "orbax": "training/checkpoint",
     "grain": "data",

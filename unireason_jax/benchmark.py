@@ -30,10 +30,10 @@ from typing import Any
 
 import jax
 
-from unireason_jax.endpoints.chat import EndpointJudge
 from unireason_jax.evals.progress import Progress
 from unireason_jax.evals.published import SUITES, asking, draw, geneval, scoring, world_sets
 from unireason_jax.evals.published.base import Item, Scored, Suite
+from unireason_jax.evals.published.endpoint_judge import EndpointJudge
 from unireason_jax.evals.published.world_judge import ProgramJudge
 from unireason_jax.inference import choice
 from unireason_jax.inference.load import add_flags, from_flags, told

@@ -27,7 +27,7 @@ class Journal:
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any]):
         self.path, self.rows, self.damaged = Path(path), {}, 0
-        header = {"journal": json.loads(json.dumps(settings)), _SEALED: True}
+        header = header_of(settings)
         if not self.path.exists() or not self._read(header):
             atomic.write_text(self.path, json.dumps(header) + "\n")
 
@@ -51,20 +51,10 @@ class Journal:
         lines = whole.split(b"\n")[:-1]
         if not lines:
             return False
-        try:
-            first = json.loads(lines[0].decode("utf-8"))
-            if not isinstance(first, dict):
-                raise ValueError
-        except (ValueError, RecursionError):
-            raise ValueError(f"{self.path}: not a journal (line 1); move it away.") from None
-        if first not in (header, {k: v for k, v in header.items() if k != _SEALED}):
-            raise ValueError(
-                f"{self.path} belongs to {_shown(first)}, not {_shown(header)}; give another "
-                "folder, or remove it."
-            )
+        is_sealed = belongs(self.path, lines[0], header)
         for line in lines[1:]:
             try:
-                row = sealed.unseal(line, always=_SEALED in first)
+                row = sealed.unseal(line, always=is_sealed)
                 self.rows[row["key"]] = row
             except (ValueError, KeyError, TypeError):
                 self.damaged += bool(line.strip())
@@ -73,6 +63,31 @@ class Journal:
         if len(whole) < len(data):
             os.truncate(self.path, len(whole))
         return True
+
+
+def header_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The first line of a journal whose rows depend on `settings`."""
+    return {"journal": json.loads(json.dumps(settings)), _SEALED: True}
+
+
+def belongs(path: Path, line: bytes, header: Mapping[str, Any]) -> bool:
+    """Whether all rows of a journal with this first line are sealed.
+
+    Raises:
+      ValueError: it is no journal, or one of other settings; the message names it.
+    """
+    try:
+        first = json.loads(line.decode("utf-8"))
+        if not isinstance(first, dict):
+            raise ValueError
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path}: not a journal (line 1); move it away.") from None
+    if first not in (header, {k: v for k, v in header.items() if k != _SEALED}):
+        raise ValueError(
+            f"{path} belongs to {_shown(first)}, not {_shown(header)}; give another "
+            "folder, or remove it."
+        )
+    return _SEALED in first
 
 
 def _shown(header: Any) -> str:

@@ -8,10 +8,11 @@ import time
 import numpy as np
 import pytest
 
-from unireason_jax.endpoints.chat import EndpointJudge
+from unireason_jax.endpoints.failures import CallFailure
 from unireason_jax.evals.published import SUITES, scoring
-from unireason_jax.evals.published.asking import JudgeFailure, ask_all, collect
+from unireason_jax.evals.published.asking import ask_all, collect
 from unireason_jax.evals.published.base import Item, Question
+from unireason_jax.evals.published.endpoint_judge import EndpointJudge
 from unireason_jax.storage.journal import Journal
 
 SUITE = SUITES["wise"]
@@ -194,5 +195,5 @@ def test_rate_limit_and_budget(mock):
     poor = judge(server, prices=(1000.0, 0.0), budget=1.5)
     poor(good, 1)
     poor(good, 1)
-    with pytest.raises(JudgeFailure, match=r"2 of 1\.5"):
+    with pytest.raises(CallFailure, match=r"2 of 1\.5"):
         poor(good, 1)

@@ -10,23 +10,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Protocol
 
+from unireason_jax.endpoints.failures import CallFailure
 from unireason_jax.evals.published.base import Item, Malformed, Question, Scored, Suite
 from unireason_jax.storage.journal import Journal
 
 MISSING_IMAGE = "no image"
-
-
-class JudgeFailure(Exception):
-    """A call without a usable answer.
-
-    Attributes:
-      kind: timeout, rate limit, refusal, server, request, connection, budget.
-      cost: that was paid all the same.
-    """
-
-    def __init__(self, kind: str, message: str, cost: float = 0.0):
-        super().__init__(message)
-        self.kind, self.cost = kind, cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +38,7 @@ class Judge(Protocol):
     name: str
 
     def __call__(self, question: Question, attempt: int) -> Reply:
-        """The answer; a later attempt must not come from a cache. Raises JudgeFailure."""
+        """The answer; a later attempt must not come from a cache. Raises CallFailure."""
 
 
 def ask_all(
@@ -109,7 +97,7 @@ def _answer(
             return row | {"scores": suite.read(question, reply.text), "reason": ""}
         except Malformed as error:
             row["reason"] = f"malformed: {error}"
-        except JudgeFailure as error:
+        except CallFailure as error:
             row["reason"], row["cost"] = f"{error.kind}: {error}", row["cost"] + error.cost
     return row
 

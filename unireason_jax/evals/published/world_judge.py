@@ -8,7 +8,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from unireason_jax.evals.published.asking import JudgeFailure, Reply
+from unireason_jax.endpoints.failures import CallFailure
+from unireason_jax.evals.published.asking import Reply
 from unireason_jax.evals.published.base import Question, pixels
 from unireason_jax.world.parser import Found, parse
 from unireason_jax.world.renderer import WINDOW
@@ -70,10 +71,10 @@ class ProgramJudge:
         self._say = _SPEECH[suite]
 
     def __call__(self, question: Question, attempt: int) -> Reply:
-        """The answer. Raises JudgeFailure for an item that is not the world's."""
+        """The answer. Raises CallFailure for an item that is not the world's."""
         truth = question.item.raw.get("world")
         if truth is None:
-            raise JudgeFailure("request", "the program judges items of the world only")
+            raise CallFailure("request", "the program judges items of the world only")
         return Reply(self._say(question, facts(truth, question)))
 
 

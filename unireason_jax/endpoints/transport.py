@@ -1,0 +1,193 @@
+"""One endpoint's wire: calls in flight, pace, retries, and limits of time and size."""
+
+import asyncio
+import contextlib
+import dataclasses
+import email.utils
+import json
+import random
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+import aiolimiter
+import tenacity
+
+from unireason_jax.endpoints.failures import CallFailure, scrub, shown
+from unireason_jax.endpoints.settings import Endpoint
+
+RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
+LONGEST_WAIT = 60.0
+_CHUNK = 1 << 16
+_SECRET = 8  # characters from which on a key is no word that an answer may well hold
+_READABLE = 1 << 16  # bytes of a failed answer that are looked at
+Body = Callable[[], Any]
+
+
+@dataclasses.dataclass
+class Tries:
+    """How a call went: tries after the first, and answers that came but could not be read."""
+
+    retries: int = 0
+    spoiled: int = 0
+
+
+class Transport:
+    """Speaks to one endpoint from within one event loop.
+
+    The key goes to this endpoint alone: redirects are not followed, and what comes back is given on
+    without it.
+
+    Args:
+      endpoint: the address and its limits.
+      secret: sent as a bearer token; "" for none.
+    """
+
+    def __init__(self, endpoint: Endpoint, secret: str = ""):
+        self.endpoint, self._secret = endpoint, secret
+        self._session: aiohttp.ClientSession | None = None
+        self._turns = asyncio.Semaphore(endpoint.concurrency)
+        rate = endpoint.per_minute
+        self._pace = aiolimiter.AsyncLimiter(1, 60 / rate) if rate else None
+        self._not_before = 0.0
+
+    async def get(self, path: str) -> Any:
+        """The JSON at a path. Raises CallFailure."""
+        return await self._retrying("GET", path, None, Tries())
+
+    async def post(self, path: str, body: Body, tries: Tries | None = None) -> Any:
+        """The JSON that a POST of `body()` brings, keys scrubbed. Raises CallFailure.
+
+        `body` is called for every try, because a form can be sent only once; it makes bytes of JSON
+        or a form. `tries` is counted up.
+        """
+        return await self._retrying("POST", path, body, tries or Tries())
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _retrying(self, method: str, path: str, body: Body | None, tries: Tries) -> Any:
+        attempts = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(self.endpoint.retries + 1),
+            retry=tenacity.retry_if_exception(lambda e: isinstance(e, CallFailure) and e.again),
+            wait=self._wait,
+            reraise=True,
+        )
+        async for attempt in attempts:
+            with attempt:
+                tries.retries = attempt.retry_state.attempt_number - 1
+                return await self._once(method, path, body, tries)
+
+    def _wait(self, state: tenacity.RetryCallState) -> float:
+        """Doubling pauses with jitter, never shorter than what the endpoint asks for."""
+        failure = state.outcome.exception()
+        pause = self.endpoint.wait * 2 ** min(state.attempt_number - 1, 16)
+        pause = min(pause * random.uniform(0.75, 1.25), LONGEST_WAIT)
+        if failure.pause:
+            self._not_before = max(self._not_before, time.monotonic() + failure.pause)
+        return max(pause, failure.pause)
+
+    async def _once(self, method: str, path: str, body: Body | None, tries: Tries) -> Any:
+        """One try. Raises CallFailure for everything that can go wrong with it."""
+        if self._pace:
+            await self._pace.acquire()
+        async with self._turns:
+            # who asks for patience asks it of all calls, not only of the one that was turned away
+            await asyncio.sleep(self._not_before - time.monotonic())
+            try:
+                async with asyncio.timeout(self.endpoint.timeout):
+                    async with self._answer(method, path, body) as response:
+                        if response.status != 200:
+                            raise await self._refused(response)
+                        data = await self._read(response, self.endpoint.max_bytes)
+            except TimeoutError:
+                message = f"no answer within {self.endpoint.timeout:g} s"
+                raise CallFailure("timeout", message, again=True) from None
+            except (aiohttp.ClientError, OSError) as error:
+                what = self._shown(error) or type(error).__name__
+                raise CallFailure("connection", what, again=True) from None
+        try:
+            found = json.loads(data)
+            return scrub(found, (self._secret,)) if len(self._secret) >= _SECRET else found
+        except (ValueError, RecursionError):
+            tries.spoiled += 1
+            what = f"no JSON in {self._shown(data[:_READABLE].decode('utf-8', 'replace'))!r}"
+            raise CallFailure("server", what, again=True) from None
+
+    @contextlib.asynccontextmanager
+    async def _answer(
+        self, method: str, path: str, body: Body | None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._session is None:
+            # a packed answer could unpack to any size; the semaphore limits connections
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+                headers={"Accept-Encoding": "identity", "User-Agent": "unireason-jax"},
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=True,
+            )
+        given = {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
+        data = None if body is None else body()
+        if isinstance(data, bytes):
+            given["Content-Type"] = "application/json"
+        address = f"{self.endpoint.url}{path}"
+        async with self._session.request(
+            method, address, data=data, headers=given, allow_redirects=False
+        ) as response:
+            yield response
+
+    async def _refused(self, response: aiohttp.ClientResponse) -> CallFailure:
+        """The failure that a status other than 200 means."""
+        status, url = response.status, self.endpoint.url
+        if 300 <= status < 400:
+            target = self._shown(response.headers.get("Location", "another address"))
+            return CallFailure(
+                "request", f"status {status}: {url} redirects to {target}; give that address"
+            )
+        if status in RETRIED:
+            kind = "rate limit" if status == 429 else "server"
+            pause = seconds(response.headers.get("Retry-After", ""))
+            return CallFailure(kind, f"status {status} of {url}", again=True, pause=pause)
+        try:
+            data = await self._read(response, _READABLE)
+        except (CallFailure, aiohttp.ClientError, OSError):
+            data = b""
+        detail = self._shown(data.decode("utf-8", "replace"))
+        return CallFailure("request", f"status {status}: {detail}")
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        """The whole body. Raises CallFailure where it is packed or larger than `limit` bytes."""
+        packed = response.headers.get("Content-Encoding", "identity").lower()
+        if packed != "identity":
+            raise CallFailure("server", "a packed answer, though none was asked for")
+        parts, size = [], 0
+        async for part in response.content.iter_chunked(_CHUNK):
+            size += len(part)
+            if size > limit or (response.content_length or 0) > limit:
+                raise CallFailure("server", f"an answer of more than {limit:,} bytes")
+            parts.append(part)
+        return b"".join(parts)
+
+    def _shown(self, text: Any) -> str:
+        """A stranger's words for a message, the key hidden even where JSON escapes it."""
+        text = re.sub(r"\\u00([0-7][0-9a-fA-F])", lambda m: chr(int(m[1], 16)), str(text))
+        return shown(text.replace("\\/", "/"), (self._secret,))
+
+
+def seconds(asked: str) -> float:
+    """What a Retry-After header asks for, seconds or a date, at most a minute; 0 for nothing."""
+    asked = asked.strip()
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", asked):
+        return min(float(asked), LONGEST_WAIT)
+    try:
+        left = email.utils.parsedate_to_datetime(asked).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return 0.0
+    return min(max(left, 0.0), LONGEST_WAIT)
