@@ -8,10 +8,11 @@
     unireason benchmark --suite kris --prompts runs/world_prompts/kris.json --checkpoint runs/x \\
         --out runs/kris --judge program
 
-Suites: wise (verified), wise_legacy, geneval, kris, uniredit, gedit, imgedit, dpg, tiif, rise,
-corebench. Prompt files are yours; the world's own sets come in the same formats with the truth
-inside. A figure is a paper's only under its protocol: preset (`--preset list` names all), official
-rubrics (--rubrics) and judge; the report says which, and a hash of all.
+Suites: wise (verified), wise_legacy, geneval, geneval2, kris, uniredit, gedit, imgedit, dpg, tiif,
+rise, corebench, oneig, compbench (T2I-CompBench++). Prompt files are yours; the world's own sets
+come in the same formats with the truth inside. A figure is a paper's only under its protocol:
+preset (`--preset list` names all), official rubrics (--rubrics) and judge; the report says which,
+and a hash of all.
 
 Started again, the command draws and asks only what is missing; another preset or setting needs
 another folder. A failed judge call is tried again, then recorded as missing, never as zero; the
@@ -31,7 +32,7 @@ from typing import Any
 import jax
 
 from unireason_jax.evals.progress import Progress
-from unireason_jax.evals.published import SUITES, asking, draw, geneval, scoring, world_sets
+from unireason_jax.evals.published import SUITES, asking, draw, scoring, world_sets
 from unireason_jax.evals.published.base import Item, Scored, Suite
 from unireason_jax.evals.published.endpoint_judge import EndpointJudge
 from unireason_jax.evals.published.world_judge import ProgramJudge
@@ -41,6 +42,7 @@ from unireason_jax.pods import pod, sharding
 from unireason_jax.run import command_line
 from unireason_jax.storage.journal import Journal
 
+DETECTIONS = "geneval: a detector's JSON file; compbench: a folder of the official scripts' answers"
 _SLOWEST = 30 * 24 * 3600.0  # seconds that processes wait for each other's share
 
 
@@ -76,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("--attempts", type=int, default=3, help="for a readable answer")
     judge.add_argument("--workers", type=int, default=8, help="calls at the same time")
     judge.add_argument("--rubrics", type=Path, help="JSON {step: words} instead of ours")
-    judge.add_argument("--detections", type=Path, help="geneval: a detector's JSON file")
+    judge.add_argument("--detections", type=Path, help=DETECTIONS)
     add_flags(found)
     return found
 
@@ -232,19 +234,20 @@ def run(arguments: argparse.Namespace) -> Path:
 def _run(arguments: argparse.Namespace) -> Path:
     """The work of `run`, in a folder that is held."""
     suite, out = SUITES[arguments.suite], arguments.out
+    if arguments.detections and not suite.measured:
+        names = ", ".join(name for name, one in SUITES.items() if one.measured)
+        raise ValueError(f"--detections belongs to --suite {names}.")
     items = suite.load(arguments.prompts)[: arguments.limit or None]
     facts = {"prompts": f"{arguments.prompts}, {len(items)} items"}
     if arguments.checkpoint:
         facts |= drawn(suite, items, arguments)
     judge = make_judge(arguments)
     if arguments.detections:
-        if suite.name != "geneval":
-            raise ValueError("--detections belongs to --suite geneval.")
-        scored = geneval.read_detections(arguments.detections, items)
+        scored = suite.measured(arguments.detections, items)
         known = {image.place for image in scored}
         places = (place for item in items for place in suite.places(item))
         missing = {place: "no detections" for place in places if place not in known}
-        facts["judge"] = f"detections of {arguments.detections}"
+        facts |= {"judge": "detections", "detections": str(arguments.detections)}
     elif judge:
         scored, missing, journal = judged(suite, items, judge, arguments)
         rubrics = rubrics_of(suite, arguments)
@@ -256,7 +259,7 @@ def _run(arguments: argparse.Namespace) -> Path:
         return out
     if jax.process_index():
         return out
-    passing = ("judge's bill", "prompts", "checkpoint")
+    passing = ("judge's bill", "prompts", "checkpoint", "detections")
     protocol = {key: value for key, value in facts.items() if key not in passing}
     facts["protocol"] = digest({"suite": suite.name, **protocol})
     scoring.report(suite, scored, missing, facts, out)

@@ -1,12 +1,15 @@
 """Scorers of public benchmarks: formats, layouts, answers and formulas, without a network."""
 
 from unireason_jax.evals.published import (
+    compbench,
     corebench,
     dpg,
     gedit,
     geneval,
+    geneval2,
     imgedit,
     kris,
+    oneig,
     rise,
     tiif,
     uniredit,
@@ -27,5 +30,8 @@ SUITES = {
         tiif.SUITE,
         rise.SUITE,
         corebench.SUITE,
+        geneval2.SUITE,
+        oneig.SUITE,
+        compbench.SUITE,
     )
 }

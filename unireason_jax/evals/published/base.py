@@ -76,6 +76,8 @@ class Question:
       item: what is judged.
       labels: words before each picture; none where the rubric names them well enough.
       system: the judge's system message; empty for none.
+      soft: the judge is asked for the probabilities of its first token, and answers with a JSON
+        object {token: probability}; in words where it has none.
     """
 
     key: str
@@ -85,6 +87,7 @@ class Question:
     item: Item
     labels: tuple[str, ...] = ()
     system: str = ""
+    soft: bool = False
 
     def digest(self) -> str:
         """Of the bytes of all pictures: a picture made anew is another question."""
@@ -129,6 +132,9 @@ class Suite:
       files: further files of an item's folder by relative path, e.g. GenEval's metadata.
       copies: pictures that lie beside the drawn ones, relative path -> file, e.g. GEdit's sources.
       grid: a place holds a grid of so many pictures a side; then an item has one place.
+      measured: (file or folder, items) -> images with scores that other programs found, for
+        `--detections`; None where there is no such thing.
+      about: what the report must say beside the numbers; empty for nothing.
     """
 
     name: str
@@ -143,6 +149,8 @@ class Suite:
     files: Callable[[Item], dict[str, str]] = lambda item: {}
     copies: Callable[[Item], dict[str, Path]] = lambda item: {}
     grid: int = 1
+    measured: Callable[[Path, list[Item]], list[Scored]] | None = None
+    about: str = ""
 
 
 def read_all(path: Path, leave_out: str = "") -> list[Mapping[str, Any]]:

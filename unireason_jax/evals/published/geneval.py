@@ -184,4 +184,5 @@ SUITE = Suite(
     aggregate,
     RUBRICS,
     metadata,
+    measured=read_detections,
 )

@@ -60,6 +60,7 @@ def report(
     lines = [f"# {suite.name}", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     lines.append(f"- official judge: {suite.official_judge}")
+    lines += [f"- note: {suite.about}"] if suite.about else []
     lines.append(f"- coverage: {len(scored)} of {total} images have all their scores")
     lines += [f"- missing, {reason}: {count}" for reason, count in reasons.most_common()]
     if missing:
