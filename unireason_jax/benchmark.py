@@ -32,7 +32,7 @@ from typing import Any
 import jax
 
 from unireason_jax.evals.progress import Progress
-from unireason_jax.evals.published import SUITES, asking, draw, scoring, world_sets
+from unireason_jax.evals.published import SUITES, asking, draw, judges, scoring, world_sets
 from unireason_jax.evals.published.base import Item, Scored, Suite
 from unireason_jax.evals.published.endpoint_judge import EndpointJudge
 from unireason_jax.evals.published.world_judge import ProgramJudge
@@ -66,6 +66,11 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--seed", type=int, default=1, help="of --write_world")
     judge = found.add_argument_group("judge")
     judge.add_argument("--judge", choices=("program",), help="the world's exact judge")
+    about = "published judge by name: its model, request and reading; `list` shows all"
+    judge.add_argument(
+        "--judge_preset", action=command_line.listing(judges.table), metavar="NAME", help=about
+    )
+    judge.add_argument("--against", type=Path, help="a judge of pairs: --out of another run")
     judge.add_argument("--judge_url", help="OpenAI-compatible address, up to /v1")
     judge.add_argument("--judge_model", default="", help="model name at the endpoint")
     judge.add_argument("--judge_key", default="OPENAI_API_KEY", help="variable that holds the key")
@@ -118,13 +123,19 @@ def make_judge(arguments: argparse.Namespace) -> asking.Judge | None:
     """The judge that the flags name, None for none."""
     if arguments.judge:
         return ProgramJudge(arguments.suite)
+    preset = preset_of(arguments)
     if not arguments.judge_url:
+        if preset:
+            raise ValueError("--judge_preset needs --judge_url, where the model is served.")
         return None
-    if not arguments.judge_model:
-        raise ValueError("--judge_url needs --judge_model NAME; no model is chosen for you.")
+    model = arguments.judge_model or (preset.model if preset else "")
+    if not model:
+        raise ValueError(
+            "--judge_url needs --judge_model NAME or --judge_preset; no model is chosen for you."
+        )
     return EndpointJudge(
         arguments.judge_url,
-        arguments.judge_model,
+        model,
         key=os.environ.get(arguments.judge_key, ""),
         cache=arguments.out / "cache",
         timeout=arguments.timeout,
@@ -132,8 +143,21 @@ def make_judge(arguments: argparse.Namespace) -> asking.Judge | None:
         per_minute=arguments.per_minute / jax.process_count(),
         prices=tuple(arguments.prices),
         budget=arguments.budget,
-        extra=_json("--judge_extra", arguments.judge_extra),
+        extra=request_of(arguments),
     )
+
+
+def preset_of(arguments: argparse.Namespace) -> judges.JudgePreset | None:
+    """The judge that --judge_preset names, None for none."""
+    name = arguments.judge_preset
+    return judges.find(name, arguments.suite) if name else None
+
+
+def request_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Fields of a request: the judge preset's and, before these, those of --judge_extra."""
+    preset = preset_of(arguments)
+    own = preset.suites[arguments.suite] if preset else {}
+    return {**own, **_json("--judge_extra", arguments.judge_extra)}
 
 
 def _json(name: str, text: str) -> dict[str, Any]:
@@ -164,8 +188,12 @@ def judged(
     """Asks about every image that is there; returns scores, what is missing, and the journal."""
     images, rubrics = arguments.out / "images", rubrics_of(suite, arguments)
     settings = {"suite": suite.name, "judge": judge.name, "rubrics": rubrics}
-    if extra := _json("--judge_extra", arguments.judge_extra):
+    if extra := request_of(arguments):
         settings["request"] = extra
+    if arguments.judge_preset:
+        settings["judge preset"] = arguments.judge_preset
+    if arguments.against:
+        settings["against"] = str(arguments.against)
     journal = answers_of(arguments.out, judge.name, settings)
     pod.gather("benchmark asks", None, timeout=_SLOWEST)  # nobody reads what another writes
     if isinstance(judge, EndpointJudge):
@@ -238,6 +266,12 @@ def _run(arguments: argparse.Namespace) -> Path:
         names = ", ".join(name for name, one in SUITES.items() if one.measured)
         raise ValueError(f"--detections belongs to --suite {names}.")
     items = suite.load(arguments.prompts)[: arguments.limit or None]
+    preset = preset_of(arguments)
+    if preset:
+        other = arguments.against and arguments.against / "images"
+        suite = judges.asked(suite, preset, other)
+    elif arguments.against:
+        raise ValueError("--against needs a --judge_preset that compares pairs.")
     facts = {"prompts": f"{arguments.prompts}, {len(items)} items"}
     if arguments.checkpoint:
         facts |= drawn(suite, items, arguments)
@@ -253,6 +287,10 @@ def _run(arguments: argparse.Namespace) -> Path:
         rubrics = rubrics_of(suite, arguments)
         whose = str(arguments.rubrics) if arguments.rubrics else "ours, not the official words"
         facts |= {"judge": judge.name, "rubrics": f"{whose} ({digest(rubrics)})"}
+        if preset:
+            facts["judge preset"] = f"{arguments.judge_preset}; ours: {preset.ours}"
+        if extra := request_of(arguments):
+            facts["judge's request"] = json.dumps(extra, sort_keys=True)
         facts["judge's bill"] = f"{_bill(journal):.4g}"
     else:
         print(f"images: {out / 'images'} (no judge given)")

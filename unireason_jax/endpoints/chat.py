@@ -1,6 +1,7 @@
 """Chat completions of the OpenAI form: text and pictures in, text out."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from unireason_jax.endpoints.failures import CallFailure, shown
 from unireason_jax.endpoints.pictures import data_url
 
 PATH = "/chat/completions"
+LIKELY = {"logprobs": True, "top_logprobs": 20}  # fields of a request that asks for `likely`
 
 
 class _Message(pydantic.BaseModel):
@@ -82,6 +84,15 @@ def read(found: Any) -> tuple[str, str]:
     if choice.finish_reason == "content_filter" or not text.strip():
         return "", "an empty or filtered answer"
     return text, ""
+
+
+def likely(found: Any) -> dict[str, float]:
+    """Probabilities of the first token of an answer that `read` could read; empty where absent."""
+    try:
+        first = found["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        return {str(each["token"]): min(math.exp(each["logprob"]), 1.0) for each in first}
+    except (KeyError, IndexError, TypeError, OverflowError):
+        return {}
 
 
 def _text(content: str | list[Any] | None) -> str:

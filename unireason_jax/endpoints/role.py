@@ -27,6 +27,8 @@ class Answer:
     Attributes:
       key: of the call's content.
       text: of a chat.
+      likely: probabilities of its first token, where the request asked for them and the endpoint
+        tells them.
       pictures: of an image model, encoded.
       model, endpoint: who answered.
       cost: that was paid for it, now or earlier.
@@ -35,6 +37,7 @@ class Answer:
 
     key: str
     text: str = ""
+    likely: Mapping[str, float] = dataclasses.field(default_factory=dict)
     pictures: tuple[bytes, ...] = ()
     model: str = ""
     endpoint: str = ""
@@ -90,6 +93,8 @@ class Role:
             data = json.dumps(body, sort_keys=True).encode()
             found = await self._paid(transport, chat.PATH, lambda: data, chat.weight(body), 0, row)
             row["text"], row["refusal"] = chat.read(found)
+            if body.get("top_logprobs"):
+                row["likely"] = chat.likely(found)
 
         return await self._once("chat", request, attempt, call)
 
@@ -199,7 +204,8 @@ class Role:
         if cached:
             made = [await self.journal.picture(name) for name in row.get("images", ())]
         who = {name: row[name] for name in ("key", "model", "endpoint", "cost")}
-        return Answer(text=row.get("text", ""), pictures=tuple(made), cached=cached, **who)
+        text, likely = row.get("text", ""), row.get("likely", {})
+        return Answer(text=text, likely=likely, pictures=tuple(made), cached=cached, **who)
 
     async def _paid(
         self,

@@ -2,36 +2,20 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
 
 from unireason_jax.inference import presets
 from unireason_jax.inference.preset import Preset
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import Settings
-
-
-class _List(argparse.Action):
-    """`--preset list` shows all presets and ends; any other name is kept."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        """Keeps the name, or shows the table."""
-        if values == "list":
-            print(presets.table())
-            parser.exit()
-        setattr(namespace, self.dest, values)
+from unireason_jax.run import command_line
 
 
 def add_preset(parser: argparse.ArgumentParser, default: str = "the checkpoint's own") -> None:
     """Adds --preset, for `chosen` and `use`."""
     about = f"how a system samples, by name; `list` shows all (default: {default})"
-    parser.add_argument("--preset", action=_List, metavar="NAME", help=about)
+    parser.add_argument(
+        "--preset", action=command_line.listing(presets.table), metavar="NAME", help=about
+    )
 
 
 def chosen(reasoner: Reasoner, verb: str, name: str | None) -> tuple[str, Preset, Settings]:

@@ -29,6 +29,28 @@ def run(
         sys.exit(f"error: {error}")
 
 
+def listing(table: Callable[[], str]) -> type[argparse.Action]:
+    """The action of a flag whose value `list` shows a table and ends; any other value is kept."""
+
+    class Listing(argparse.Action):
+        """Keeps a name, or shows the table."""
+
+        def __call__(
+            self,
+            parser: argparse.ArgumentParser,
+            namespace: argparse.Namespace,
+            values: str | Sequence[Any] | None,
+            option_string: str | None = None,
+        ) -> None:
+            """Keeps the name, or shows the table."""
+            if values == "list":
+                print(table())
+                parser.exit()
+            setattr(namespace, self.dest, values)
+
+    return Listing
+
+
 def parse(
     own: flags.FlagValues,
     argv: Sequence[str],

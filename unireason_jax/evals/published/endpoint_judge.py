@@ -109,14 +109,16 @@ class EndpointJudge:
             labels=question.labels,
             system=question.system,
         )
-        body = {"messages": messages, **self._body}
+        body = {"messages": messages, **self._body, **(chat.LIKELY if question.soft else {})}
         path = self._cache_path({"model": self.name, **body})
         if path and attempt == 0 and path.exists():
             return Reply(json.loads(path.read_text("utf-8"))["text"], cached=True)
         answer = self._background.run(self._role.chat(body, attempt))
+        soft = question.soft and answer.likely
+        text = json.dumps(answer.likely) if soft else answer.text
         if path:
-            atomic.write_text(path, json.dumps({"text": answer.text}), shared=True)
-        return Reply(answer.text, answer.cost)
+            atomic.write_text(path, json.dumps({"text": text}), shared=True)
+        return Reply(text, answer.cost)
 
     def _cache_path(self, body: Mapping[str, Any]) -> Path | None:
         data = json.dumps(body, sort_keys=True).encode()

@@ -46,13 +46,16 @@ def report(
     spread = intervals(suite, scored) if scored else {}
     total = len(scored) + len(missing)
     reasons = collections.Counter(reason.split(":")[0] for reason in missing.values())
+    protocol = facts.get("protocol", "")
     coverage = {"images": total, "scored": len(scored), "missing": dict(reasons.most_common())}
     values = {
         "suite": suite.name,
         "facts": dict(facts),
         "coverage": coverage,
-        "scores": {n: {"value": v, "interval": spread[n]} for n, v in numbers.items()},
-        "protocol": facts.get("protocol", ""),
+        "scores": {
+            n: {"value": v, "interval": spread[n], "protocol": protocol} for n, v in numbers.items()
+        },
+        "protocol": protocol,
         "missing": dict(missing),
     }
     text = json.dumps(values, indent=1, ensure_ascii=False)
@@ -65,9 +68,9 @@ def report(
     lines += [f"- missing, {reason}: {count}" for reason, count in reasons.most_common()]
     if missing:
         lines.append("- missing images are left out of every mean; they count as nothing, not 0")
-    lines += ["", "| | score | 95 % interval |", "| --- | --- | --- |"]
+    lines += ["", "| | score | 95 % interval | protocol |", "| --- | --- | --- | --- |"]
     for name, value in numbers.items():
         low, high = spread[name]
-        lines.append(f"| {name} | {value:.3f} | {low:.3f} to {high:.3f} |")
+        lines.append(f"| {name} | {value:.3f} | {low:.3f} to {high:.3f} | {protocol} |")
     atomic.write_text(folder / "report.md", "\n".join([*lines, ""]))
     return numbers
