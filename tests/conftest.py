@@ -8,6 +8,7 @@ GPU instead, for tests that need one device only, such as those of `tests/models
 
 import gc
 import os
+import uuid
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("UNIREASON_TEST_PLATFORM", "cpu")
@@ -21,6 +22,7 @@ os.environ.setdefault("UNIREASON_CACHE", str(_CACHE))
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
+from launch import bucket  # noqa: E402
 from unireason_jax.run import compile_cache  # noqa: E402
 
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
@@ -96,3 +98,17 @@ def quick_compile():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def bucket_server():
+    """The environment of a bucket that an emulator serves; this process finds it, too."""
+    with bucket.emulated() as environment:
+        os.environ.update(environment)
+        yield environment
+
+
+@pytest.fixture
+def place(bucket_server, request):
+    """A folder in the bucket, another for every test."""
+    return f"gs://{bucket.NAME}/{request.node.name}-{uuid.uuid4().hex[:6]}"

@@ -45,7 +45,7 @@ from unireason_jax.run import (
 )
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
-from unireason_jax.storage import atomic
+from unireason_jax.storage import atomic, paths
 from unireason_jax.training import checkpoint, metrics
 from unireason_jax.training import state as states
 from unireason_jax.training.checkpoint import Checkpoints
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--config=<file> and --workdir=<directory> are needed.")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # libraries only when something is wrong
-    workdir = epath.Path(WORKDIR.value)
+    workdir = epath.Path(paths.of(WORKDIR.value))
     joined = sharding.initialize_distributed() > 1
     compile_cache.share(workdir / "compiled" if joined else None)
     with pod.ending_together():

@@ -1,6 +1,5 @@
 """What replaces a file is whole or not there; what grows one spoils no other line."""
 
-import json
 import os
 import signal
 import subprocess
@@ -73,15 +72,6 @@ def test_a_torn_line_spoils_no_other(tmp_path):
     os.truncate(path, path.stat().st_size - 4)
     atomic.append(path, '{"a": 3}\n')
     assert path.read_text().splitlines() == ['{"a": 1}', '{"a":', '{"a": 3}']
-
-
-def test_a_bucket_has_no_rename_and_no_append(tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic, "is_local", lambda path: False)
-    path = tmp_path / "rows.jsonl"
-    atomic.write_text(path, "{")
-    atomic.append(path, json.dumps({"a": 3}) + "\n")
-    assert path.read_text() == '{\n{"a": 3}\n'
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_second_name_of_the_same_file_leaves_nothing_beside_it(tmp_path):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from unireason_jax.storage import atomic, lock
+from unireason_jax.storage import lock
 
 HOLDER = """
 import sys, time
@@ -50,7 +50,6 @@ def elsewhere(folder, beat=0, token="other"):
 def quick(monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 0.05)
     monkeypatch.setattr(lock, "PATIENCE", 0.5)
-    monkeypatch.setattr(lock._Bucket, "settles", 0.1)
 
 
 def test_the_second_is_told_who_is_there(tmp_path):
@@ -141,15 +140,6 @@ def test_nothing_is_left_of_a_folder_that_nothing_came_into(tmp_path):
     with lock.hold(tmp_path / "kept", "mine"):
         (tmp_path / "kept" / "result").touch()
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["result"]
-
-
-def test_a_bucket_is_locked_by_its_beat(tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic, "is_local", lambda path: False)
-    elsewhere(tmp_path)
-    with lock.hold(tmp_path, "mine"):  # a dead one's
-        with pytest.raises(lock.FolderBusy), lock.hold(tmp_path, "other"):
-            pass
-    assert not is_held(tmp_path)
 
 
 def test_a_function_is_alone_in_the_folder_that_an_argument_names(tmp_path):

@@ -18,7 +18,7 @@ from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.records import RecordError
 from unireason_jax.data.rendering import lengths as record_lengths
 from unireason_jax.data.tokens import SampleSpec
-from unireason_jax.storage import arrays, atomic
+from unireason_jax.storage import arrays, atomic, paths
 
 PARALLEL_FROM = 50_000  # records that are worth processes of their own
 _SPOT_CHECKS = 64  # records measured again before known lengths are believed
@@ -146,7 +146,7 @@ def _cache_path(directory, source: RecordSource, records: np.ndarray, spec: Samp
     same = dataclasses.replace(spec, dropout=(0.0, 0.0, 0.0), weighting="token")
     key = hashlib.sha256(repr(source).encode() + pickle.dumps(same))
     key.update(np.ascontiguousarray(records, "<i8").tobytes())
-    return Path(directory) / f"lengths-{key.hexdigest()[:16]}.npy"
+    return paths.of(directory) / f"lengths-{key.hexdigest()[:16]}.npy"
 
 
 def _known_lengths(

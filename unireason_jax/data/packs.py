@@ -19,7 +19,7 @@ from unireason_jax.data.bins import fill_rows, stratified_order
 from unireason_jax.data.randomness import generator
 from unireason_jax.data.rows import Budgets
 from unireason_jax.data.samples import STREAMS
-from unireason_jax.storage import arrays, atomic
+from unireason_jax.storage import arrays, atomic, paths
 
 VERSION = 1  # part of cached packs' key: raise it when the planner's choices change
 _MORE = 1.05  # packs that may be needed beyond those that a perfect fill would take
@@ -253,7 +253,7 @@ def cached_plan(
     A file that cannot be read is planned and written again.
     """
     key = plan_key(np.asarray(lengths), budgets, window=window, seed=seed, quotas=quotas)
-    path = Path(directory) / f"plan-{key}.npz"
+    path = paths.of(directory) / f"plan-{key}.npz"
     if path.exists():
         try:
             return load_plan(path)

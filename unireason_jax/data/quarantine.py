@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from unireason_jax.data.records import without_data
-from unireason_jax.storage import atomic
+from unireason_jax.storage import lines, paths
 
 Entry = tuple[str, str, str]
 """Source, record and reason."""
@@ -64,7 +64,7 @@ class Quarantine:
         processes: int = 1,
         fresh: bool = False,
     ):
-        self.path = Path(path) if path else None
+        self.path = paths.of(path) if path else None
         self.reasons: dict[tuple[str, str], str] = {}
         self._news: list[Entry] = []
         if self.path is None:
@@ -79,7 +79,7 @@ class Quarantine:
                 self.know(_read(part))
         for number, part in parts.items():
             if fresh and (number == process or (process == 0 and number >= processes)):
-                part.unlink(missing_ok=True)
+                lines.remove(part)
         if process:
             self.path = self.path.with_suffix(f".{process}{self.path.suffix}")
 
@@ -95,7 +95,7 @@ class Quarantine:
         self._news.append((source, record, reason))
         if self.path:
             row = {"source": source, "record": record, "reason": reason}
-            atomic.append(self.path, json.dumps(row) + "\n")
+            lines.append(self.path, json.dumps(row) + "\n")
 
     def know(self, entries: Iterable[Entry]) -> None:
         """Counts what others have found and written."""
@@ -130,7 +130,7 @@ def _number(path: Path) -> int | None:
 def _read(path: Path) -> list[Entry]:
     """The entries of a file; lines that a process was writing when it ended are left out."""
     found = []
-    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+    for line in lines.read(path):
         try:
             row = json.loads(line)
             found.append((row["source"], row["record"], row["reason"]))

@@ -24,7 +24,7 @@ from unireason_jax.data.files.streams import AUTO, Reading
 from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.shards import LENGTHS, MANIFEST, is_unfinished
 from unireason_jax.data.templates import PLAIN, Example, Style, to_record
-from unireason_jax.storage import arrays
+from unireason_jax.storage import arrays, paths
 from unireason_jax.world import tasks
 
 _GOLDEN = 0.6180339887498949
@@ -120,8 +120,8 @@ class _FileSource:
     """
 
     def __init__(self, path: str | Path, images: str | Path | None = None, reading: Reading = AUTO):
-        self.path = Path(path)
-        self.images = Path(images) if images else self.path.parent
+        self.path = paths.of(path)
+        self.images = paths.of(images) if images else self.path.parent
         self.reading = reading
         for place in (self.path, self.images):
             if not place.exists():
@@ -253,7 +253,7 @@ class ArrayRecordSource:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+        self.folder = paths.of(folder)
         path = self.folder / MANIFEST
         if not path.is_file():
             raise FileNotFoundError(
@@ -262,7 +262,8 @@ class ArrayRecordSource:
             )
         self.manifest = _manifest(path)
         names = [shard["file"] for shard in self.manifest["shards"]]
-        absent = [name for name in names if not (self.folder / name).is_file()]
+        there = {path.name for path in self.folder.iterdir()}
+        absent = [name for name in names if name not in there]
         if absent:
             raise FileNotFoundError(f"{self.folder} lacks its shard {absent[0]}; prepare it again")
         self._shards = _opened([self.folder / name for name in names])
@@ -371,7 +372,7 @@ def open_source(path: str | Path, reading: Reading = AUTO) -> "Source":
     Raises:
       FileNotFoundError, ValueError: as the source.
     """
-    path = Path(path)
+    path = paths.of(path)
     if should_be_prepared(path):
         return ArrayRecordSource(path)
     if path.is_dir() or ".array_record" in path.name:

@@ -15,7 +15,7 @@ from typing import Protocol
 from unireason_jax.data.added_tokens import added_tokens, readable
 from unireason_jax.data.janus.prompts import BEGIN
 from unireason_jax.data.janus.tokenizer import JanusTokenizer
-from unireason_jax.storage import atomic
+from unireason_jax.storage import atomic, paths
 from unireason_jax.world import vocabulary
 
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
@@ -142,7 +142,7 @@ class SentencePieceTokenizer:
           FileNotFoundError: the folder has no SentencePiece model.
           ValueError: its file is damaged; the message names it.
         """
-        path = _existing(Path(folder) / cls.FILE)
+        path = _existing(paths.of(folder) / cls.FILE)
         try:
             return cls(path.read_bytes())
         except ValueError as error:
@@ -150,8 +150,7 @@ class SentencePieceTokenizer:
 
     def save(self, folder: Path) -> None:
         """Writes the model into `folder`."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        atomic.write_bytes(Path(folder) / self.FILE, self._model)
+        atomic.write_bytes(paths.of(folder) / self.FILE, self._model)
 
     def encode(self, text: str) -> list[int]:
         """Ids of the words of `text`."""
@@ -268,7 +267,7 @@ class Qwen2Tokenizer:
           ValueError: a file cannot be read, declares an id that its token does not get, or a
             control token is missing and `add_missing` is False; the message names the folder.
         """
-        folder = Path(folder)
+        folder = paths.of(folder)
         whole = (folder / cls.FILE).is_file()
         if not whole and not all((folder / name).is_file() for name in cls.SLOW_FILES):
             raise FileNotFoundError(
@@ -290,10 +289,9 @@ class Qwen2Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Writes into `folder` the files it was loaded from, byte for byte, or `tokenizer.json`."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
         files = self._files or {self.FILE: self._tokenizer.to_str().encode()}
         for name, content in files.items():
-            atomic.write_bytes(Path(folder) / name, content)
+            atomic.write_bytes(paths.of(folder) / name, content)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, nothing added."""
@@ -330,15 +328,17 @@ class Qwen2Tokenizer:
     def _from_file(cls, folder: Path):
         import tokenizers
 
-        return readable(lambda: tokenizers.Tokenizer.from_file(str(folder / cls.FILE)), cls.FILE)
+        data = (folder / cls.FILE).read_bytes()
+        return readable(lambda: tokenizers.Tokenizer.from_buffer(data), cls.FILE)
 
     @classmethod
     def _from_slow_files(cls, folder: Path):
         import tokenizers
         from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-        paths = [str(folder / name) for name in cls.SLOW_FILES]
-        model = readable(lambda: models.BPE.from_file(*paths), " or ".join(cls.SLOW_FILES))
+        with paths.here(folder / name for name in cls.SLOW_FILES) as files:
+            read = functools.partial(models.BPE.from_file, *map(str, files))
+            model = readable(read, " or ".join(cls.SLOW_FILES))
         tokenizer = tokenizers.Tokenizer(model)
         tokenizer.normalizer = normalizers.NFC()
         split = pre_tokenizers.Split(tokenizers.Regex(cls._SPLIT), "isolated")
@@ -364,9 +364,9 @@ def load_tokenizer(folder: Path) -> SentencePieceTokenizer | Qwen2Tokenizer:
     Raises:
       FileNotFoundError: no tokenizer there.
     """
-    if (Path(folder) / SentencePieceTokenizer.FILE).is_file():
+    if (paths.of(folder) / SentencePieceTokenizer.FILE).is_file():
         return SentencePieceTokenizer.load(folder)
-    path = Path(folder) / JanusTokenizer.FILE
+    path = paths.of(folder) / JanusTokenizer.FILE
     if path.is_file() and BEGIN in path.read_text("utf-8", errors="replace"):
         return JanusTokenizer.load(folder)
     return Qwen2Tokenizer.load(folder)

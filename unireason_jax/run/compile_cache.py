@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from unireason_jax.storage import atomic
+from unireason_jax.storage import paths
 
 VARIABLE = "UNIREASON_CACHE"
 SMALL_TOO = {
@@ -71,7 +71,7 @@ def share(default: os.PathLike | None = None) -> os.PathLike | None:
         return None
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if atomic.is_local(path):
+        if paths.is_local(path):
             with tempfile.TemporaryFile(dir=path):
                 prune(Path(path))
     except OSError as error:

@@ -1,7 +1,6 @@
 """The records that a config names, and the tokenizer, sizes and codec that belong to them."""
 
 import contextlib
-import os
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +30,7 @@ from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.models.janus.vq import VQTokenizer
 from unireason_jax.run import codes, configuration
 from unireason_jax.run.configuration import ConfigError
+from unireason_jax.storage import paths
 from unireason_jax.world.basis import PatchBasis
 
 _IMAGES = ("latent_resize", "vit_resize")
@@ -95,7 +95,7 @@ def check_held_out(config: ConfigDict) -> None:
         return
     if not data.held_out:
         raise ConfigError("config.data.held_out: name the held-out records, or eval.every=0.")
-    if not Path(data.held_out).exists():
+    if not paths.of(data.held_out).exists():
         raise FileNotFoundError(f"config.data.held_out: {data.held_out} does not exist.")
 
 
@@ -108,9 +108,9 @@ def quotas(config: ConfigDict, sources: Sources) -> dict[str, int] | None:
 def plan_folder(sources: Sources, workdir: epath.PathLike | None) -> Path | None:
     """Where plans are kept: beside the shards of the first source, if one may write there."""
     first = next(iter(sources.values()))
-    if isinstance(first, ArrayRecordSource) and os.access(first.folder, os.W_OK):
+    if isinstance(first, ArrayRecordSource) and paths.may_write(first.folder):
         return first.folder / "plans"
-    return Path(workdir) / "plans" if workdir else None
+    return paths.of(workdir) / "plans" if workdir else None
 
 
 def places(config: ConfigDict) -> dict[str, Path]:
@@ -123,8 +123,9 @@ def places(config: ConfigDict) -> dict[str, Path]:
     if data.source == "world":
         return {}
     if not data.groups:
-        return {data.source: Path(data.source)}
-    found = {name: Path(data.source) / name for name, share in data.groups.items() if share > 0}
+        return {data.source: paths.of(data.source)}
+    folder = paths.of(data.source)
+    found = {name: folder / name for name, share in data.groups.items() if share > 0}
     if not found:
         raise ConfigError("config.data.groups: every share is 0; give one group a share.")
     return found
@@ -141,7 +142,7 @@ def folders(config: ConfigDict) -> dict[str, Path]:
     data = config.data
     found = {name if data.groups else ".": path for name, path in places(config).items()}
     more = {"held_out": data.held_out, "extra": data.extra.path}
-    return found | {name: Path(path) for name, path in more.items() if path}
+    return found | {name: paths.of(path) for name, path in more.items() if path}
 
 
 def absent(config: ConfigDict) -> list[Path]:
@@ -335,7 +336,7 @@ def _tokenizer(config: ConfigDict, folders: list[Path]) -> Tokenizer:
     """
     if not folders:
         path = config.data.tokenizer
-        return load_tokenizer(Path(path)) if path else world_tokenizer()
+        return load_tokenizer(paths.of(path)) if path else world_tokenizer()
     first, *others = [folder / "tokenizer" for folder in folders]
     for other in others:
         if not _alike(first, other):

@@ -9,7 +9,6 @@ or `init_from`. Compared is what they do, not how their files are spelled.
 
 import filecmp
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from unireason_jax.run import corpus
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.kept import AUTOENCODER
 from unireason_jax.run.run import CODEC, TOKENIZER, Run, load_codec
-from unireason_jax.storage import atomic
+from unireason_jax.storage import atomic, paths
 from unireason_jax.training import manifest
 
 FILE = "data.json"
@@ -67,7 +66,7 @@ def _base(config: ConfigDict, workdir: epath.Path) -> tuple[epath.Path | None, s
 
 def _same_words(ours: Tokenizer, base: epath.Path, key: str) -> None:
     """Raises ConfigError where the same text has other ids."""
-    folder = Path(base / TOKENIZER)
+    folder = base / TOKENIZER
     theirs = load_tokenizer(folder)
     if type(theirs) is not type(ours):
         difference = "one is of words, the other of bytes"
@@ -114,7 +113,7 @@ def _same_codec(run: Run, base: epath.Path, key: str) -> None:
 
 def _same_bytes(one: epath.Path, other: epath.Path) -> bool:
     """Whether two local files have the same content."""
-    is_there = atomic.is_local(one) and atomic.is_local(other) and other.exists()
+    is_there = paths.is_local(one) and paths.is_local(other) and other.exists()
     return is_there and filecmp.cmp(one, other, shallow=False)
 
 

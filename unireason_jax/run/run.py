@@ -12,7 +12,6 @@ there.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,7 +31,7 @@ from unireason_jax.pods import batches, sharding
 from unireason_jax.run import codes, configuration, corpus, kept, systems
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.kept import AUTOENCODER
-from unireason_jax.storage import arrays, atomic
+from unireason_jax.storage import arrays, atomic, paths
 from unireason_jax.training import manifest, metrics, objective, state
 from unireason_jax.training.objective import LossConfig
 from unireason_jax.training.optim import Optimizer, make_optimizer
@@ -100,7 +99,7 @@ class Run:
         """
         config = configuration.load_workdir(workdir)
         model = configuration.model_config(config)
-        tokenizer = load_tokenizer(Path(workdir) / TOKENIZER)
+        tokenizer = load_tokenizer(paths.of(workdir) / TOKENIZER)
         read = codes.load if isinstance(model, JanusConfig) else load_codec
         codec = read(epath.Path(workdir))
         return cls(config, model, corpus.sample_spec(config, model, tokenizer, codec))
@@ -109,7 +108,7 @@ class Run:
         """Writes what sampling needs but weights: config, tokenizer, and the codec if any."""
         workdir = epath.Path(workdir)
         configuration.save(workdir, self.config)
-        self.tokenizer.save(Path(workdir / TOKENIZER))
+        self.tokenizer.save(workdir / TOKENIZER)
         kept.keep_size(self.config, self.spec, workdir)
         if isinstance(self.model, JanusConfig):
             codes.keep(self.config, workdir)
@@ -211,7 +210,7 @@ class Run:
                 "config.data: set budgets.text, budgets.vit and budgets.latent, or tokens (their "
                 "sum, from which they are advised)."
             )
-        quarantine = Path(workdir) / "quarantine.jsonl" if workdir and not dry_run else None
+        quarantine = paths.of(workdir) / "quarantine.jsonl" if workdir and not dry_run else None
         sources, shares = corpus.make_sources(self.config, seed=seed, held_out=held_out)
         corpus.check_latents(sources, spec.codec)
         if process == 0 and not held_out:

@@ -1,7 +1,11 @@
 """NumPy's files, read so that a damaged one is told from a fault of the program."""
 
+import io
+
 import numpy as np
 from etils import epath
+
+from unireason_jax.storage import paths
 
 
 def read(path: epath.PathLike) -> np.ndarray | dict[str, np.ndarray]:
@@ -12,7 +16,8 @@ def read(path: epath.PathLike) -> np.ndarray | dict[str, np.ndarray]:
       ValueError: it is damaged, or holds pickled objects; the message names it.
     """
     try:
-        with epath.Path(path).open("rb") as file:
+        place = paths.of(path)
+        with place.open("rb") if paths.is_local(place) else io.BytesIO(place.read_bytes()) as file:
             found = np.load(file)
             return found if isinstance(found, np.ndarray) else dict(found)
     except FileNotFoundError:

@@ -3,7 +3,7 @@
 A process may be killed at any moment, and so may the machine. What is replaced is written under
 another name in the same folder, forced to the disk, and renamed; what grows gets whole lines in one
 write. Paths may be those of a bucket (`gs://...`, `s3://...`): an object there appears whole when
-its upload ends, and can be neither renamed nor appended to, which only this module has to know.
+its upload ends. It can be neither renamed nor appended to: for logs in a bucket see `lines`.
 """
 
 import contextlib
@@ -15,15 +15,12 @@ from pathlib import Path
 
 from etils import epath
 
+from unireason_jax.storage import paths
+
 try:
     import fcntl
 except ImportError:  # Windows has other locks
     fcntl = None
-
-
-def is_local(path: epath.PathLike) -> bool:
-    """Whether a path is one of this machine's file systems (a mounted one too), not a bucket's."""
-    return "://" not in os.fspath(path)
 
 
 @contextlib.contextmanager
@@ -42,11 +39,12 @@ def replacing(
         new content. Without it only a killed process does; for what is quickly made again.
       shared: several processes may write this file at once, as a cache; the last one wins.
     """
-    if not is_local(path):
+    if not paths.is_local(path):
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / epath.Path(path).name
             yield part
-            epath.Path(part).copy(path, overwrite=True)
+            target = paths.of(path)
+            paths.files(target).put_file(str(part), str(target))
         return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +75,7 @@ def write_text(path: epath.PathLike, text: str, **options: bool) -> None:
 
 
 def append(path: epath.PathLike, text: str, *, durable: bool = False) -> None:
-    """Adds whole lines to a file in one write; several processes may do so at once.
+    """Adds whole lines to a local file in one write; several processes may do so at once.
 
     A last line that a killed process has torn is ended first, so that it spoils no other: readers
     leave out the line that they cannot read.
@@ -88,11 +86,6 @@ def append(path: epath.PathLike, text: str, *, durable: bool = False) -> None:
       durable: force them to the disk; for what is dear.
     """
     data = text.encode()
-    if not is_local(path):  # an object cannot grow
-        path = epath.Path(path)
-        before = path.read_bytes() if path.exists() else b""
-        path.write_bytes(before + _torn(before[-1:]) + data)
-        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()

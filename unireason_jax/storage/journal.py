@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from unireason_jax.storage import atomic, sealed
+from etils import epath
+
+from unireason_jax.storage import atomic, lines, paths, sealed
 
 _SEALED = "sealed"  # in the first line: whether every row has its checksum; earlier versions: none
 
@@ -25,8 +27,8 @@ class Journal:
       ValueError: the file belongs to other settings, or is no journal; the message names it.
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any]):
-        self.path, self.rows, self.damaged = Path(path), {}, 0
+    def __init__(self, path: epath.PathLike, settings: Mapping[str, Any]):
+        self.path, self.rows, self.damaged = paths.of(path), {}, 0
         header = header_of(settings)
         if not self.path.exists() or not self._read(header):
             atomic.write_text(self.path, json.dumps(header) + "\n")
@@ -37,22 +39,22 @@ class Journal:
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows, each with its "key"."""
         rows = list(rows)
-        lines = "".join(sealed.seal(row) + "\n" for row in rows)
-        atomic.append(self.path, lines, durable=True)
+        text = "".join(sealed.seal(row) + "\n" for row in rows)
+        lines.append(self.path, text, durable=True)
         self.rows |= {row["key"]: row for row in rows}
 
     def _read(self, header: Mapping[str, Any]) -> bool:
         """Takes over the rows of an earlier run; False where not even the header is whole."""
         try:
-            data = self.path.read_bytes()
+            data = b"".join(part.read_bytes() for part in lines.parts(self.path))
         except OSError as error:
             raise ValueError(f"{self.path}: cannot be read ({error.strerror}).") from None
         whole = data[: data.rfind(b"\n") + 1]
-        lines = whole.split(b"\n")[:-1]
-        if not lines:
+        found = whole.split(b"\n")[:-1]
+        if not found:
             return False
-        is_sealed = belongs(self.path, lines[0], header)
-        for line in lines[1:]:
+        is_sealed = belongs(self.path, found[0], header)
+        for line in found[1:]:
             try:
                 row = sealed.unseal(line, always=is_sealed)
                 self.rows[row["key"]] = row
@@ -60,7 +62,7 @@ class Journal:
                 self.damaged += bool(line.strip())
         if self.damaged:
             print(f"{self.path}: {self.damaged} damaged rows are passed over and made again")
-        if len(whole) < len(data):
+        if len(whole) < len(data) and paths.is_local(self.path):
             os.truncate(self.path, len(whole))
         return True
 

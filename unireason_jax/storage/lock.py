@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from unireason_jax.storage import atomic
+from unireason_jax.storage import paths
 
 try:
     import fcntl
@@ -54,12 +54,13 @@ def hold(folder: epath.PathLike, command: str) -> Iterator[None]:
     Raises:
       FolderBusy: another process, of any machine, holds it.
     """
-    place = _Local(Path(folder)) if atomic.is_local(folder) else _Bucket(epath.Path(folder))
+    place = _Local(Path(folder)) if paths.is_local(folder) else _Bucket(paths.of(folder))
     holder = {
         "command": command,
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "machine": _machine(),
+        "processes": _processes(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
         "token": uuid.uuid4().hex,
         "beat": 0,
@@ -113,6 +114,8 @@ def _enter(place: "_Local | _Bucket", folder: epath.PathLike, holder: dict[str, 
             raise _busy(folder, other)
         if decided and other["machine"] == holder["machine"]:
             other = None  # a dead process of this machine has left it
+            break
+        if decided is None and _is_gone(other, holder):
             break
         if _has_died(place, folder, other):
             break
@@ -186,6 +189,22 @@ def _machine() -> str:
         return f"{socket.gethostname()}-{uuid.getnode():x}"
 
 
+def _processes() -> str:
+    """What tells the processes of this container from those of others on this machine."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _is_gone(other: dict[str, Any], holder: dict[str, Any]) -> bool:
+    """Whether a holder was a process of this very machine and container, and has ended."""
+    here = ("machine", "processes")
+    if not holder["processes"] or any(other.get(key) != holder[key] for key in here):
+        return False
+    return not os.path.exists(f"/proc/{other['pid']}")
+
+
 def _content(text: str) -> dict[str, Any] | None:
     """A holder as it stands in the lock; None where it has not been written yet."""
     try:
@@ -256,14 +275,17 @@ class _Bucket:
 
     settles = 2.0
 
-    def __init__(self, folder: epath.Path):
+    def __init__(self, folder: paths.Bucket):
         self.path = folder / FILE
 
     def take(self) -> None:
         return None
 
     def read(self) -> dict[str, Any] | None:
-        return _content(self.path.read_text()) if self.path.exists() else None
+        try:
+            return _content(self.path.read_text())
+        except FileNotFoundError:
+            return None
 
     def write(self, holder: dict[str, Any]) -> None:
         self.path.write_text(json.dumps(holder))

@@ -24,8 +24,8 @@ from orbax.checkpoint import v1 as ocp
 
 from unireason_jax.models.archive import Archive, place
 from unireason_jax.pods import pod
-from unireason_jax.storage import atomic
-from unireason_jax.training.fallback import SAVING, newest_usable
+from unireason_jax.storage import atomic, paths
+from unireason_jax.training.fallback import SAVING, clear, newest_usable
 from unireason_jax.training.manifest import (
     FOLDER,
     MANIFEST,
@@ -253,8 +253,7 @@ class Checkpoints:
       workdir: the run's directory.
       keep: how many of the newest steps to keep.
       keep_every: additionally keep every step that is a multiple of this; 0 keeps none.
-      hashes: store a CRC-32 of every file (reads each save once more, in the background); without
-        it only sizes are checked.
+      hashes: store checksums too, not only sizes; outside of buckets each save is read once more.
       start_over: go on without a checkpoint where all of them are damaged.
 
     Raises:
@@ -273,12 +272,11 @@ class Checkpoints:
         logging.getLogger("absl").addFilter(_is_not_orbax)
         self.workdir, self.hashes = epath.Path(workdir), hashes
         self._keep, self._keep_every = keep, keep_every
-        self._newest_usable = functools.partial(
-            newest_usable, self.workdir.resolve(), start_over=start_over
-        )
+        where = paths.absolute(self.workdir)
+        self._newest_usable = functools.partial(newest_usable, where, start_over=start_over)
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint manifest")
         self._describing: concurrent.futures.Future | None = None
-        self._folder = (self.workdir / FOLDER).resolve()
+        self._folder = where / FOLDER
         self.saved: int | None = self._newest_usable(faults)
         self._orbax = ocp.training.Checkpointer(
             self._folder,
@@ -341,6 +339,8 @@ class Checkpoints:
         parts = _parts(state)
         leaves = {part: _leaves(tree) for part, tree in parts.items()}
         with self._telling(step):
+            if clear(self.workdir, step):
+                self._orbax.reload()
             if jax.process_index() == 0:
                 atomic.write_text(self.workdir / SAVING, str(step))
             writing = self._orbax.save_checkpointables_async(step, parts, force=True)

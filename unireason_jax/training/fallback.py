@@ -1,7 +1,8 @@
 """From steps of which some are damaged to the newest that can be used, and nothing lost on the way.
 
-Steps that cannot be used are moved to <workdir>/damaged once an older one is found that can. Where
-none can, nothing is touched: a run that begins anew by itself would be mistaken for the old one.
+Steps that cannot be used are moved to <workdir>/damaged once an older one is found that can (in a
+bucket they stay and are marked). Where none can, nothing is touched: a run that begins anew by
+itself would be mistaken for the old one.
 """
 
 import time
@@ -12,7 +13,15 @@ from absl import logging
 from etils import epath
 
 from unireason_jax.pods import pod
-from unireason_jax.training.manifest import FOLDER, MANIFEST, CheckpointMissing, steps
+from unireason_jax.storage import atomic, paths
+from unireason_jax.training.manifest import (
+    FOLDER,
+    MANIFEST,
+    MARK,
+    CheckpointMissing,
+    marked,
+    steps,
+)
 
 SAVING = "saving"  # <workdir>/saving names the step that is being written
 DAMAGED = "damaged"
@@ -57,6 +66,19 @@ def newest_usable(
     return found
 
 
+def clear(workdir: epath.Path, step: int) -> bool:
+    """Deletes a step that is marked as damaged, where one is written anew; whether it was there.
+
+    All processes must call it.
+    """
+    if paths.is_local(workdir):
+        return False
+    directory, there = workdir / FOLDER / str(step), False
+    if jax.process_index() == 0 and (there := (directory / MARK).exists()):
+        directory.rmtree()
+    return pod.gather(f"clear {directory}", there)[0]
+
+
 def _is_unfinished(workdir: epath.Path, step: int) -> bool:
     """Whether a run was ended while it wrote this step, so that nothing of it is lost."""
     note, manifest = workdir / SAVING, workdir / FOLDER / str(step) / MANIFEST
@@ -64,18 +86,23 @@ def _is_unfinished(workdir: epath.Path, step: int) -> bool:
 
 
 def _set_aside(workdir: epath.Path, step: int, wrong: list[str]) -> None:
-    """Moves a step to <workdir>/damaged and says so; keeps the newest few there."""
-    folder = workdir / DAMAGED
-    aside = folder / f"{step}-{time.time_ns()}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (workdir / FOLDER / str(step)).rename(aside)
+    """Moves a step to <workdir>/damaged, or marks it, and says so; keeps the newest few."""
+    directory, folder = workdir / FOLDER / str(step), workdir / DAMAGED
+    if paths.is_local(workdir):
+        aside = folder / f"{step}-{time.time_ns()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        directory.rename(aside)
+        kept = sorted(folder.iterdir(), key=lambda path: path.name.rpartition("-")[2])
+    else:
+        aside = directory / MARK
+        atomic.write_text(aside, "\n".join(wrong) + "\n")
+        kept = [workdir / FOLDER / str(step) for step in marked(workdir)]
     logging.error(
-        "CHECKPOINT OF STEP %d IS UNUSABLE, falling back to the one before it. "
-        "Moved to %s. Faults: %s",
+        "CHECKPOINT OF STEP %d IS UNUSABLE, falling back to the one before it. %s %s. Faults: %s",
         step,
+        "Moved to" if paths.is_local(workdir) else "Marked by",
         aside,
         " ".join(wrong[:5]),
     )
-    older = sorted(folder.iterdir(), key=lambda path: path.name.rpartition("-")[2])
-    for path in older[:-KEPT]:
+    for path in kept[:-KEPT]:
         path.rmtree()

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from unireason_jax.storage import atomic
+from unireason_jax.storage import lines
 
 KINDS = ("productive", "redone", "compile", "checkpoint", "eval", "data", "restart")
 _LAUNCHED = time.time()  # about when this process began
@@ -85,7 +85,7 @@ class Ledger:
     def _add(self, row: dict[str, Any]) -> None:
         """Appends a row to the file and to the account."""
         self._account.take(row)
-        atomic.append(self._path, json.dumps(row) + "\n")
+        lines.append(self._path, json.dumps(row) + "\n")
 
     def add(self, step: int, phases: Mapping[str, float]) -> dict[str, float]:
         """Books the seconds by phase since the last call.
@@ -105,7 +105,7 @@ class Ledger:
 def _read(path: epath.Path) -> list[dict[str, Any]]:
     """The rows of an account; lines that a killed process was writing are left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in lines.read(path):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

@@ -3,13 +3,19 @@
     <workdir>/checkpoints/<step>/manifest.json
 
 The manifest is written last: a step without one was never finished, and a step that disagrees with
-it is damaged. It holds the data iterator's state, shape and dtype of every leaf, size and CRC-32 of
-every file, and at its end the CRC-32 of itself. Several processes share the reading of the files,
-so all of them must call `file_facts`, `faults` and `find`, and in the same order.
+it is damaged. It holds the data iterator's state, shape and dtype of every leaf, size and checksum
+of every file, and at its end the CRC-32 of itself. The checksum is a CRC-32, or in a bucket that
+keeps one itself (Google's) that CRC-32C: nothing is read back there. Several processes share the
+reading of the files, so all of them must call `file_facts`, `faults` and `find`, and in the same
+order.
+
+A step that cannot be used is moved away, or in a bucket, where folders cannot be moved, gets the
+mark `damaged.txt` and is no step any more.
 """
 
+import base64
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -19,10 +25,11 @@ from absl import logging
 from etils import epath
 
 from unireason_jax.pods import pod
-from unireason_jax.storage import atomic, sealed
+from unireason_jax.storage import atomic, paths, sealed
 
 MANIFEST = "manifest.json"
 FOLDER = "checkpoints"
+MARK = "damaged.txt"
 _CHUNK = 1 << 22
 _KEYS = {"step", "data", "leaves", "files"}
 
@@ -48,20 +55,36 @@ def _walk(directory: epath.Path) -> list[epath.Path]:
     return found
 
 
-def _share(names: list[str]) -> list[str]:
+def _share(names: Iterable[str]) -> list[str]:
     """The files that this process reads."""
     return sorted(names)[jax.process_index() :: jax.process_count()]
 
 
 def file_facts(directory: epath.PathLike, *, hashes: bool) -> dict[str, list]:
-    """[bytes, CRC-32 or None] of every file of a step directory, by relative path."""
+    """What a manifest says of every file of a step directory, by relative path.
+
+    Returns:
+      [bytes, CRC-32], [bytes, None, the bucket's own CRC-32C], or without hashes [bytes, None].
+    """
     directory = epath.Path(directory)
-    own = {
-        name: [(directory / name).stat().length, _crc(directory / name) if hashes else None]
-        for name in _share([str(path.relative_to(directory)) for path in _walk(directory)])
-    }
+    known = _known(directory)
+    names = known or [str(path.relative_to(directory)) for path in _walk(directory)]
+    own = {name: _facts(directory / name, known.get(name), hashes) for name in _share(names)}
     parts = pod.gather(f"files of {directory}", own)
     return {name: facts for part in parts for name, facts in part.items()}
+
+
+def _known(directory: epath.Path) -> dict[str, tuple[int, str | None]]:
+    """What a bucket's listing tells of the files of a directory; nothing on a file system."""
+    return {} if paths.is_local(directory) else paths.below(paths.of(directory))
+
+
+def _facts(path: epath.Path, known: tuple[int, str | None] | None, hashes: bool) -> list:
+    """One entry of `file_facts`."""
+    size, checksum = known or (path.stat().length, None)
+    if hashes and checksum:
+        return [size, None, checksum]
+    return [size, _crc(path) if hashes else None]
 
 
 def write_manifest(
@@ -127,10 +150,12 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_file(name: str, facts: Any) -> bool:
-    """Whether an entry of `files` names a file inside the directory, its size and checksum."""
+    """Whether an entry of `files` names a file inside the directory, as `file_facts` does."""
     inside = not name.startswith("/") and ".." not in PurePosixPath(name).parts and "\0" not in name
-    whole = isinstance(facts, list) and len(facts) == 2 and _is_count(facts[0])
-    return inside and whole and (facts[1] is None or _is_count(facts[1]))
+    if not (inside and isinstance(facts, list) and len(facts) in (2, 3) and _is_count(facts[0])):
+        return False
+    told = len(facts) == 2 or (facts[1] is None and isinstance(facts[2], str))
+    return told and (facts[1] is None or _is_count(facts[1]))
 
 
 def _is_leaf(value: Any) -> bool:
@@ -146,7 +171,7 @@ def _is_leaf(value: Any) -> bool:
 
 def is_hashed(directory: epath.PathLike) -> bool:
     """Whether the manifest of a step has the checksums of all files."""
-    return all(crc is not None for _, crc in read_manifest(directory)["files"].values())
+    return all(facts[-1] is not None for facts in read_manifest(directory)["files"].values())
 
 
 def faults(directory: epath.PathLike) -> list[str]:
@@ -163,24 +188,46 @@ def _own_faults(directory: epath.Path) -> list[str]:
         return [str(error)]
     if str(manifest["step"]) != directory.name:
         return [f"{directory / MANIFEST}: describes step {manifest['step']}, not this one."]
-    found = []
-    for name in _share(list(manifest["files"])):
+    found, known = [], _known(directory)
+    for name in _share(manifest["files"]):
         try:
-            found += _file_faults(directory / name, *manifest["files"][name])
+            found += _file_faults(directory / name, known.get(name), *manifest["files"][name])
         except OSError as error:
             found.append(f"{directory / name}: cannot be read ({error.strerror or error}).")
     return found
 
 
-def _file_faults(path: epath.Path, size: int, crc: int | None) -> list[str]:
-    """What is wrong with one file."""
-    if not path.exists():
+def _file_faults(
+    path: epath.Path,
+    known: tuple[int, str | None] | None,
+    size: int,
+    crc: int | None,
+    checksum: str | None = None,
+) -> list[str]:
+    """What is wrong with one file, given what a bucket's listing tells of it."""
+    if not known and not path.exists():
         return [f"{path}: the file is missing."]
-    if path.stat().length != size:
-        return [f"{path}: {path.stat().length} bytes instead of {size}."]
-    if crc is not None and _crc(path) != crc:
-        return [f"{path}: the content changed (checksum differs)."]
-    return []
+    found, stored = known or (path.stat().length, None)
+    if found != size:
+        return [f"{path}: {found} bytes instead of {size}."]
+    if checksum is not None:
+        same = (stored or _crc32c(path)) in (checksum, None)
+    else:
+        same = crc is None or _crc(path) == crc
+    return [] if same else [f"{path}: the content changed (checksum differs)."]
+
+
+def _crc32c(path: epath.Path) -> str | None:
+    """CRC-32C of a file as Google's buckets write it; None where nothing computes it here."""
+    try:
+        import google_crc32c
+    except ImportError:
+        return None
+    value = google_crc32c.Checksum()
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK):
+            value.update(piece)
+    return base64.b64encode(value.digest()).decode()
 
 
 def steps(workdir: epath.PathLike) -> list[int]:
@@ -188,7 +235,15 @@ def steps(workdir: epath.PathLike) -> list[int]:
     folder = epath.Path(workdir) / FOLDER
     if not folder.is_dir():
         return []
-    return sorted(int(p.name) for p in folder.iterdir() if _is_step(p.name) and p.is_dir())
+    found = [p for p in folder.iterdir() if _is_step(p.name) and p.is_dir()]
+    return sorted(int(p.name) for p in found if not (p / MARK).exists())
+
+
+def marked(workdir: epath.PathLike) -> list[int]:
+    """Steps that have the mark of damage, ascending."""
+    folder = epath.Path(workdir) / FOLDER
+    present = folder.iterdir() if folder.is_dir() else []
+    return sorted(int(p.name) for p in present if _is_step(p.name) and (p / MARK).exists())
 
 
 def _is_step(name: str) -> bool:

@@ -16,6 +16,8 @@ from etils import epath
 from unireason_jax.data.rows import COUNTS, count
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.models.janus.config import JanusConfig
+from unireason_jax.storage import paths
+from unireason_jax.storage.mirror import Mirror
 
 # Dense bf16 FLOP/s of one JAX device, from the vendors' data sheets (a tpu7x chip is two devices).
 PEAK_FLOPS = {
@@ -154,14 +156,14 @@ class Profiler:
     """
 
     def __init__(self, window: tuple[int, int], workdir: epath.PathLike):
-        self._window, self._folder = window, str(epath.Path(workdir) / "profile")
+        self._window, self._mirror = window, Mirror(paths.of(workdir) / "profile")
         self._running = False
 
     def at(self, step: int) -> None:
         """Starts or stops recording, as this step is the first or the last of the window."""
         wanted = self._window[0] <= step < self._window[1] and jax.process_index() == 0
         if wanted and not self._running:
-            jax.profiler.start_trace(self._folder)
+            jax.profiler.start_trace(str(self._mirror.local))
             self._running = True
         elif not wanted:
             self.close()
@@ -170,6 +172,7 @@ class Profiler:
         """Stops recording and writes what was recorded."""
         if self._running:
             jax.profiler.stop_trace()
+            self._mirror.close()
             self._running = False
 
 

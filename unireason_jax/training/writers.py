@@ -11,7 +11,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from unireason_jax.storage import atomic
+from unireason_jax.storage import atomic, lines, paths
+from unireason_jax.storage.mirror import Mirror
 
 HEADLINE = ("loss", "loss/ce", "loss/flow", "loss/code", "accuracy/text", "grad_norm", "lr")
 WARNINGS = ("skipped", "consecutive_skips", "data/quarantined")  # on stdout when not zero
@@ -61,8 +62,8 @@ class Writers:
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            folder = str(epath.Path(workdir) / "tensorboard")
-            self._events = SummaryWriter(folder, purge_step=start + 1)
+            self._mirror = Mirror(paths.of(workdir) / "tensorboard")
+            self._events = SummaryWriter(str(self._mirror.local), purge_step=start + 1)
         if wandb:
             self._wandb = _start_wandb(wandb, epath.Path(workdir), dict(config or {}))
         if sys.stderr.isatty():
@@ -80,11 +81,12 @@ class Writers:
         if not self.active:
             return
         row = {"step": step, **{k: float(v) for k, v in metrics.items()}}
-        atomic.append(self._jsonl, json.dumps(row) + "\n")
+        lines.append(self._jsonl, json.dumps(row) + "\n")
         if self._events is not None:
             for name, value in metrics.items():
                 self._events.add_scalar(name, float(value), step)
             self._events.flush()
+            self._mirror.update()
         if self._wandb is not None:
             self._wandb.log({**metrics, "step": step})
         line = self._line(step, metrics)
@@ -132,16 +134,19 @@ class Writers:
         for writer in (self._bar, self._events):
             if writer is not None:
                 writer.close()
+        if self._events is not None:
+            self._mirror.close()
         if self._wandb is not None:
             self._wandb.finish()
 
 
 def _drop_rows_after(path: epath.Path, step: int) -> None:
-    """Leaves the complete rows of a metrics file up to a step; the file is there afterwards."""
-    before = path.read_text() if path.exists() else None
-    kept = "".join(line for line in (before or "").splitlines(True) if _is_kept(line, step))
-    if kept != before:
-        atomic.write_text(path, kept)
+    """Leaves the complete rows of a metrics file up to a step; a local file is made."""
+    for part in lines.parts(path) or ([path] if paths.is_local(path) else []):
+        before = part.read_text() if part.exists() else None
+        kept = "".join(line for line in (before or "").splitlines(True) if _is_kept(line, step))
+        if kept != before:
+            atomic.write_text(part, kept)
 
 
 def _is_kept(line: str, step: int) -> bool:
@@ -177,6 +182,7 @@ def _start_wandb(project: str, workdir: epath.Path, config: dict[str, Any]) -> A
         parent, name = workdir.absolute().parent.name, workdir.name
         identity = {"id": uuid.uuid4().hex[:12], "name": f"{parent}/{name}", "group": parent}
         atomic.write_text(note, json.dumps(identity) + "\n")
-    run = wandb.init(project=project, dir=str(workdir), config=config, resume="allow", **identity)
+    options = {"dir": str(workdir)} if paths.is_local(workdir) else {}
+    run = wandb.init(project=project, config=config, resume="allow", **options, **identity)
     run.define_metric("*", step_metric="step")
     return run

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unireason_jax.storage import paths
+
 FILE = "preprocessor_config.json"
 
 
@@ -39,7 +41,7 @@ class Square:
     @classmethod
     def load(cls, folder: Path) -> "Square":
         """Reads preprocessor_config.json. FileNotFoundError and ValueError name the file."""
-        path = Path(folder) / FILE
+        path = paths.of(folder) / FILE
         if not path.is_file():
             raise FileNotFoundError(f"{path}: missing; copy it from the model's release.")
         try:

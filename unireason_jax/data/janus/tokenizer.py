@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unireason_jax.data.janus import prompts
-from unireason_jax.storage import atomic
+from unireason_jax.storage import atomic, paths
 
 
 class JanusTokenizer:
@@ -51,22 +51,22 @@ class JanusTokenizer:
         """
         import tokenizers
 
-        path = Path(folder) / cls.FILE
+        path = paths.of(folder) / cls.FILE
         if not path.is_file():
             raise FileNotFoundError(f"no tokenizer at {path}; copy it from the model's release")
-        config = Path(folder) / cls.CONFIG
+        config = paths.of(folder) / cls.CONFIG
         try:
             values = json.loads(config.read_text("utf-8")) if config.is_file() else {}
-            made = tokenizers.Tokenizer.from_file(str(path))
+            made = tokenizers.Tokenizer.from_buffer(path.read_bytes())
             return cls(made, add_bos=values.get("add_bos_token", True))
         except Exception as error:  # the library raises plain Exception
             raise ValueError(f"{folder}: {error}") from None
 
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json` into `folder`."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        atomic.write_text(Path(folder) / self.FILE, self._prompts.to_str())
-        atomic.write_text(Path(folder) / self.CONFIG, json.dumps({"add_bos_token": self._add_bos}))
+        place = paths.of(folder)
+        atomic.write_text(place / self.FILE, self._prompts.to_str())
+        atomic.write_text(place / self.CONFIG, json.dumps({"add_bos_token": self._add_bos}))
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, nothing added and nothing special in it."""
