@@ -5,20 +5,27 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from unireason_jax.evals.rates import Rate
 from unireason_jax.pictures.fonts import font, wrap
 from unireason_jax.pictures.strips import FAINT, INK, LINE, PAPER
 
 COLORS = ((150, 160, 178), (88, 116, 196), (34, 150, 94), (214, 132, 40))
 LINES = (*COLORS, (190, 60, 140), (20, 140, 160), (120, 90, 40), (90, 90, 90))
-HEIGHT, LEFT, TOP, BAR = 260, 58, 92, 26
+HEIGHT, LEFT, TOP, WIDTH = 260, 58, 92, 26
+
+
+class Bar(NamedTuple):
+    """A value in [0, 1] and the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 class Bars(NamedTuple):
-    """One group of bars that stand together."""
+    """One group of bars that stand together; None where there is no value."""
 
     name: str
-    rates: tuple[Rate, ...]
+    bars: tuple[Bar | None, ...]
 
 
 def bar_chart(title: str, groups: Sequence[Bars], series: Sequence[str]) -> Image.Image:
@@ -26,10 +33,10 @@ def bar_chart(title: str, groups: Sequence[Bars], series: Sequence[str]) -> Imag
 
     Args:
       title: headline.
-      groups: from left to right; each has one rate per series.
+      groups: from left to right; each has one bar per series.
       series: names for the legend, at most four.
     """
-    pitch = max(len(series) * BAR + 34, 96)
+    pitch = max(len(series) * WIDTH + 34, 96)
     width = max(LEFT + pitch * len(groups) + 24, 520)
     sheet = Image.new("RGB", (width, TOP + HEIGHT + 70), PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -44,10 +51,10 @@ def bar_chart(title: str, groups: Sequence[Bars], series: Sequence[str]) -> Imag
         draw.line([(LEFT, y), (width - 16, y)], LINE if tick else FAINT, 1)
         draw.text((LEFT - 10, y), f"{tick / 10:.1f}", FAINT, font(13), anchor="rm")
     for number, group in enumerate(groups):
-        left = LEFT + number * pitch + (pitch - len(group.rates) * BAR) / 2
-        for place, (rate, color) in enumerate(zip(group.rates, COLORS)):
-            _bar(draw, left + place * BAR, rate, color)
-        middle = left + len(group.rates) * BAR / 2
+        left = LEFT + number * pitch + (pitch - len(group.bars) * WIDTH) / 2
+        for place, (bar, color) in enumerate(zip(group.bars, COLORS)):
+            _bar(draw, left + place * WIDTH, bar, color)
+        middle = left + len(group.bars) * WIDTH / 2
         for line, text in enumerate(wrap(group.name.replace("_", " "), 13, pitch - 8)):
             y = TOP + HEIGHT + 10 + 16 * line
             draw.text((middle, y), text, INK, font(13), anchor="ma")
@@ -88,18 +95,18 @@ def curves(
     return sheet
 
 
-def _bar(draw: ImageDraw.ImageDraw, x: float, rate: Rate, color: tuple[int, int, int]) -> None:
+def _bar(draw: ImageDraw.ImageDraw, x: float, bar: Bar | None, color: tuple[int, int, int]) -> None:
     """A bar, its whisker and its value."""
-    if not rate.count:
-        draw.text((x + BAR / 2, _height(0) - 4), "-", FAINT, font(13), anchor="ms")
+    middle = x + WIDTH / 2
+    if bar is None:
+        draw.text((middle, _height(0) - 4), "-", FAINT, font(13), anchor="ms")
         return
-    draw.rectangle([x + 2, _height(rate.value), x + BAR - 2, _height(0)], fill=color)
-    middle = x + BAR / 2
-    low, high = _height(rate.low), _height(rate.high)
+    draw.rectangle([x + 2, _height(bar.value), x + WIDTH - 2, _height(0)], fill=color)
+    low, high = _height(bar.low), _height(bar.high)
     draw.line([(middle, low), (middle, high)], INK, 1)
     for y in (low, high):
         draw.line([(middle - 4, y), (middle + 4, y)], INK, 1)
-    draw.text((middle, high - 4), f"{rate.value:.2f}", INK, font(11), anchor="ms")
+    draw.text((middle, high - 4), f"{bar.value:.2f}", INK, font(11), anchor="ms")
 
 
 def _height(value: float) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from unireason_jax.evals.rates import by_group, mean_of_groups, wilson
-from unireason_jax.evals.world import looks
+from unireason_jax.evals.world import looks, reflection
 from unireason_jax.evals.world.drawn import Judged
 from unireason_jax.evals.world.exam import Exam, Example, Part, asked
 from unireason_jax.evals.world.report import Section
@@ -107,6 +107,7 @@ def equal_compute(exam: Exam, judged: Judged, rounds: int) -> Part:
     title = "Refinement against resampling at equal compute"
     sections = [
         Section("equal_compute", title, ("rate",), rows, note, chart=True),
+        reflection.section(judged, passes, rounds),
         _diversity(examples, drawn),
     ]
     outcomes = {f"equal compute, {name}": values for name, values in groups.items()}

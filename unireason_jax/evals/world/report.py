@@ -8,7 +8,7 @@ from typing import Any
 
 from unireason_jax.evals.rates import Rate
 from unireason_jax.inference.trace import Trace
-from unireason_jax.pictures.chart import Bars, bar_chart
+from unireason_jax.pictures.chart import Bar, Bars, bar_chart
 from unireason_jax.pictures.strips import contact_sheet
 from unireason_jax.storage import atomic
 
@@ -138,9 +138,13 @@ class Report:
 
 def _chart(section: Section) -> Any:
     """A section as bars."""
-    empty = Rate(float("nan"), float("nan"), float("nan"), 0)
-    groups = [Bars(name, tuple(rate or empty for rate in rates)) for name, rates in section.rows]
+    groups = [Bars(name, tuple(map(_bar, rates))) for name, rates in section.rows]
     return bar_chart(section.title, groups, section.columns)
+
+
+def _bar(rate: Rate | None) -> Bar | None:
+    """A rate as a bar, None where nothing was counted."""
+    return Bar(rate.value, rate.low, rate.high) if rate and rate.count else None
 
 
 def _line(cells: Sequence[str]) -> str:
