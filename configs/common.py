@@ -69,6 +69,9 @@ def get_config() -> ConfigDict:
         {
             "source": "world",
             "held_out": "",
+            # Without such a folder: the part of every source's records that is held out, chosen by
+            # their ids.
+            "held_out_share": 0.0,
             # Folders of `source`: their shares, and how many records every row holds at least.
             "groups": {},
             "quotas": {},

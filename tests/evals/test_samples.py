@@ -1,10 +1,13 @@
-"""The prompts that a run draws while it learns are held-out requests for an image."""
+"""What a run draws while it learns are held-out requests, for images first."""
 
 import jax
 import pytest
 
+from unireason_jax.data.sources import WorldSource
+from unireason_jax.data.templates import PLAIN
 from unireason_jax.evals import samples
-from unireason_jax.run import configuration, corpus
+from unireason_jax.inference import presets
+from unireason_jax.run import configuration
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
 from unireason_jax.world.scenes import is_held_out_prompt
@@ -18,17 +21,24 @@ def config_of(**changes):
 
 
 def test_the_world_s_prompts_are_held_out_and_always_the_same():
-    found = samples.prompts(Run.of(config_of()))
-    assert len(set(found)) == 5 and all(map(is_held_out_prompt, found))
-    assert found == samples.prompts(Run.of(config_of(examples=7, rows=2)))
+    found = samples.requests(Run.of(config_of()))
+    assert len({one.text for one in found}) == 5 and {one.verb for one in found} == {"generate"}
+    assert all(is_held_out_prompt(one.text) for one in found)
+    assert found == samples.requests(Run.of(config_of(examples=7, rows=2)))
 
 
-def test_edits_and_questions_are_no_prompts():
-    for index, record in enumerate(corpus.make_sources(config_of(), seed=0)[0]["world"]):
-        kind = record.id.rpartition("-")[0]
-        assert bool(samples._prompt(record)) == ("edit" not in kind and "vqa" not in kind), kind
-        if index > 60:
-            break
+@pytest.mark.parametrize(
+    ("task", "verb"),
+    [("think_t2i", "generate"), ("refine_t2i", "generate"), ("edit", "edit"), ("vqa", "ask")],
+)
+def test_every_kind_of_record_is_asked_in_its_own_way(task, verb):
+    source = WorldSource(3, 4, {task: 1.0})
+    for record in (source[index] for index in range(4)):
+        one = samples.asked(record)
+        assert one.verb == verb and one.text in [s.text for s in record.segments]
+        assert bool(one.pictures) == (verb != "generate")
+        preset = presets.find({"generate": "refine_t2i", "edit": "edit", "ask": "vqa"}[verb])
+        assert preset.request(**samples._given(one, PLAIN)).record.holes
 
 
 def test_runs_that_cannot_draw_say_so(tmp_path, monkeypatch):

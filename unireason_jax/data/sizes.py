@@ -55,20 +55,30 @@ _BUCKETS = {"latent_resize": resizing.Buckets(1024, 512, 128)}
 _BAGEL = _LARGE | {"vit_resize": resizing.Resize(518, 224, 14)}
 _UNIREASON = _LARGE | {"vit_resize": resizing.Resize(532, 224, 14)}
 _IRG = _LARGE | {"vit_resize": resizing.Resize(980, 378, 14)}
+SMALLER = {
+    "bagel_256": _BAGEL | {"latent_resize": resizing.Resize(256, 128, 16)},
+    "bagel_256_buckets": _BAGEL | {"latent_resize": resizing.Buckets(256, 128, 32)},
+    "bagel_512": _BAGEL | {"latent_resize": resizing.Resize(512, 256, 16)},
+    "bagel_512_buckets": _BAGEL | {"latent_resize": resizing.Buckets(512, 256, 64)},
+}
+"""Those for tuning on one's own pictures at less cost: the long edge has 256 or 512 pixels at most.
+A model so trained samples at them, too, where the released ones follow BAGEL's rule of 1024."""
 SIZES = {
     "world": {"codec": SizeCodec(8, 24), "latent_patch": 1, "vit_patch": 8},
     "bagel": _BAGEL,
     "bagel_buckets": _BAGEL | _BUCKETS,
+    **SMALLER,
     "unireason": _UNIREASON,
     "unireason_buckets": _UNIREASON | _BUCKETS,
     "irg": _IRG,
     "irg_buckets": _IRG | _BUCKETS,
 }
 """Image sizes and patches by name: the embedded world, the training of BAGEL (and Uni-Edit),
-UniReason and IRG, and theirs with the nine latent shapes of `resizing.Buckets`."""
+UniReason and IRG, theirs with the nine latent shapes of `resizing.Buckets`, and `SMALLER`."""
 
 
 def row_tokens(sizes: str) -> int:
     """Usual tokens of a packed row: ours in the world, the released settings elsewhere."""
     rows = {"world": 480, "bagel": 36_864, "unireason": 50_000, "irg": 40_000}
+    rows |= {"bagel_256": 8_192, "bagel_512": 16_384}
     return rows[sizes.removesuffix("_buckets")]

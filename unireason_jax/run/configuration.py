@@ -102,10 +102,16 @@ def load(path: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
     """The config of a file with overrides by dotted key.
 
     Raises:
-      ConfigError: unknown file or key, or a value of the wrong type.
+      ConfigError: unknown file or key, a value of the wrong type, or an argument that the file
+        refuses.
     """
     argument = path.split(":", 1)[1:]
-    config = load_file(path)["get_config"](*argument)
+    try:
+        config = load_file(path)["get_config"](*argument)
+    except (TypeError, ValueError) as error:
+        if not argument or isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"--config={path}: {error}.") from None
     apply(config, overrides or {})
     return config
 

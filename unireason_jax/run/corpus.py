@@ -1,19 +1,17 @@
 """The records that a config names, and the tokenizer, sizes and codec that belong to them."""
 
-import contextlib
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
-from unireason_jax.data import latents, words
+from unireason_jax.data import latents, split, words
 from unireason_jax.data.mixture import RecordSource
-from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.resizing import Resize
-from unireason_jax.data.sizes import SIZES, SizeCodec
+from unireason_jax.data.sizes import SIZES, SMALLER, SizeCodec
 from unireason_jax.data.sources import (
     ArrayRecordSource,
     Reading,
@@ -46,7 +44,8 @@ def make_sources(
     Args:
       config: the resolved config.
       seed: of the world's examples.
-      held_out: prompts of the world that training never draws; for files, `data.held_out`.
+      held_out: prompts of the world that training never draws; for files, `data.held_out`, or the
+        share of every source that `data.held_out_share` keeps from training.
 
     Raises:
       ConfigError: keys that contradict each other, or leave nothing to read.
@@ -55,46 +54,41 @@ def make_sources(
     data = config.data
     if data.source == "world":
         sources, shares = {"world": _world(config, seed, held_out)}, None
-    elif held_out:
+    elif held_out and data.held_out:
         check_held_out(config)
         sources, shares = {"held_out": _open(data.held_out, config)}, None
     else:
         sources = {name: _open(path, config) for name, path in places(config).items()}
         shares = {name: data.groups[name] for name in sources} if data.groups else None
+        if share := held_out_share(config):
+            parts = {"share": share, "held_out": held_out}
+            sources = {name: split.part(one, **parts) for name, one in sources.items()}
+        elif held_out:
+            check_held_out(config)
     return (sources, shares) if held_out else _with_extra(config, sources, shares)
 
 
-def requests(config: ConfigDict) -> Iterator[Record]:
-    """Held-out records for drawing samples, in order: the world's prompts, or `data.held_out`.
-
-    Records that cannot be read are left out.
-
-    Raises:
-      ConfigError, FileNotFoundError, ValueError: as `make_sources`.
-    """
-    seed, style, data = (config.data.seed + 1) % 2**32, style_of(config), config.data
-    if data.source == "world":
-        settings = {"held_out": True, "style": style, "side": data.side}
-        source: RecordSource = WorldSource(seed, config.eval.examples, {"t2i": 1.0}, **settings)
-    else:
-        source = make_sources(config, seed=seed, held_out=True)[0]["held_out"]
-    for index in range(len(source)):
-        with contextlib.suppress(RecordError, OSError):
-            yield source[index]
+def held_out_share(config: ConfigDict) -> float:
+    """The part of every source that is held out; 0 where other records are, or none."""
+    share = config.data.get("held_out_share", 0.0)  # runs from before it have none
+    return 0.0 if config.data.held_out or config.data.source == "world" else share
 
 
 def check_held_out(config: ConfigDict) -> None:
-    """Whether held-out records are named and there; the world has its own.
+    """Whether held-out records are named and there, or a share is; the world has its own.
 
     Raises:
       ConfigError: none are named.
       FileNotFoundError: they are not there.
     """
     data = config.data
-    if data.source == "world":
+    if data.source == "world" or held_out_share(config):
         return
     if not data.held_out:
-        raise ConfigError("config.data.held_out: name the held-out records, or eval.every=0.")
+        raise ConfigError(
+            "config.data.held_out: name the held-out records, set config.data.held_out_share to "
+            "the part of the records to hold out, or eval.every=0."
+        )
     if not paths.of(data.held_out).exists():
         raise FileNotFoundError(f"config.data.held_out: {data.held_out} does not exist.")
 
@@ -107,9 +101,9 @@ def quotas(config: ConfigDict, sources: Sources) -> dict[str, int] | None:
 
 def plan_folder(sources: Sources, workdir: epath.PathLike | None) -> Path | None:
     """Where plans are kept: beside the shards of the first source, if one may write there."""
-    first = next(iter(sources.values()))
-    if isinstance(first, ArrayRecordSource) and paths.may_write(first.folder):
-        return first.folder / "plans"
+    folder = getattr(next(iter(sources.values())), "folder", None)
+    if folder and paths.may_write(folder):
+        return folder / "plans"
     return paths.of(workdir) / "plans" if workdir else None
 
 
@@ -117,9 +111,14 @@ def places(config: ConfigDict) -> dict[str, Path]:
     """Paths of the records by name; none for the world.
 
     Raises:
-      ConfigError: no group has a share.
+      ConfigError: no records are named, or no group has a share.
     """
     data = config.data
+    if not data.source:
+        raise ConfigError(
+            "config.data.source: name the records, a folder that `unireason prepare` and "
+            "`unireason encode` wrote: --config.data.source=data/latents."
+        )
     if data.source == "world":
         return {}
     if not data.groups:
@@ -211,6 +210,12 @@ def sizes_of(config: ConfigDict) -> str:
     return name
 
 
+def smaller_sizes(config: ConfigDict) -> dict[str, Any] | None:
+    """Resize rules of a config's sizes where these are smaller than the released ones."""
+    sizes = SMALLER.get(config.data.get("sizes", ""))
+    return sizes and {name: sizes[name] for name in _IMAGES}
+
+
 def stand_ins(model: ModelConfig) -> tuple[Tokenizer, LatentCodec, dict[str, Any]]:
     """In the place of `tokenizer_and_codec` where the records are not there: sizes without data."""
     if isinstance(model, JanusConfig):
@@ -282,7 +287,7 @@ def check_latents(sources: Sources, codec: LatentCodec) -> None:
     if hasattr(codec, "codes"):
         return  # codes are made of pictures, whatever else a folder holds
     for name, source in sources.items():
-        manifest = source.manifest if isinstance(source, ArrayRecordSource) else {}
+        manifest = getattr(source, "manifest", {})
         if not isinstance(codec, SizeCodec):
             latents.check(manifest, codec, name)
         elif "latents" not in manifest:
@@ -305,7 +310,7 @@ def codec_for_workers(sources: Sources, codec: LatentCodec, workers: int) -> Lat
             "config.data.vq; set config.data.workers=0."
         )
     for name, source in sources.items():
-        if not isinstance(source, ArrayRecordSource) or "latents" not in source.manifest:
+        if "latents" not in getattr(source, "manifest", {}):
             raise ConfigError(
                 f"config.data.workers={workers}: {name} holds images, and loader processes cannot "
                 "run the autoencoder of config.data.vae; set config.data.workers=0, or store the "

@@ -27,6 +27,7 @@ _NAMES = {
     "data.tokens": "seq_len seq_length max_seq_len sequence_length max_length context_length "
     "max_tokens block_size",
     "data.source": "dataset data_path train_data data_dir dataset_path train_path",
+    "data.held_out_share": "validation_split val_split test_size eval_split val_fraction",
     "data.workers": "num_workers dataloader_num_workers",
     "data.dropout": "cfg_dropout cond_dropout condition_dropout uncond_prob",
     "loss.timestep_shift": "shift time_shift noise_shift",

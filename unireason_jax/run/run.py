@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.data.rows import Budgets, row_spec
+from unireason_jax.data.sizes import SizeCodec
 from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer
 from unireason_jax.data.tokens import LatentCodec, SampleSpec
 from unireason_jax.models import functional, vae
@@ -92,7 +93,8 @@ class Run:
     def load(cls, workdir: epath.PathLike) -> "Run":
         """The run that was saved in a directory, or that a converted folder stands for.
 
-        Images of a converted folder are resized by BAGEL's rules; a run's are taken as they are.
+        Images are resized by BAGEL's rules, or by those of `data.sizes.SMALLER` where the run was
+        trained at these; the world's are taken as they are.
 
         Raises:
           FileNotFoundError: the directory is not that of a training run.
@@ -102,7 +104,25 @@ class Run:
         tokenizer = load_tokenizer(paths.of(workdir) / TOKENIZER)
         read = codes.load if isinstance(model, JanusConfig) else load_codec
         codec = read(epath.Path(workdir))
-        return cls(config, model, corpus.sample_spec(config, model, tokenizer, codec))
+        rules = corpus.smaller_sizes(config)
+        return cls(config, model, corpus.sample_spec(config, model, tokenizer, codec, rules))
+
+    def drawing(self) -> "Run":
+        """Itself with the autoencoder that its latents were made with, where it only knew sizes.
+
+        Raises:
+          ConfigError: there is no autoencoder.
+        """
+        if not isinstance(self.codec, SizeCodec):
+            return self
+        file = kept.autoencoder(self.config)
+        if not file:
+            raise ConfigError(
+                "config.eval.samples: pictures need the autoencoder; set config.data.vae, or 0."
+            )
+        codec, rules = vae.Autoencoder(*vae.load(file)), corpus.smaller_sizes(self.config)
+        made = corpus.sample_spec(self.config, self.model, self.tokenizer, codec, rules)
+        return dataclasses.replace(self, spec=made)
 
     def save(self, workdir: epath.PathLike) -> None:
         """Writes what sampling needs but weights: config, tokenizer, and the codec if any."""

@@ -23,7 +23,7 @@ def system_of(folder: Path) -> str:
 
 
 def told(config: ConfigDict) -> ConfigDict:
-    """The config with the system and the style of its prepared records, where it names none.
+    """The config with system, style and sizes of its prepared records, where it names none.
 
     Of several folders the system counts that builds on the others.
 
@@ -42,6 +42,7 @@ def told(config: ConfigDict) -> ConfigDict:
         return config
     first = min(manifests, key=lambda manifest: order.index(manifest.get("system", "")))
     made = config.copy_and_resolve_references()
+    made.data.sizes = corpus.sizes_of(config)
     made.system = named or first.get("system", "")
     if config.data.style == "plain":
         made.data.style = first["style"]
