@@ -57,7 +57,7 @@ def contexts(golden, task):
 @functools.partial(jax.jit, static_argnames=("config", "markers", "settings"))
 def integrate(params, *arrays, config, markers, settings):
     model = functional.bind(config, params)
-    return sampler.integrate(model, *arrays, markers=markers, settings=settings)
+    return sampler.integrate(model, *arrays, markers=markers, settings=settings)[:2]
 
 
 def check(golden, key, branches, noise, grids, flow, names=("final_latent",)):

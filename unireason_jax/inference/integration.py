@@ -1,60 +1,100 @@
 """Integrating a flow from noise to an image under guidance."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unireason_jax.inference import step_cache
 from unireason_jax.inference.cache import Cache, Markers, concat_rows, read_noised
 from unireason_jax.inference.settings import FlowSettings
+from unireason_jax.inference.step_cache import Memory
 from unireason_jax.rules import flow
 
 
-def guided_velocity(
-    model: Any,
-    branches: Cache,
-    x_t: jax.Array,
-    t: jax.Array,
-    positions: jax.Array,
-    counts: jax.Array,
-    scales: tuple[jax.Array, jax.Array],
-    *,
-    markers: Markers,
-    settings: FlowSettings,
-) -> jax.Array:
-    """The velocity of B images under guidance, from one pass over the rows of all branches.
+class Path(NamedTuple):
+    """How B images were drawn in N - 1 steps.
 
-    Args:
+    Attributes:
+      latents: [B, T, P] float32, scaled; the images.
+      velocities: [N - 1, B, T, P] float32, guided.
+      passes: [B] int32, forward passes that each image asked for.
+    """
+
+    latents: jax.Array
+    velocities: jax.Array
+    passes: jax.Array
+
+
+class Drawing(NamedTuple):
+    """What B images are drawn from.
+
+    Attributes:
       model: a bound `Bagel`.
-      branches: n * B rows, the contexts [full | without text | without images], the first n.
-      x_t: [B, T, P] noised latents.
-      t: float32 scalar time.
       positions: [B, T] int32 places in the latent grid.
       counts: [B] int32 tokens that count.
       scales: text and image scale, each [B] float32.
       markers: control ids.
-      settings: the renormalisation is used.
-
-    Returns:
-      [B, T, P] float32.
+      settings: how to integrate; its scales are not read.
     """
-    copies = branches.rows // x_t.shape[0]
-    tiled = [jnp.concatenate([array] * copies) for array in (x_t, positions, counts)]
-    times = jnp.full(branches.rows, t)
-    velocity = read_noised(model, branches, tiled[0], times, *tiled[1:], markers)
-    parts = jnp.split(velocity, copies)
-    if copies == 1:
-        return parts[0]
-    return flow.guide(
-        parts[0],
-        parts[1],
-        parts[2] if copies == 3 else None,
-        text_scale=scales[0],
-        image_scale=scales[1],
-        renorm=settings.renorm,
-        renorm_min=settings.renorm_min,
-    )
+
+    model: Any
+    positions: jax.Array
+    counts: jax.Array
+    scales: tuple[jax.Array, jax.Array]
+    markers: Markers
+    settings: FlowSettings
+
+    def velocities(self, branches: Cache, x_t: jax.Array, t: jax.Array) -> jax.Array:
+        """Velocities [n * B, T, P] of all branches, from one pass over their rows.
+
+        Args:
+          branches: n * B rows, the contexts [full | without text | without images], the first n.
+          x_t: [B, T, P] noised latents.
+          t: float32 scalar time.
+        """
+        copies = branches.rows // x_t.shape[0]
+        tiled = [jnp.concatenate([array] * copies) for array in (x_t, self.positions, self.counts)]
+        times = jnp.full(branches.rows, t)
+        return read_noised(self.model, branches, tiled[0], times, *tiled[1:], self.markers)
+
+    def guided(self, velocities: jax.Array) -> jax.Array:
+        """The velocity [B, T, P] under guidance by those of n branches [n * B, T, P]."""
+        parts = jnp.split(velocities, len(velocities) // len(self.counts))
+        if len(parts) == 1:
+            return parts[0]
+        return flow.guide(
+            parts[0],
+            parts[1],
+            parts[2] if len(parts) == 3 else None,
+            text_scale=self.scales[0],
+            image_scale=self.scales[1],
+            renorm=self.settings.renorm,
+            renorm_min=self.settings.renorm_min,
+        )
+
+    def embedded(self, x_t: jax.Array, t: jax.Array) -> jax.Array:
+        """The latents as the model embeds them [B, T, D], for the rule "tea"; else [B, 0, 0]."""
+        if self.settings.cache.rule != "tea":
+            return jnp.zeros((len(x_t), 0, 0), jnp.float32)
+        return self.model.embed_latents(x_t, jnp.full(x_t.shape[:2], t), self.positions)
+
+    def remembered(
+        self, memory: Memory, branches: Cache, x_t: jax.Array, t: jax.Array, computes: jax.Array
+    ) -> tuple[Memory, jax.Array]:
+        """As `velocities`, computed where `computes` (scalar bool) or an image's rule says so."""
+        needed = jnp.broadcast_to(computes, self.counts.shape)
+        if self.settings.cache.rule == "tea":
+            valid = jnp.arange(x_t.shape[1]) < self.counts[:, None]
+            memory = memory.look(self.embedded(x_t, t), valid)
+            needed |= memory.change >= self.settings.cache.threshold
+
+        def compute(memory: Memory) -> Memory:
+            return memory.keep(self.velocities(branches, x_t, t), t, needed)
+
+        memory = jax.lax.cond(jnp.any(needed), compute, lambda memory: memory, memory)
+        return memory, memory.foretell(t)
 
 
 def integrate(
@@ -67,12 +107,13 @@ def integrate(
     *,
     markers: Markers,
     settings: FlowSettings,
-) -> tuple[jax.Array, jax.Array]:
+) -> Path:
     """Integrates dx = v dt from noise at t = 1 to an image at t = 0 with the steps of a solver.
 
     Branches outside the guidance interval are not computed, and a branch that is not given (equal
     to another, or its scale is off) never is: text-to-image gives two. A solver looks back no
-    further than to where guidance turned on or off: the velocity jumps there.
+    further than to where guidance turned on or off: the velocity jumps there. A step cache keeps
+    what branches go on.
 
     Args:
       model: a bound `Bagel`.
@@ -83,33 +124,44 @@ def integrate(
       counts: [B] int32 tokens that count.
       scales: text and image scale, each [B] float32.
       markers: control ids.
-      settings: times, interval and renormalisation (its scales are not read).
-
-    Returns:
-      Scaled latents [B, T, P] float32, and the velocities of the N - 1 steps [N - 1, B, T, P].
+      settings: times, interval, renormalisation, solver and cache (its scales are not read).
     """
-    times = settings.times()
+    drawing = Drawing(model, positions, counts, scales, markers, settings)
     guided = concat_rows(list(branches)) if len(branches) > 1 else branches[0]
-    fixed = {"markers": markers, "settings": settings}
+    times, computes, solver = settings.times(), settings.computes(), settings.solver
+    memory, velocities = None, []
+    if settings.cache is not None:
+        seen = drawing.embedded(noise, jnp.float32(times[0]))
+        memory = step_cache.empty(settings.cache.order, noise, 1, seen)
 
-    def run(x: jax.Array, first: int, last: int, context: Cache) -> tuple[jax.Array, jax.Array]:
+    def run(
+        x: jax.Array, memory: Memory | None, first: int, last: int, context: Cache
+    ) -> tuple[jax.Array, Memory | None, jax.Array]:
         ends = times[first : last + 1]
-        rows = np.stack([ends[:-1], ends[1:], flow.look_back(settings.solver, ends)], axis=1)
+        rows = np.stack([ends[:-1], ends[1:], flow.look_back(solver, ends)], axis=1)
 
-        def step(carry: tuple, row: jax.Array) -> tuple[tuple, jax.Array]:
-            (x, before), (t, following, weight) = carry, row
-            v = guided_velocity(model, context, x, t, positions, counts, scales, **fixed)
-            if settings.solver == "euler":
-                return (x - v * (t - following), before), v
-            now = flow.remembered(settings.solver, x, v, t)
-            return (x - (v + weight * (now - before)) * (t - following), now), v
+        def step(carry: tuple, row: tuple) -> tuple[tuple, jax.Array]:
+            (x, before, memory), ((t, following, weight), computed) = carry, row
+            if memory is None:
+                v = drawing.velocities(context, x, t)
+            else:
+                memory, v = drawing.remembered(memory, context, x, t, computed)
+            v = drawing.guided(v)
+            if solver == "euler":
+                return (x - v * (t - following), before, memory), v
+            now = flow.remembered(solver, x, v, t)
+            return (x - (v + weight * (now - before)) * (t - following), now, memory), v
 
-        before = None if settings.solver == "euler" else jnp.zeros_like(x)
-        (x, _), velocities = jax.lax.scan(step, (x, before), jnp.asarray(rows))
-        return x, velocities
+        if memory is not None:
+            memory = memory.for_branches(context.rows // len(x))
+        start = x, None if solver == "euler" else jnp.zeros_like(x), memory
+        (x, _, memory), v = jax.lax.scan(step, start, (jnp.asarray(rows), computes[first:last]))
+        return x, memory, v
 
-    velocities = []
+    x = noise
     for first, last, on in settings.segments():
-        noise, v = run(noise, first, last, guided if on else branches[0])
+        x, memory, v = run(x, memory, first, last, guided if on else branches[0])
         velocities.append(v)
-    return noise, jnp.concatenate(velocities)
+    passes = jnp.full(len(x), settings.forwards(len(branches)), jnp.int32)
+    passes = passes if memory is None else memory.passes
+    return Path(x, jnp.concatenate(velocities), passes)

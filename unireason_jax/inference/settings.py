@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from unireason_jax.inference.codes import CodeSettings
+from unireason_jax.inference.step_cache import CACHES, StepCache
 from unireason_jax.inference.turns import WITHOUT_IMAGES, WITHOUT_TEXT, Reading
 from unireason_jax.rules import flow
 
@@ -24,6 +25,7 @@ OPTIONS = {
     "interval": ("flow", "interval"),
     "renorm": ("flow", "renorm"),
     "solver": ("flow", "solver"),
+    "cache": ("flow", "cache"),
     "size": ("", "size"),
     "max_text": ("", "max_text"),
     "min_rounds": ("", "min_rounds"),
@@ -68,6 +70,7 @@ class FlowSettings:
         that it consists of, with {prompt} for the request and {role} for the last text of a role.
         "given" is a context of its own also before there are images.
       solver: of the steps, one of `flow.SOLVERS`; "euler" is as BAGEL samples.
+      cache: of velocities, a `StepCache` or a name in `step_cache.CACHES`; None computes every one.
     """
 
     timesteps: int = 50
@@ -80,6 +83,7 @@ class FlowSettings:
     text_free: str = "all"
     image_free: str | tuple[str, ...] = "gaps"
     solver: str = "euler"
+    cache: StepCache | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError on values that cannot work."""
@@ -102,6 +106,10 @@ class FlowSettings:
         if self.solver not in flow.SOLVERS:
             names = ", ".join(flow.SOLVERS)
             raise ValueError(f"flow: solver {self.solver!r} is not one of {names}.")
+        if not isinstance(self.cache, StepCache | None):
+            if not isinstance(self.cache, str) or self.cache not in CACHES:
+                raise ValueError(f"flow: cache {self.cache!r} is not one of {', '.join(CACHES)}.")
+            _set(self, "cache", CACHES[self.cache])
 
     @property
     def scales(self) -> tuple[float, float]:
@@ -126,9 +134,18 @@ class FlowSettings:
         cuts = [0, *(i for i in range(1, len(on)) if on[i] != on[i - 1]), len(on)]
         return tuple((a, b, on[a]) for a, b in itertools.pairwise(cuts))
 
+    def computes(self) -> np.ndarray:
+        """Steps that compute their velocity for every image: [N - 1] bool; all, without a cache."""
+        if self.cache is None:
+            return np.ones(self.timesteps - 1, bool)
+        return self.cache.computes(self.timesteps - 1, [a for a, _, on in self.segments() if on])
+
     def forwards(self, branches: int) -> int:
-        """Passes through the model that one image costs."""
-        return sum((b - a) * (branches if on else 1) for a, b, on in self.segments())
+        """Passes through the model that one image costs, at least ("tea" decides while drawing)."""
+        computed = self.computes()
+        return sum(
+            int(computed[a:b].sum()) * (branches if on else 1) for a, b, on in self.segments()
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -297,7 +297,7 @@ def _integrate(
 ) -> tuple[jax.Array, jax.Array]:
     """Final latents and the velocities of all steps."""
     model = functional.bind(config, params)
-    return sampler.integrate(model, *arrays, markers=markers, settings=settings)
+    return sampler.integrate(model, *arrays, markers=markers, settings=settings)[:2]
 
 
 def _raw_branches(
