@@ -84,8 +84,9 @@ def run(arguments: argparse.Namespace) -> Path:
     flow = reasoner.settings.flow
     if arguments.preset:
         facts["preset"] = arguments.preset
+    solver = flow.solver + ", cached" * bool(flow.cache)
     facts["sampling"] = (
-        f"{flow.timesteps - 1} steps ({flow.solver}), shift {flow.shift:g}, text guidance "
+        f"{flow.timesteps - 1} steps ({solver}), shift {flow.shift:g}, text guidance "
         f"{flow.text_scale:g}, temperature {reasoner.settings.text.temperature:g}"
     )
     sections = report.sections

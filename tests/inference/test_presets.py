@@ -24,6 +24,19 @@ def numbers(flow):
     return flow.text_scale, flow.image_scale, flow.interval, flow.shift, flow.renorm
 
 
+def test_any_preset_is_there_in_fewer_passes():
+    exact, fast = presets.find("irg").settings(Settings()), presets.find("irg:fast")
+    settings = fast.settings(Settings())
+    assert fast.name == "irg:fast" and exact.flow.cache is None
+    for made, usual, branches in (
+        (settings.flow, exact.flow, 2),
+        (settings.refine, exact.refine, 3),
+    ):
+        assert made.text_scale == usual.text_scale
+        assert usual.forwards(branches) / made.forwards(branches) > 1.8
+    assert presets.find("t2i:fast").settings(Settings()).flow.cache is not None
+
+
 def test_scales_and_intervals_are_those_of_the_papers():
     late, always = (0.4, 1.0), (0.0, 1.0)
     made = {name: preset.settings(Settings()) for name, preset in presets.SYSTEMS.items()}
@@ -52,6 +65,8 @@ def test_costs_are_those_of_the_papers():
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'unireason_refine'"):
         presets.find("unireason_refin")
+    with pytest.raises(ValueError, match="draws code by code; leave ':fast' out"):
+        presets.find("janus_t2i:fast")
     with pytest.raises(ValueError, match="prompt is empty"):
         presets.find("t2i").request("  ")
     with pytest.raises(ValueError, match="needs an image"):

@@ -112,10 +112,10 @@ class Batch:
         guided = {row: self._guides(row, talks[row]) for row in rows}
         flow, first = guided[rows[0]]
         branches = [{row: guided[row][1][n] for row in rows} for n in range(len(first))]
-        latents = self.context.draw(seeds, grids, flow, branches)
+        pictures = self.context.draw(seeds, grids, flow, branches)
         for row in rows:
-            image = self.engine.spec.codec.decode(latents[row])
-            talks[row].drew(image, seeds[row], flow.forwards(1 + len(branches)))
+            image = self.engine.spec.codec.decode(pictures[row].latents)
+            talks[row].drew(image, seeds[row], pictures[row].forwards)
 
     def _draw_codes(self, rows: Sequence[int], seeds: Mapping[int, int]) -> None:
         """An image of codes for each row, all of one size."""

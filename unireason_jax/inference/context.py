@@ -53,6 +53,13 @@ class Written(NamedTuple):
     cut: bool
 
 
+class Picture(NamedTuple):
+    """An image that a row drew: its scaled latents float32 [h, w, C], and the passes it took."""
+
+    latents: np.ndarray
+    forwards: int
+
+
 class Context:
     """What B rows have seen.
 
@@ -142,7 +149,7 @@ class Context:
         grids: Mapping[int, tuple[int, int]],
         flow: FlowSettings,
         guides: Sequence[Mapping[int, Turns]],
-    ) -> dict[int, np.ndarray]:
+    ) -> dict[int, Picture]:
         """Draws an image in some rows from what they have seen.
 
         Args:
@@ -152,7 +159,7 @@ class Context:
           guides: poorer contexts by row: without text, then without images; none, one or both.
 
         Returns:
-          Scaled latents float32 [h, w, C] by row.
+          Pictures by row.
         """
         engine, spec = self.engine, self.engine.spec
         drawn = list(seeds)
@@ -170,7 +177,7 @@ class Context:
             counts[local[row]], numbers[local[row]] = len(place), seeds[row]
         spread = engine.place(positions)
         numbers = engine.place(np.broadcast_to(numbers, positions.shape))
-        latents = sampler.draw_image(
+        latents, passes = sampler.draw_image(
             engine.params,
             branches,
             _noise(numbers, spread, spec.patch_sizes[1]),
@@ -181,16 +188,13 @@ class Context:
             markers=engine.markers,
             settings=flow.program,
         )
-        latents, patch = np.asarray(latents), spec.latent_patch
-        return {
-            row: images.unpatchify(
-                latents[local[row], : len(place)],
-                rows=grids[row][0],
-                columns=grids[row][1],
-                patch=patch,
-            )
-            for row, place in zip(drawn, places)
-        }
+        latents, passes = np.asarray(latents), np.asarray(passes)
+        out = {}
+        for row, place in zip(drawn, places):
+            size = {"rows": grids[row][0], "columns": grids[row][1], "patch": spec.latent_patch}
+            made = images.unpatchify(latents[local[row], : len(place)], **size)
+            out[row] = Picture(made, int(passes[local[row]]))
+        return out
 
     def draw_codes(
         self,

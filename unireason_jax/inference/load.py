@@ -10,6 +10,7 @@ from etils import epath
 from unireason_jax.inference import choice, presets
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import FlowSettings, Settings, with_options
+from unireason_jax.inference.step_cache import CACHES
 from unireason_jax.models import functional
 from unireason_jax.models.janus.vq import VQTokenizer
 from unireason_jax.models.vae import Autoencoder
@@ -109,6 +110,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--renorm", choices=RENORMS, metavar="RULE", help=about)
     about = f"of the steps: {', '.join(SOLVERS)}"
     group.add_argument("--solver", choices=SOLVERS, metavar="NAME", help=about)
+    about = f"foretells velocities between computed ones: {', '.join(CACHES)}"
+    group.add_argument("--cache", choices=CACHES, metavar="NAME", help=about)
     group.add_argument("--temperature", type=float, help="of texts; 0 takes the likeliest word")
     group.add_argument("--top_p", type=float, help="nucleus of sampled texts")
     group.add_argument("--max_text", type=int, help="most tokens of one text")

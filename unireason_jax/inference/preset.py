@@ -10,7 +10,14 @@ from unireason_jax.data.templates import PLAIN, REQUESTS, Example, Style
 from unireason_jax.inference.codes import CodeSettings
 from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.requests import check_seed, check_text
-from unireason_jax.inference.settings import FlowSettings, Settings, TextSettings, whole
+from unireason_jax.inference.settings import (
+    FAST,
+    FlowSettings,
+    Settings,
+    TextSettings,
+    whole,
+    with_options,
+)
 from unireason_jax.inference.trace import Trace
 from unireason_jax.inference.turns import Reading
 
@@ -34,6 +41,7 @@ class Preset:
         share_texts, learned_stop: fields of `Settings`; None keeps those of the reasoner.
       rounds: most rounds of refinement, or steps of a drawing in steps, unless the request says.
       grow: see `Request`; also told the most rounds.
+      fast: draws with `settings.FAST`: fewer passes an image, at a small price in quality.
       following: stages after the first: (example with the trace's contents, style) -> record.
       source: the paper's section or the script that the values are from; empty where they are ours
         or the checkpoint's.
@@ -57,6 +65,7 @@ class Preset:
     learned_stop: bool | None = None
     rounds: int = 1
     grow: Callable[[Record, str, int], Record] | None = None
+    fast: bool = False
     following: tuple[Stage, ...] = ()
     source: str = ""
     name: str = ""
@@ -75,7 +84,8 @@ class Preset:
         """The settings of a reasoner with this preset's own in their place."""
         names = [field.name for field in dataclasses.fields(Settings)]
         own = {name: getattr(self, name, None) for name in names}
-        return dataclasses.replace(base, **{k: v for k, v in own.items() if v is not None})
+        made = dataclasses.replace(base, **{k: v for k, v in own.items() if v is not None})
+        return with_options(made, FAST) if self.fast else made
 
     def request(
         self,

@@ -3,7 +3,8 @@
 `NAME` is as the system was trained or as its demonstration samples, `NAME_released` as its released
 script does where that differs, and `SYSTEM_BENCHMARK` as the evaluation script of a benchmark does:
 that one gives the figure of a paper. Templates that can start from a request are presets of their
-own name, with the settings and the style of the reasoner.
+own name, with the settings and the style of the reasoner. `NAME:fast` is any of them in fewer
+passes an image.
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ VERBS = {
     "process": {"generate": "process_driven", "edit": "bagel_edit", "ask": "bagel_understand"},
 }
 """By system, the presets of `generate`, `edit` and `ask` for a model of the released sizes."""
+SUFFIX = ":fast"
 SYSTEMS: dict[str, Preset] = BAGEL | UNIREASON | SIBLINGS | JANUS
 _ASKED = {*IMAGE_KEY, "t2i", "think_t2i", "refine_t2i", "irg_improving_full"}
 _ASKED |= {"interleaved", "think_interleaved", "answer", "rethink_t2i"}
@@ -47,11 +49,17 @@ def verbs_of(system: str) -> dict[str, str]:
 
 
 def find(name: str) -> Preset:
-    """The preset of a name.
+    """The preset of a name, or of a name and ":fast".
 
     Raises:
-      ValueError: there is none; the message names the nearest and lists all.
+      ValueError: there is none, the message names the nearest and lists all; or it draws code by
+        code, which nothing makes faster.
     """
+    plain = name.removesuffix(SUFFIX)
+    if plain != name and plain in PRESETS:
+        if PRESETS[plain].codes is not None:
+            raise ValueError(f"preset '{name}' draws code by code; leave '{SUFFIX}' out.")
+        return dataclasses.replace(PRESETS[plain], name=name, fast=True)
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
@@ -60,9 +68,10 @@ def find(name: str) -> Preset:
 
 
 def table() -> str:
-    """All presets, one a line: name, what it is, where its values are from."""
+    """All presets, one a line: name, what it is, where its values are from; and the suffix."""
     width = max(map(len, PRESETS))
-    return "\n".join(
+    lines = [
         f"{name:<{width}}  {preset.about}" + (f"  [{preset.source}]" if preset.source else "")
         for name, preset in PRESETS.items()
-    )
+    ]
+    return "\n".join([*lines, f"{f'NAME{SUFFIX}':<{width}}  any of them in fewer passes an image"])

@@ -97,7 +97,7 @@ class Reasoner:
             steps; `sample` and `seed`, numbers that give other random draws; `name`, an id instead
             of the text, which keys the draws as well; and `settings.OPTIONS`: `size` (height,
             width), `timesteps`, `guidance`, `image_guidance`, `interval`, `renorm`, `shift`,
-            `solver`, `temperature`, `top_p`, `max_text`, `min_rounds`.
+            `solver`, `cache`, `temperature`, `top_p`, `max_text`, `min_rounds`.
 
         Returns:
           The conversation; in a notebook it shows itself as a strip.

@@ -104,11 +104,12 @@ def draw_image(
     config: Any,
     markers: Markers,
     settings: FlowSettings,
-) -> jax.Array:
-    """Jitted `integrate`, the latents only; `config` is the `BagelConfig` of `params`."""
+) -> tuple[jax.Array, jax.Array]:
+    """Jitted `integrate`, its latents and passes; `config` is the `BagelConfig` of `params`."""
     model = functional.bind(config, params)
     fixed = {"markers": markers, "settings": settings}
-    return integrate(model, branches, noise, positions, counts, scales, **fixed)[0]
+    path = integrate(model, branches, noise, positions, counts, scales, **fixed)
+    return path.latents, path.passes
 
 
 @functools.partial(jax.jit, static_argnames=("config", "markers", "count"))

@@ -31,6 +31,8 @@ OPTIONS = {
     "min_rounds": ("", "min_rounds"),
 }
 """Settings that a call or a command line may change: part of `Settings` and field, by option."""
+FAST = {"cache": "taylor"}
+"""Options of a preset `NAME:fast`; what they cost in quality is in speed/README.md."""
 
 
 @dataclasses.dataclass(frozen=True)

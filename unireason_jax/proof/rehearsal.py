@@ -17,7 +17,7 @@ from unireason_jax.data.resizing import Resize
 from unireason_jax.data.samples import LATENT, TEXT, VIT
 from unireason_jax.data.tokens import SampleSpec
 from unireason_jax.inference import turns
-from unireason_jax.inference.context import Written
+from unireason_jax.inference.context import Picture, Written
 from unireason_jax.inference.engine import Engine
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import FlowSettings, TextSettings
@@ -226,7 +226,7 @@ class Rehearsal:
         grids: Mapping[int, tuple[int, int]],
         flow: FlowSettings,
         guides: Sequence[Mapping[int, Turns]],
-    ) -> dict[int, np.ndarray]:
+    ) -> dict[int, Picture]:
         """Latents of the recorded colours."""
         spec, out = self.engine.spec, {}
         cell = spec.codec.stride * spec.latent_patch
@@ -237,7 +237,8 @@ class Rehearsal:
             full = self._told(self.turns[row])
             colour = self.tape.next(Call("image", full, told, size=size, flow=flow))
             shape = rows * spec.latent_patch, columns * spec.latent_patch, 3
-            out[row] = np.broadcast_to(np.asarray(colour, np.float32), shape)
+            made = np.broadcast_to(np.asarray(colour, np.float32), shape)
+            out[row] = Picture(made, flow.forwards(1 + len(guides)))
         return out
 
     def _told(self, seen: Turns) -> dict[str, Any]:
