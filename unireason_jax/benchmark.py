@@ -172,7 +172,12 @@ def rubrics_of(suite: Suite, arguments: argparse.Namespace) -> dict[str, str]:
     """The words that the judge reads: ours, and those of --rubrics in their place."""
     rubrics = dict(suite.rubrics)
     if arguments.rubrics:
-        rubrics |= _json(str(arguments.rubrics), arguments.rubrics.read_text("utf-8"))
+        given = _json(str(arguments.rubrics), arguments.rubrics.read_text("utf-8"))
+        if wrong := [name for name, words in given.items() if not isinstance(words, str)]:
+            raise ValueError(
+                f"{arguments.rubrics}: '{wrong[0]}' holds no words; give {{step: words}}."
+            )
+        rubrics |= given
     return rubrics
 
 

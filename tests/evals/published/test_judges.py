@@ -196,3 +196,11 @@ def test_wrong_flags_of_judges(more, said, edits):
     with pytest.raises(ValueError) as error:
         run("imgedit", edits / "edits.json", edits / "ours", *more)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_broken_picture_costs_no_call(edits, serve):
+    server = serve(lambda path, body: completion("x"))
+    (edits / "ours" / "images" / "1.png").write_bytes(b"no picture")
+    flags = ["--judge_url", server.url, "--judge_model", "m"]
+    report = run("imgedit", edits / "edits.json", edits / "ours", *flags)
+    assert report["coverage"]["missing"] == {"unreadable image": 1} and not server.calls

@@ -5,13 +5,14 @@ that were on their way. Missing answers are asked for again when the command is 
 """
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Protocol
 
 from unireason_jax.endpoints.failures import CallFailure
-from unireason_jax.evals.published.base import Item, Malformed, Question, Scored, Suite
+from unireason_jax.evals.published.base import Item, Malformed, Question, Scored, Suite, Unreadable
 from unireason_jax.storage.journal import Journal
 
 MISSING_IMAGE = "no image"
@@ -64,13 +65,17 @@ def ask_all(
     """
     todo = [q for q in questions if held(journal, q).get("scores") is None]
     progress(len(questions) - len(todo))
+    paid = {key: row.get("cost", 0.0) for key, row in journal.rows.items()}
+    writing = threading.Lock()
+
+    def ask(question: Question) -> None:
+        row = _answer(suite, question, judge, attempts, paid.get(question.key, 0.0))
+        with writing:
+            journal.add([row])  # before this thread asks anything else
+
     with ThreadPoolExecutor(workers) as pool:
-        paid = {key: row.get("cost", 0.0) for key, row in journal.rows.items()}
-        calls = [
-            pool.submit(_answer, suite, q, judge, attempts, paid.get(q.key, 0.0)) for q in todo
-        ]
-        for call in as_completed(calls):
-            journal.add([call.result()])
+        for call in as_completed([pool.submit(ask, question) for question in todo]):
+            call.result()
             progress(1)
 
 
@@ -97,6 +102,8 @@ def _answer(
             return row | {"scores": suite.read(question, reply.text), "reason": ""}
         except Malformed as error:
             row["reason"] = f"malformed: {error}"
+        except Unreadable as error:
+            return row | {"reason": f"unreadable image: {error}"}
         except CallFailure as error:
             row["reason"], row["cost"] = f"{error.kind}: {error}", row["cost"] + error.cost
     return row

@@ -43,6 +43,10 @@ Picture = Path | np.ndarray | Crop | Fitted
 Scores = dict[str, float]
 
 
+class Unreadable(ValueError):
+    """A picture that cannot be opened; the message names its file."""
+
+
 class Malformed(ValueError):
     """An answer of a judge that does not hold the scores asked for."""
 
@@ -228,7 +232,7 @@ def one_png(item: Item) -> tuple[str, ...]:
 
 
 def pixels(picture: Picture) -> np.ndarray:
-    """A picture as uint8 [H, W, 3]."""
+    """A picture as uint8 [H, W, 3]. Raises Unreadable for a file that holds none."""
     if isinstance(picture, np.ndarray):
         return picture
     if isinstance(picture, Path):
@@ -250,8 +254,11 @@ def _grid(file: Path, written: int) -> np.ndarray:
 
 
 def _opened(file: Path) -> np.ndarray:
-    with Image.open(file) as found:
-        return np.asarray(found.convert("RGB"))
+    try:
+        with Image.open(file) as found:
+            return np.asarray(found.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow has no error of its own
+        raise Unreadable(f"{file}: {' '.join(str(error).split())}") from None
 
 
 def fill(rubric: str, **texts: Any) -> str:

@@ -131,5 +131,6 @@ def _close(background: Background, role: Role) -> None:
 
 
 def _encoded(picture: Picture) -> bytes:
-    """A file with its own bytes, anything else as PNG."""
-    return picture.read_bytes() if isinstance(picture, Path) else png(pixels(picture))
+    """A file with its own bytes, anything else as PNG. Raises Unreadable before it costs a call."""
+    shown = pixels(picture)
+    return picture.read_bytes() if isinstance(picture, Path) else png(shown)

@@ -128,7 +128,12 @@ def read_detections(path: Path, items: Sequence[Item]) -> list[Scored]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of detections.")
-    found, scored = json.loads(path.read_text("utf-8")), []
+    try:
+        found, scored = json.loads(path.read_text("utf-8")), []
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}).") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: give an object {{image: [detection, ...]}}.")
     for item in items:
         for place in places(item):
             if place not in found:
