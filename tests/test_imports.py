@@ -20,6 +20,7 @@ LEVELS = {
         "parity",
         "bench",
         "compile_check",
+        "serve",
         "__main__",
     },
     4: {
@@ -28,6 +29,7 @@ LEVELS = {
         "inference",
         "pictures",
         "proof",
+        "server",
         "speed",
         "synthesis",
     },
@@ -49,8 +51,10 @@ ONLY_IN = {
     "tenacity": "endpoints",
     "flax": "models",
     "orbax": "training/checkpoint",
+    "fastapi": "server",
     "grain": "data",
     "tensorboardX": "training/writers",
+    "uvicorn": "server",
     "wandb": "training/writers",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

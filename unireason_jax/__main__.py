@@ -7,6 +7,7 @@ import sys
 VERBS = {
     "train": "train from a config; resumes by itself",
     "generate": "plan, draft, reflect and refine a prompt with a trained model",
+    "serve": "answer OpenAI's protocol over HTTP, with a page to try a model in a browser",
     "evaluate": "judge a checkpoint in the embedded world and write a report with pictures",
     "benchmark": "public benchmarks: draw in their layout, ask a judge, apply the formula",
     "ablation": "train, evaluate and compare the rows of a study; resumes by itself",

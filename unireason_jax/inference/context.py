@@ -69,10 +69,10 @@ class Context:
       turns: per row, what the cache holds of it.
     """
 
-    def __init__(self, engine: Engine, rows: int):
-        """Nothing seen yet."""
-        self.engine = engine
-        self.cache = engine.empty(rows, FEWEST_SLOTS)
+    def __init__(self, engine: Engine, rows: int, fewest: int = FEWEST_SLOTS):
+        """Nothing seen yet; the cache has `fewest` slots, or more where a row needs them."""
+        self.engine, self.fewest = engine, fewest
+        self.cache = engine.empty(rows, fewest)
         self.turns: list[list[Turn]] = [[] for _ in range(rows)]
 
     @property
@@ -115,9 +115,7 @@ class Context:
           limit: most tokens between bos and eos.
         """
         engine, markers = self.engine, self.engine.markers
-        room = bucket(limit, FEWEST_TOKENS)
-        longest = int(state([self.turns[row] for row in seeds])[0].max()) + room + 2
-        self.cache = caches.resize(self.cache, self._slots(self.turns, longest))
+        room = self.open(list(seeds), limit)
         numbers = np.array([seeds.get(row, 0) for row in range(self.rows)], np.uint32)
         active = np.array([row in seeds for row in range(self.rows)])
         self.cache, drawn = writing.write_text(
@@ -138,10 +136,23 @@ class Context:
         out = {}
         for row in seeds:
             made = ids[row, : counts[row]].tolist()
-            out[row] = Written(made, self._word(handover[row]), bool(cut[row]))
-            self.turns[row] = [*self.turns[row], text_turn([markers.start, *made, markers.eos])]
-        self.cache = caches.resize(self.cache, self._slots(self.turns))
+            out[row] = Written(made, self.word(handover[row]), bool(cut[row]))
+        self.close({row: text.ids for row, text in out.items()})
         return out
+
+    def open(self, rows: Sequence[int], limit: int) -> int:
+        """Makes room for a text of at most `limit` tokens in some rows; returns that room."""
+        room = bucket(limit, FEWEST_TOKENS)
+        longest = int(state([self.turns[row] for row in rows])[0].max()) + room + 2
+        self.cache = caches.resize(self.cache, self._slots(self.turns, longest))
+        return room
+
+    def close(self, texts: Mapping[int, Sequence[int]]) -> None:
+        """Notes the texts that the cache holds now, tokens without markers by row."""
+        markers = self.engine.markers
+        for row, ids in texts.items():
+            self.turns[row] = [*self.turns[row], text_turn([markers.start, *ids, markers.eos])]
+        self.cache = caches.resize(self.cache, self._slots(self.turns))
 
     def draw(
         self,
@@ -280,7 +291,7 @@ class Context:
             cache, told = self._prefill(cache, kind, parts)
             if told is not None:
                 told = np.asarray(told)
-                wanted |= {row: self._word(told[row]) for row, part in enumerate(parts) if part}
+                wanted |= {row: self.word(told[row]) for row, part in enumerate(parts) if part}
         return cache, wanted
 
     def _prefill(
@@ -310,7 +321,7 @@ class Context:
             markers=engine.markers,
         )
 
-    def _word(self, handover: int) -> str:
+    def word(self, handover: int) -> str:
         """The name of a hand-over."""
         markers = self.engine.markers
         return {markers.bos: "text", markers.soi: "image", markers.eos: "stop"}[int(handover)]
@@ -318,7 +329,7 @@ class Context:
     def _slots(self, rows: Sequence[Turns], least: int = 0) -> int:
         """Slots that hold these rows and `least` tokens."""
         longest = int(state(rows)[0].max()) if rows else 0
-        return bucket(max(longest, least), FEWEST_SLOTS)
+        return bucket(max(longest, least), self.fewest)
 
 
 def _next(queue: collections.deque[Turn], kind: int) -> list[Turn]:

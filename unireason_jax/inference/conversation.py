@@ -36,6 +36,8 @@ class Request:
         the segments of the old one; None keeps it.
       following: records that come after, made from the trace so far; each starts an empty context.
       seed: gives other draws to the same id and sample; 0 for those of id and sample alone.
+      told: texts and images of the first holes, in order, which are taken as they are: a
+        conversation goes on from there.
       upright: pictures in files are a user's, and turned as their EXIF orientation says; records
         of a training set are shown as training shows them.
     """
@@ -44,6 +46,7 @@ class Request:
     grow: Grow | None = None
     following: tuple[Follow, ...] = ()
     seed: int = 0
+    told: tuple[Step, ...] = ()
     upright: bool = False
 
 
@@ -68,6 +71,7 @@ class Conversation:
         self.spec = reading.spec(spec) if reading else spec
         self.record, self.place = request.record, 0
         self.following = collections.deque(request.following)
+        self.told = collections.deque(request.told)
         self.steps: list[Step] = []
         self.pending: list[Turn] = []
         self.restarts = self.retracts = False
@@ -122,12 +126,38 @@ class Conversation:
 
     def drew(self, image: np.ndarray, seed: int, forwards: int) -> None:
         """Takes the image (uint8 [H, W, 3]) for the hole."""
-        segment = self.hole
-        self.steps.append(Step("image", segment.role, image=image, seed=seed, forwards=forwards))
-        if self.place < self.record.holes[-1]:
-            self._show(segment, image)
-        self.place += 1
+        step = Step("image", self.hole.role, image=image, seed=seed, forwards=forwards)
+        self._drawn(step)
         self._go_on()
+
+    def _drawn(self, step: Step) -> None:
+        """Puts an image into the hole."""
+        self.steps.append(step)
+        if self.place < self.record.holes[-1]:
+            self._show(self.hole, step.image)
+        self.place += 1
+
+    def _told(self) -> None:
+        """Puts what is told into the hole, as if the model had just made it."""
+        segment, step = self.hole, self.told.popleft()
+        if (segment.kind, segment.role) != (step.kind, step.role):
+            raise ValueError(
+                f"step {len(self.steps)} is '{step.role}' ({step.kind}), but this preset goes on "
+                f"with '{segment.role}' ({segment.kind})."
+            )
+        if step.kind == "image":
+            self._drawn(step)
+            return
+        content = dataclasses.replace(segment, text=step.text).content
+        content = step.content if step.content is not None else content
+        step = dataclasses.replace(step, content=self.settings.kept(segment.role, content))
+        ids = self.spec.tokenizer.encode(step.content)
+        markers = self.spec.tokenizer
+        self.pending.append(text_turn([markers.bos, *ids, markers.eos]))
+        self.steps.append(step)
+        if segment.role == "reflection":
+            self._reflected("image")
+        self.place += 1
 
     def heard(self, handover: str) -> None:
         """Takes what the model wants after an image it was shown, where training teaches it."""
@@ -168,6 +198,9 @@ class Conversation:
         """Reads what is given up to the next hole, or ends."""
         while not self.ended and self.place <= self.record.holes[-1]:
             segment = self.record.segments[self.place]
+            if segment.is_hole and self.told:
+                self._told()
+                continue
             if segment.is_hole:
                 self._open(segment)
                 return

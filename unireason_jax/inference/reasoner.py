@@ -11,19 +11,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from unireason_jax.data import images
-from unireason_jax.data.records import Record
+from unireason_jax.data.records import Record, cut
+from unireason_jax.data.samples import TEXT
 from unireason_jax.data.templates import PLAIN, Style
 from unireason_jax.data.tokens import SampleSpec, copies, text_tokens
 from unireason_jax.inference import presets as systems
 from unireason_jax.inference import turns
 from unireason_jax.inference.batch import Batch
 from unireason_jax.inference.context import Context
-from unireason_jax.inference.conversation import Request, Shown, drawn_size
+from unireason_jax.inference.conversation import Conversation, Request, Shown, drawn_size
 from unireason_jax.inference.engine import Engine
 from unireason_jax.inference.given import pictures
 from unireason_jax.inference.requests import CALL, check_names, check_text, check_words
 from unireason_jax.inference.settings import Settings, whole, with_options
-from unireason_jax.inference.trace import Trace
+from unireason_jax.inference.trace import Step, Trace
 from unireason_jax.inference.turns import text_turn
 
 Progress = Callable[[int], None]
@@ -108,9 +109,27 @@ class Reasoner:
         """
         return self._call("ask", question, image=image, **options)
 
-    def _call(
-        self, verb: str, text: str | Sequence[str], *, image: Any = None, **options: Any
-    ) -> Trace | list[Trace]:
+    def prepare(
+        self,
+        verb: str,
+        text: str,
+        *,
+        image: Any = None,
+        told: Sequence[Step] = (),
+        **options: Any,
+    ) -> tuple[Request, int, Settings]:
+        """What a call of a verb asks for: the request, the number of its sample, the settings.
+
+        Args:
+          verb: "generate", "edit" or "ask": whose preset is taken where none is named.
+          text: prompt, instruction or question.
+          image: as `ask`, or None.
+          told: steps that are taken as they are, see `Request`.
+          **options: as `ask`.
+
+        Raises:
+          ValueError: as `ask`.
+        """
         check_names(list(options), CALL)
         chosen = options.get("preset") or self.presets[verb]
         check_text("preset", chosen)
@@ -120,15 +139,38 @@ class Reasoner:
             settings = dataclasses.replace(settings, size=self.settings.size)
         settings = with_options(settings, options)
         sample = whole("sample", options.get("sample") or 0, least=0)
-        told = {key: options[key] for key in ("name", "rounds", "parts", "seed") if key in options}
-        told |= {"style": self.style} | ({"image": pictures(image)} if image is not None else {})
-        requests = []
-        for one in text if isinstance(text, list | tuple) else [text]:
-            requests.append(preset.request(one, **told))
-            check_words(one, self.engine.spec.tokenizer)
-            self.check(requests[-1], settings)
-        found = dict(self.stream([(request, sample) for request in requests], settings))
-        traces = [found[n] for n in range(len(requests))]
+        fixed = {key: options[key] for key in ("name", "rounds", "parts", "seed") if key in options}
+        fixed |= {"style": self.style} | ({"image": pictures(image)} if image is not None else {})
+        request = dataclasses.replace(preset.request(text, **fixed), told=tuple(told))
+        check_words(text, self.engine.spec.tokenizer)
+        self.check(request, settings)
+        if told:
+            self._check_told(request, sample, settings)
+        return request, sample, settings
+
+    def _check_told(self, request: Request, sample: int, settings: Settings) -> None:
+        """Raises ValueError unless a conversation can go on from what is told."""
+        spec = self.engine.spec
+        if spec.by_codes:
+            raise ValueError("a model that draws with codes cannot go on from given steps.")
+        talk = Conversation(request, sample, spec, settings)
+        if talk.told or talk.ended:
+            raise ValueError("the given steps leave nothing to generate; leave the last ones out.")
+        found = sum(len(turn.tokens) for turn in talk.pending if turn.kind == TEXT)
+        if spec.max_text is not None and found > spec.max_text:
+            raise ValueError(
+                f"the given texts have {found} tokens, but the model was trained on rows of "
+                f"{spec.max_text}; shorten them."
+            )
+
+    def _call(self, verb: str, text: str | Sequence[str], **options: Any) -> Trace | list[Trace]:
+        image = options.get("image")
+        texts = text if isinstance(text, list | tuple) else [text]
+        jobs = [self.prepare(verb, one, **options) for one in texts]
+        if not jobs:
+            return []
+        found = dict(self.stream([job[:2] for job in jobs], jobs[0][2]))
+        traces = [found[n] for n in range(len(jobs))]
         if isinstance(image, Trace):
             traces = [image.then(trace) for trace in traces]
         return traces if isinstance(text, list | tuple) else traces[0]
@@ -188,8 +230,9 @@ class Reasoner:
         settings, request = settings or self.settings, _request(given)
         spec, reading, record = self.engine.spec, settings.reading, request.record
         spec = reading.spec(spec) if reading else spec
+        name = cut(record.id)
         if not record.holes:
-            raise ValueError(f"record '{record.id}' has nothing to generate: no segment is a hole.")
+            raise ValueError(f"record {name} has nothing to generate: no segment is a hole.")
         found, shown = 0, []
         for segment in record.segments:
             try:
@@ -206,12 +249,12 @@ class Reasoner:
                     turns.check_size(size, spec)
                     shown.append(Shown(size, False))
             except (ValueError, OSError) as error:
-                raise ValueError(f"record '{record.id}', {segment.role}: {error}") from None
+                raise ValueError(f"record {name}, {segment.role}: {error}") from None
             if segment.kind == "text" and not segment.is_hole:
                 found += text_turn(text_tokens(segment, spec)).slots
         if spec.max_text is not None and found > spec.max_text:
             raise ValueError(
-                f"record '{record.id}': its texts have {found} tokens, but the model was trained "
+                f"record {name}: its texts have {found} tokens, but the model was trained "
                 f"on rows of {spec.max_text}; shorten the prompt."
             )
 
