@@ -89,7 +89,9 @@ def from_bagel(
         system=system,
     )
     told = f"samples as {system}; another: --system NAME"
-    return [f"weights of {archive.path}", *lines, told]
+    then = f"next: unireason generate --checkpoint {workdir} --prompt TEXT --out DIR; to tune it, "
+    then += f"unireason prepare --input PICTURES --output DIR --tokenizer {workdir / TOKENIZER}"
+    return [f"weights of {archive.path}", *lines, told, then]
 
 
 def from_parts(

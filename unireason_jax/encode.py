@@ -95,7 +95,7 @@ def encode(
       overwrite: replace an earlier result.
 
     Returns:
-      A report of one line.
+      A report of one line, and the next command.
 
     Raises:
       FileNotFoundError: `folder` is not prepared, or a process does not see `output`.
@@ -140,6 +140,9 @@ def _encode(folder: Path, output: Path, encoder: "Encoder", dtype: str, overwrit
             f"{manifest['records']} records with {dtype} latents in {len(manifest['shards'])} "
             f"shards of {output}, {manifest['bytes'] / 2**20:.1f} MiB"
         )
+        if made["codec"] == "Autoencoder":
+            source = f"--config.data.source={output} --config.init_from=CHECKPOINT"
+            report += f"\nnext: unireason train --config configs/own_data.py {source} --workdir RUN"
     return pod.gather(f"finished {output}", report)[0]
 
 
@@ -159,6 +162,11 @@ def _spec(source: ArrayRecordSource, codec: LatentCodec) -> SampleSpec:
         raise ValueError(f"{source.folder} holds latents already; give the folder of its images")
     sizes = SIZES[source.manifest["sizes"]]
     made_for = sizes["codec"]
+    if isinstance(codec, PatchBasis) and source.manifest["sizes"] != "world":
+        raise ValueError(
+            f"{source.folder} holds pictures for a released autoencoder: give --vae FILE, the "
+            "ae.safetensors of the checkpoint that will be tuned"
+        )
     if (made_for.stride, made_for.channels) != (codec.stride, codec.channels):
         raise ValueError(
             f"{source.folder} was measured for latents of {made_for.channels} channels at stride "

@@ -104,6 +104,8 @@ def main(argv: Sequence[str]) -> None:
         )
         print(report)
         print(words.of_folder(Path(options.output), options.max_unknown))
+        if sizes != "world":
+            print(_next(options))
         if options.show:
             show(Path(options.output), Path(options.show), sizes=sizes)
             print(f"drew the first records into {options.show}")
@@ -223,6 +225,17 @@ def _given_tokenizer(options) -> Tokenizer | None:
     if options.tokenizer:
         return load_tokenizer(Path(options.tokenizer))
     return world_tokenizer() if options.format == "world" else None
+
+
+def _next(options) -> str:
+    """What to do with the folder; a vocabulary of its own fits no released checkpoint."""
+    own = "" if options.tokenizer else "; --tokenizer CHECKPOINT/tokenizer, to tune a checkpoint"
+    vocabulary = f"(a vocabulary was made of these words{own})\n" if own else ""
+    folder = options.output.rstrip("/")
+    return (
+        f"{vocabulary}next: unireason encode --input {folder} --output {folder}_latents "
+        "--vae CHECKPOINT/ae.safetensors"
+    )
 
 
 def _records(options) -> tuple[FileRecords | IndexedRecords, str, dict[str, str]]:

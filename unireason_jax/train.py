@@ -199,6 +199,8 @@ def train(
     if jax.process_index() == 0:
         ended = "stopped by SIGTERM, saved" if stopped else "finished"
         print(f"{ended} at step {int(state.step)}: {workdir}", flush=True)
+        if not stopped:
+            print(f"next: unireason generate --checkpoint {workdir} --prompt TEXT --out DIR")
     return state
 
 

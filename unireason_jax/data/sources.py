@@ -257,8 +257,8 @@ class ArrayRecordSource:
         path = self.folder / MANIFEST
         if not path.is_file():
             raise FileNotFoundError(
-                f"{self.folder} has no {MANIFEST}; run `unireason prepare` (again, if it was "
-                "interrupted)"
+                f"{self.folder} has no {MANIFEST}; run `unireason prepare` on it and name its "
+                "--output instead (or run it again, if it was interrupted)"
             )
         self.manifest = _manifest(path)
         names = [shard["file"] for shard in self.manifest["shards"]]

@@ -7,7 +7,7 @@ better unpacked once.
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from unireason_jax.data.files import base, json_text, parquet, table, tar
+from unireason_jax.data.files import base, captioned, json_text, parquet, table, tar
 from unireason_jax.data.files.base import Broken, Place, Row
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".tar")
@@ -15,7 +15,7 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".tar")
 KINDS = (
     "JSON lines, a JSON array of objects, CSV or TSV with a header (an image folder by its "
     "metadata.jsonl or metadata.csv), tar as WebDataset writes it (all of these also gzipped), "
-    "and parquet"
+    "parquet, and folders of pictures with a text beside each (cat.jpg, cat.txt)"
 )
 _HEAD = 1 << 12
 _WIDE = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
@@ -23,6 +23,8 @@ _WIDE = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 
 def find_files(inputs: Iterable[str | Path]) -> list[Path]:
     """Files named by paths, folders (those of SUFFIXES inside) and patterns, sorted.
+
+    A folder that holds none of these but captioned pictures stands for itself.
 
     Raises:
       FileNotFoundError: an input names nothing.
@@ -32,7 +34,7 @@ def find_files(inputs: Iterable[str | Path]) -> list[Path]:
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            files = [file for file in path.rglob("*") if _is_taken(file)]
+            files = [file for file in path.rglob("*") if _is_taken(file)] or _captioned(path)
         elif path.is_file():
             files = [path]
         elif path.exists():
@@ -46,6 +48,20 @@ def find_files(inputs: Iterable[str | Path]) -> list[Path]:
             )
         found += sorted(files)
     return list(dict.fromkeys(found))
+
+
+def _captioned(folder: Path) -> list[Path]:
+    """The folder, if texts stand beside its pictures. Raises ValueError for pictures alone."""
+    if captioned.texts(folder):
+        return [folder]
+    if found := captioned.pictures(folder):
+        name, words = found[0].name, found[0].with_suffix(captioned.TEXTS[0]).name
+        raise ValueError(
+            f"{folder} holds {len(found)} pictures without words: describe {name} in {words}, and "
+            f'so on; or write a line {{"file_name": "{name}", "text": "..."}} for each into '
+            "metadata.jsonl"
+        )
+    return []
 
 
 def _is_taken(path: Path) -> bool:
@@ -88,6 +104,8 @@ def kind_of(path: Path):
     Raises:
       ValueError: none does; the message names the kinds that are read.
     """
+    if path.is_dir():
+        return captioned
     name = path.name.lower().removesuffix(".gz")
     try:
         with base.open_bytes(path) as file:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unireason_jax.data import files, images
+from unireason_jax.data.files import captioned
 from unireason_jax.data.files.base import Broken, Place, said
 from unireason_jax.data.records import Record, RecordError, cut
 from unireason_jax.data.templates import PLAIN, Style, to_record
@@ -228,15 +230,17 @@ class FileRecords:
 
     def stamps(self) -> Sequence[tuple[str, int, int]]:
         """Name, size and time of change of every file: an interrupted run must find the same."""
-        stats = ((path, path.stat()) for path in self.paths)
+        members = (captioned.texts(path) if path.is_dir() else [path] for path in self.paths)
+        stats = ((path, path.stat()) for path in itertools.chain(*members))
         return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 
     def _record(
         self, path: Path, row: int, content: dict[str, Any], visit: int
     ) -> tuple[str, Record | RecordError]:
+        folder = path if path.is_dir() else path.parent
         try:
             found = self.reading.record(
-                content, f"{path.name}:{row + 1}", self.images or path.parent, visit
+                content, f"{path.name}:{row + 1}", self.images or folder, visit
             )
         except RecordError as error:
             return f"{row}: {error.record_id}", error
