@@ -168,7 +168,8 @@ def test_a_chat_looks_at_the_last_picture(client, server):
         client.chat.completions.create(model="unireason:edit", messages=later)
     finally:
         live.add = plain
-    assert heard[0].record.source == "edit" and heard[0].record.segments[0].image is not None
+    assert heard[0].record.source == "edit"
+    assert any(segment.image is not None for segment in heard[0].record.segments)
 
 
 def test_it_goes_on_from_steps(client):
