@@ -34,7 +34,6 @@ import jax
 from unireason_jax.evals.progress import Progress
 from unireason_jax.evals.published import SUITES, asking, draw, judges, scoring, world_sets
 from unireason_jax.evals.published.base import Item, Scored, Suite
-from unireason_jax.evals.published.endpoint_judge import EndpointJudge
 from unireason_jax.evals.published.world_judge import ProgramJudge
 from unireason_jax.inference import choice
 from unireason_jax.inference.load import add_flags, from_flags, told
@@ -133,6 +132,11 @@ def make_judge(arguments: argparse.Namespace) -> asking.Judge | None:
         raise ValueError(
             "--judge_url needs --judge_model NAME or --judge_preset; no model is chosen for you."
         )
+    from unireason_jax.endpoints import needed
+
+    needed("--judge_url")
+    from unireason_jax.evals.published.endpoint_judge import EndpointJudge
+
     return EndpointJudge(
         arguments.judge_url,
         model,
@@ -201,7 +205,7 @@ def judged(
         settings["against"] = str(arguments.against)
     journal = answers_of(arguments.out, judge.name, settings)
     pod.gather("benchmark asks", None, timeout=_SLOWEST)  # nobody reads what another writes
-    if isinstance(judge, EndpointJudge):
+    if not isinstance(judge, ProgramJudge):
         judge.spent = _bill(journal)  # --budget is that of all starts and processes together
         left = max(judge.budget - judge.spent, 0.0) / jax.process_count()
         judge.budget = judge.spent + left if judge.budget else 0.0

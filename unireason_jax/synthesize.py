@@ -5,8 +5,18 @@
         --config.data.extra.share=0.3
 
 In the embedded world the exact judge verifies, repairs and decides. The folder gets records.jsonl,
-images/, journal.jsonl (every draft with its fate and why) and examples.png. Started again, the
-command goes on where it stopped.
+images/, journal.jsonl (every draft with its fate and why) and examples.png.
+
+With real models, a recipe asks endpoints over HTTP:
+
+    unireason synthesize --recipe refine_t2i --config agents.toml --out runs/agents --dry_run
+    unireason synthesize --recipe refine_t2i --config agents.toml --out runs/agents
+    unireason synthesize --recipe refine_t2i --copy my_recipe      # prompts and stages to change
+
+The config says where the seeds lie, their licence, and who plays which role; keys are named by
+their environment variables. Every finished call is kept, so no call is paid for twice.
+
+Started again, the command goes on where it stopped.
 """
 
 import argparse
@@ -17,6 +27,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from unireason_jax.endpoints import needed
 from unireason_jax.evals.progress import Progress
 from unireason_jax.inference import choice, presets
 from unireason_jax.inference.load import add_flags, from_flags
@@ -36,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument("--checkpoint", required=True, help="--workdir of a training run")
-    found.add_argument("--out", required=True, type=Path, help="folder; an existing one goes on")
+    found.add_argument("--checkpoint", help="--workdir of a training run, to draw with it")
+    found.add_argument("--out", type=Path, help="folder; an existing one goes on")
     found.add_argument("--count", type=int, default=3000, help="drafts (default 3000)")
     found.add_argument("--seed", type=int, default=0, help="of the prompts (default 0)")
     found.add_argument("--plan", action="store_true", help="let the model plan before it draws")
@@ -45,13 +56,59 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--right_share", type=float, default=0.3, help="most records whose draft was right at once"
     )
+    agents = found.add_argument_group("agents over HTTP")
+    agents.add_argument("--recipe", help="a shipped recipe, or the folder of a copy")
+    agents.add_argument("--config", type=Path, help="TOML: seeds, licence, endpoints of the roles")
+    agents.add_argument("--copy", type=Path, help="copy the recipe into this new folder, then end")
+    agents.add_argument("--dry_run", action="store_true", help="first prompts and cost; pay nobody")
+    agents.add_argument("--limit", type=int, default=0, help="only the first items")
+    agents.add_argument(
+        "--share", type=_share, default=(1, 1), help="i/n: one of n parts, into --out/share-i-of-n"
+    )
     add_flags(found)
     return found
 
 
-@lock.alone("unireason synthesize", folder="arguments.out")
+def _share(text: str) -> tuple[int, int]:
+    number, slash, total = text.partition("/")
+    if not (slash and number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; write i/n with 1 <= i <= n")
+    return int(number), int(total)
+
+
 def run(arguments: argparse.Namespace) -> Path:
     """Makes the records; returns their folder."""
+    if arguments.recipe:
+        return _agents(arguments)
+    if not (arguments.checkpoint and arguments.out):
+        raise ValueError(
+            "give --checkpoint RUN --out DIR, or --recipe NAME --config FILE --out DIR."
+        )
+    return _drafts(arguments)
+
+
+def _agents(arguments: argparse.Namespace) -> Path:
+    """A recipe over HTTP."""
+    needed("--recipe")
+    from unireason_jax.synthesis import running
+
+    if arguments.copy:
+        running.copy(arguments.recipe, arguments.copy)
+        return arguments.copy
+    if not (arguments.config and arguments.out) or arguments.limit < 0:
+        raise ValueError("--recipe NAME needs --config FILE and --out DIR, and --limit from 0 on.")
+    given = running.prepared(arguments.recipe, arguments.config, arguments.share, arguments.limit)
+    number, total = arguments.share
+    out = arguments.out / f"share-{number}-of-{total}" if total > 1 else arguments.out
+    if arguments.dry_run:
+        print(running.rehearse(*given, out))
+        return out
+    return running.run(*given, out)
+
+
+@lock.alone("unireason synthesize", folder="arguments.out")
+def _drafts(arguments: argparse.Namespace) -> Path:
+    """The world's records of a model's own drafts."""
     if arguments.count < 1 or not 0 <= arguments.right_share < 1:
         raise ValueError("--count must be >= 1 and --right_share in [0, 1).")
     template = "think_t2i" if arguments.plan else "t2i"

@@ -3,10 +3,11 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from unireason_jax.endpoints.pictures import kind_of
 from unireason_jax.storage import atomic
 from unireason_jax.storage.indexed import IndexedJournal
 
@@ -37,6 +38,10 @@ class CallJournal:
             return row
         return None
 
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """All rows, one in memory at a time."""
+        return self._journal.rows()
+
     async def add(self, row: Mapping[str, Any]) -> None:
         """Writes a row and returns when it is on the disk; rows that wait go in one write."""
         done = asyncio.get_running_loop().create_future()
@@ -58,8 +63,8 @@ class CallJournal:
                 done.done() or done.set_result(None)
 
     async def keep(self, picture: bytes) -> str:
-        """Writes a picture under the hash of its content, which is returned."""
-        name = hashlib.sha256(picture).hexdigest()
+        """Writes a picture and returns its name: the hash of its content, and its kind."""
+        name = f"{hashlib.sha256(picture).hexdigest()}.{kind_of(picture)}"
         place = self.place(name)
         if not place.is_file():
             await asyncio.to_thread(atomic.write_bytes, place, picture, shared=True)

@@ -15,13 +15,22 @@ class CallFailure(Exception):
       cost: that was paid all the same.
       again: whether the same call may succeed later.
       pause: seconds that the endpoint asks to wait before that, 0 where it says nothing.
+      status: of the HTTP answer, 0 where there was none.
     """
 
     def __init__(
-        self, kind: str, message: str, cost: float = 0.0, *, again: bool = False, pause: float = 0.0
+        self,
+        kind: str,
+        message: str,
+        cost: float = 0.0,
+        *,
+        again: bool = False,
+        pause: float = 0.0,
+        status: int = 0,
     ):
         super().__init__(message)
         self.kind, self.cost, self.again, self.pause = kind, cost, again, pause
+        self.status = status
 
 
 def scrub(value: Any, secrets: Iterable[str]) -> Any:

@@ -115,7 +115,7 @@ class Role:
                 listed = await transport.get("/models")
                 found[url] = [str(each["id"]) for each in listed["data"]]
             except CallFailure as error:
-                if error.kind != "request" or "status 401" in str(error):
+                if error.kind != "request" or error.status in (401, 403):
                     raise
                 found[url] = None
             except (KeyError, TypeError):

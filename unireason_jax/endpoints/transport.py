@@ -148,9 +148,8 @@ class Transport:
         status, url = response.status, self.endpoint.url
         if 300 <= status < 400:
             target = self._shown(response.headers.get("Location", "another address"))
-            return CallFailure(
-                "request", f"status {status}: {url} redirects to {target}; give that address"
-            )
+            message = f"status {status}: {url} redirects to {target}; give that address"
+            return CallFailure("request", message, status=status)
         if status in RETRIED:
             kind = "rate limit" if status == 429 else "server"
             pause = seconds(response.headers.get("Retry-After", ""))
@@ -160,7 +159,7 @@ class Transport:
         except (CallFailure, aiohttp.ClientError, OSError):
             data = b""
         detail = self._shown(data.decode("utf-8", "replace"))
-        return CallFailure("request", f"status {status}: {detail}")
+        return CallFailure("request", f"status {status}: {detail}", status=status)
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         """The whole body. Raises CallFailure where it is packed or larger than `limit` bytes."""

@@ -9,12 +9,12 @@ from unireason_jax.data.templates import TEMPLATES
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.trace import Trace
 from unireason_jax.synthesis.roles import Draft, Finding, Lesson, Request, Roles, Round, Unusable
-from unireason_jax.world import renderer, tasks
+from unireason_jax.world import tasks
 from unireason_jax.world.dice import Dice
-from unireason_jax.world.edits import NO_CHANGE, Edit, apply_edit, diff
+from unireason_jax.world.edits import NO_CHANGE, apply_edit, diff
 from unireason_jax.world.language import plan_text, reflection_text, untagged
 from unireason_jax.world.parser import parse, to_objects
-from unireason_jax.world.repair import closest_scene
+from unireason_jax.world.repair import closest_scene, redrawn
 from unireason_jax.world.requirements import Requirement
 from unireason_jax.world.scenes import (
     CELL,
@@ -22,8 +22,6 @@ from unireason_jax.world.scenes import (
     TRAIN_COLORS,
     Object,
     cell_names,
-    make_scene,
-    row_column,
 )
 from unireason_jax.world.verifier import MAX_RESIDUAL, check, check_image
 
@@ -96,7 +94,7 @@ def teach(request: Request, draft: np.ndarray, finding: Finding) -> Lesson:
     for edit in edits:
         words = reflection_text(edit, objects)
         objects = apply_edit(objects, edit)
-        image = _redrawn(image, objects, edit, side)
+        image = redrawn(image, objects, edit, side)
         rounds.append(Round(words, image))
     return Lesson(plan_text(target), tuple(rounds), reflection_text(NO_CHANGE, objects))
 
@@ -130,14 +128,3 @@ def prefer(request: Request, draft: np.ndarray, refined: np.ndarray) -> bool:
     """Whether the refined picture is right and the draft is not."""
     requirement = request.details
     return check_image(requirement, refined).passed and not check_image(requirement, draft).passed
-
-
-def _redrawn(image: np.ndarray, objects: tuple[Object, ...], edit: Edit, side: int) -> np.ndarray:
-    """The picture with the cells of an edit as they are in the scene after it."""
-    clean = renderer.render(make_scene(objects, side))
-    changed = image.copy()
-    for row, column in (row_column(cell) for cell in (edit.cell, edit.to) if cell):
-        rows = slice(row * CELL, (row + 1) * CELL)
-        columns = slice(column * CELL, (column + 1) * CELL)
-        changed[rows, columns] = clean[rows, columns]
-    return changed

@@ -3,10 +3,22 @@
 from collections.abc import Sequence
 from itertools import combinations
 
+import numpy as np
+
 from unireason_jax.world.dice import Dice
 from unireason_jax.world.edits import Edit, diff
+from unireason_jax.world.renderer import render
 from unireason_jax.world.requirements import Requirement, Want, in_region, sample_scene
-from unireason_jax.world.scenes import SIDE, Object, Scene, cell_names, centre, make_scene
+from unireason_jax.world.scenes import (
+    CELL,
+    SIDE,
+    Object,
+    Scene,
+    cell_names,
+    centre,
+    make_scene,
+    row_column,
+)
 from unireason_jax.world.verifier import Seen, agrees, cell_seen, check
 
 _SEARCH_LIMIT = 6
@@ -127,3 +139,14 @@ def suggest(
             return []
         target = closest_scene(target, found, side)
     return diff(target.objects, found)
+
+
+def redrawn(image: np.ndarray, objects: tuple[Object, ...], edit: Edit, side: int) -> np.ndarray:
+    """The picture with the cells of an edit as they are in the scene after it."""
+    clean = render(make_scene(objects, side))
+    changed = image.copy()
+    for row, column in (row_column(cell) for cell in (edit.cell, edit.to) if cell):
+        rows = slice(row * CELL, (row + 1) * CELL)
+        columns = slice(column * CELL, (column + 1) * CELL)
+        changed[rows, columns] = clean[rows, columns]
+    return changed

@@ -1,0 +1,118 @@
+"""A recipe from its name to its records: what `unireason synthesize --recipe` does."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from unireason_jax.endpoints.calls import CallJournal
+from unireason_jax.evals.progress import Progress
+from unireason_jax.storage import lock
+from unireason_jax.synthesis import account, assembly, engine, rehearsal
+from unireason_jax.synthesis import configuration as configurations
+from unireason_jax.synthesis import recipe as recipes
+from unireason_jax.synthesis import seeds as seeding
+from unireason_jax.synthesis.configuration import Configuration
+from unireason_jax.synthesis.recipe import Recipe
+from unireason_jax.synthesis.seeds import Seeds
+
+
+def prepared(
+    name: str, config: Path, share: tuple[int, int], limit: int
+) -> tuple[Recipe, Configuration, Seeds]:
+    """Recipe, configuration and seeds; everything that can be wrong with them is found here.
+
+    Raises:
+      ValueError, FileNotFoundError: one line that names file, field and remedy.
+    """
+    recipe = recipes.load(recipes.folder_of(name))
+    configuration = configurations.load(config, recipe)
+    seeds = seeding.read(configuration, config.parent, recipe, share)
+    if limit:
+        del seeds.items[limit:]
+    if not seeds.items:
+        why = ", ".join(f"{why} ({n})" for why, n in seeds.dropped.items()) or f"share {share}"
+        raise ValueError(f"{config.parent / configuration.seeds}: no seed is left ({why}).")
+    return recipe, configuration, seeds
+
+
+def rehearse(recipe: Recipe, configuration: Configuration, seeds: Seeds, out: Path) -> str:
+    """The dry run: asks every endpoint for its models, and nobody for anything that costs.
+
+    Raises:
+      ValueError, OSError: an endpoint, a model or the folder of which nothing can come.
+    """
+    _writable(out)
+    silent = _models(configuration)
+    lines = [rehearsal.told(recipe, configuration, seeds.items)]
+    lines += [f"{url} lists no models; whether it has yours is not known" for url in silent]
+    return "\n".join(lines)
+
+
+@lock.alone("unireason synthesize", folder="out")
+def run(recipe: Recipe, configuration: Configuration, seeds: Seeds, out: Path) -> Path:
+    """Makes the records in a folder, going on where an earlier start stopped; returns the folder.
+
+    Raises:
+      ValueError, OSError: as `rehearse`; or the run had to stop, after the report was written.
+    """
+    _writable(out)
+    _models(configuration)
+    progress = Progress("synthesize", len(seeds.items), "items")
+    work = asyncio.run(engine.work(recipe, configuration, seeds.items, out, progress))
+    made = assembly.assemble(
+        recipe,
+        [seed.id for seed in seeds.items],
+        work.fates,
+        out,
+        licence=configuration.licence,
+        nearness=configuration.nearness,
+    )
+    paid = engine.bills(CallJournal(out))
+    checked = len(configuration.benchmarks)
+    text = account.write(recipe, seeds, work, made, paid, out, configuration.licence, checked)
+    print(text)
+    if work.stopped:
+        raise ValueError(f"stopped early: {work.stopped}; started again, it goes on from there.")
+    if work.failed:
+        print(f"{sum(work.failed.values())} items are left open; started again, they are tried.")
+    print(f"{made.records} records: {out / assembly.RECORDS}")
+    return out
+
+
+def copy(name: str, folder: Path) -> None:
+    """Copies a shipped recipe to be changed. Raises ValueError where the folder is not new."""
+    source = recipes.folder_of(name)
+    if folder.exists():
+        raise ValueError(f"{folder} is there already; name a new folder for the copy.")
+    shutil.copytree(source, folder)
+
+
+def _models(configuration: Configuration) -> list[str]:
+    """Checks endpoints and models. Raises ValueError. Returns addresses that list none."""
+
+    async def check() -> list[str]:
+        cast = configurations.roles(configuration, None)
+        try:
+            return await configurations.check_models(cast)
+        finally:
+            await asyncio.gather(*(role.close() for role in cast.values()))
+
+    return asyncio.run(check())
+
+
+def _writable(out: Path) -> None:
+    """Raises OSError that names the folder where nothing can be written into it."""
+    place = out
+    while not place.exists():
+        place = place.parent
+    try:
+        if not place.is_dir():
+            raise NotADirectoryError(20, "it is a file")
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"--out {out}: nothing can be written there ({os.strerror(error.errno)})"
+        ) from None

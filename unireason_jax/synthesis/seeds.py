@@ -1,0 +1,175 @@
+"""Seeds: the rows that items are made of, checked, without doubles and without benchmarks."""
+
+import dataclasses
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from unireason_jax.endpoints.calls import content_key
+from unireason_jax.evals.published.base import read_rows
+from unireason_jax.synthesis.configuration import Configuration
+from unireason_jax.synthesis.neighbours import Texts
+from unireason_jax.synthesis.recipe import Recipe
+
+DUPLICATE, OVERLAP = "near-duplicate of an earlier seed", "prompt of a benchmark"
+_LONGEST = 40  # characters of an id
+
+
+@dataclasses.dataclass(frozen=True)
+class Seed:
+    """One item to be worked on.
+
+    Attributes:
+      id: unique, stable, fit for a file name.
+      values: inputs of the recipe; pictures are paths.
+    """
+
+    id: str
+    values: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeds:
+    """Items of this share, and why the other rows are none of them."""
+
+    items: list[Seed]
+    rows: int
+    dropped: Counter
+    elsewhere: int = 0
+
+
+def read(
+    configuration: Configuration, base: Path, recipe: Recipe, share: tuple[int, int] = (1, 1)
+) -> Seeds:
+    """The seeds of a configuration whose file lies in `base`.
+
+    Args:
+      configuration: names files, fields and samples.
+      base: folder that files are relative to.
+      recipe: whose inputs are read.
+      share: (i, n): the i-th of n parts, from 1 on; by hash of the id, so parts never overlap.
+
+    Raises:
+      ValueError, FileNotFoundError: a file or a field that cannot be; names file, row and remedy.
+    """
+    path = base / configuration.seeds
+    rows = _rows(path)
+    for name in configuration.fields:
+        if name not in recipe.inputs:
+            have = ", ".join(recipe.inputs)
+            raise ValueError(f"fields: '{name}' is no input of '{recipe.name}'; it has {have}.")
+    taken = Texts(text for name in configuration.benchmarks for text in _prompts(base / name))
+    met, ids = Texts(), set()
+    items, dropped, elsewhere = [], Counter(), 0
+    for number, row in enumerate(rows, 1):
+        values = _inputs(path, number, row, configuration, recipe)
+        text = str(values[recipe.unique])
+        if taken.seen(text, remember=False):
+            dropped[OVERLAP] += 1
+            continue
+        pictures = [values[name] for name, kind in recipe.inputs.items() if kind == "picture"]
+        if met.seen(text if not pictures else f"{text} {content_key(*map(str, pictures))}"):
+            dropped[DUPLICATE] += 1
+            continue
+        name = _id(row, values)
+        if name in ids:
+            raise ValueError(f"{path}, row {number}: id '{name}' is there twice; make it unique.")
+        ids.add(name)
+        if zlib.crc32(name.encode()) % share[1] != share[0] - 1:
+            elsewhere += 1
+            continue
+        many = configuration.samples > 1
+        for sample in range(configuration.samples):
+            items.append(Seed(f"{name}-{sample}" if many else name, values))
+    return Seeds(items, len(rows), dropped, elsewhere)
+
+
+def _rows(path: Path) -> list[Mapping[str, Any]]:
+    if path.suffix == ".txt":
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file of seeds.")
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        rows = [{"prompt": line} for line in lines if line]
+        if not rows:
+            raise ValueError(f"{path}: no seeds; write one prompt a line.")
+        return rows
+    return read_rows(path)
+
+
+def _inputs(
+    path: Path, number: int, row: Mapping[str, Any], configuration: Configuration, recipe: Recipe
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, kind in recipe.inputs.items():
+        source = configuration.fields.get(name, name)
+        value = row.get(source)
+        if kind in ("text", "text?"):
+            if value is None and kind == "text?":
+                values[name] = ""
+                continue
+            if not isinstance(value, str) or not (value.strip() or kind == "text?"):
+                have = ", ".join(map(str, row))
+                raise ValueError(
+                    f"{path}, row {number}: field '{source}' is {str(value)[:80]!r}; give a text "
+                    f"(the row has {have})."
+                )
+            values[name] = value.strip()
+        elif kind == "picture":
+            value = value[0] if isinstance(value, list) and len(value) == 1 else value
+            place = path.parent / str(value)
+            if not isinstance(value, str) or not place.is_file():
+                raise ValueError(
+                    f"{path}, row {number}: field '{source}' names no picture ({place})."
+                )
+            values[name] = str(place)
+        elif value is None:
+            raise ValueError(f"{path}, row {number}: field '{source}' is missing.")
+        else:
+            values[name] = value
+    return values
+
+
+def _id(row: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """A row's own id where it is fit for a file name, else one of its content."""
+    own = row.get("id")
+    name = str(own) if isinstance(own, str | int) and not isinstance(own, bool) else ""
+    if (
+        name
+        and len(name) <= _LONGEST
+        and all(c.isascii() and (c.isalnum() or c in "-_") for c in name)
+    ):
+        return name
+    return content_key(name, dict(values))[:16]
+
+
+def _prompts(path: Path) -> Iterator[str]:
+    """Texts of a benchmark's prompt file, whatever it calls them."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such prompt file of a benchmark.")
+    for file in sorted(path.glob("*.json*")) if path.is_dir() else [path]:
+        if file.suffix == ".txt":
+            yield from (line for line in file.read_text("utf-8").splitlines() if line.strip())
+            continue
+        for row in read_rows(file):
+            yield from _texts(row)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts of more than two words in a row."""
+    if isinstance(value, str):
+        if len(value.split()) > 2:
+            yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
+
+
+def told(seed: Seed) -> str:
+    """A seed in one line of a message."""
+    return json.dumps(dict(seed.values), ensure_ascii=False)[:200]
