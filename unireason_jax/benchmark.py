@@ -205,7 +205,7 @@ def judged(
         settings["against"] = str(arguments.against)
     journal = answers_of(arguments.out, judge.name, settings)
     pod.gather("benchmark asks", None, timeout=_SLOWEST)  # nobody reads what another writes
-    if not isinstance(judge, ProgramJudge):
+    if hasattr(judge, "budget"):
         judge.spent = _bill(journal)  # --budget is that of all starts and processes together
         left = max(judge.budget - judge.spent, 0.0) / jax.process_count()
         judge.budget = judge.spent + left if judge.budget else 0.0
