@@ -22,6 +22,9 @@ def get_config() -> ConfigDict:
             "variant": "world",
             # Of matmuls: "float32", "bfloat16", or "auto": what the devices multiply in hardware.
             "dtype": placeholder(str),
+            # How weights that never move are kept: "float32", "bfloat16", or their layers' kernels
+            # in "int8" or "nf4". By default beside adapters as they are multiplied, else float32.
+            "frozen_dtype": placeholder(str),
             "remat": placeholder(str),
             "attention": placeholder(str),
             "chunk": placeholder(int),
@@ -56,6 +59,18 @@ def get_config() -> ConfigDict:
                 "width": placeholder(int),
                 "side": placeholder(int),
             },
+        }
+    )
+    # Low-rank adapters beside the weights of init_from, which stay as they are; rank 0: none, all
+    # weights learn. Targets: kernels by regular expression (those of attention and MLP in both
+    # experts; "^connector" or "^(latent_out|head)" add the connector or the heads).
+    config.lora = ConfigDict(
+        {
+            "rank": 0,
+            "alpha": 16.0,
+            "dropout": 0.0,
+            "rslora": False,
+            "targets": ("^stack/blocks/(und|gen)/(query|key|value|out|gate|up|down)/kernel$",),
         }
     )
     # Whose way of sampling the model follows (`generate --preset list`): bagel, unireason, irg,

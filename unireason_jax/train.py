@@ -8,7 +8,8 @@
 Where the weights come from, first match wins:
   1. a sound checkpoint in --workdir: the same run goes on, bit for bit on the same mesh;
   2. --config.resume_from: the whole state of another run;
-  3. --config.init_from: weights of another run or of converted files, fresh optimizer;
+  3. --config.init_from: weights of another run or of converted files, fresh optimizer (with
+     --config.lora.rank: they stay as they are, and the run learns adapters beside them);
   4. --config.init_from=scratch: random weights. This has to be said.
 On SIGTERM the run saves and exits with status 0; start the same command again to go on.
 """
@@ -45,9 +46,9 @@ from unireason_jax.run import (
 )
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
+from unireason_jax.run.start import starting_state
 from unireason_jax.storage import atomic, paths
 from unireason_jax.training import checkpoint, metrics
-from unireason_jax.training import state as states
 from unireason_jax.training.checkpoint import Checkpoints
 from unireason_jax.training.goodput import Ledger
 from unireason_jax.training.optim import merge
@@ -115,32 +116,6 @@ def _attempt(config: ConfigDict, workdir: epath.Path, stack: contextlib.ExitStac
         train(run, pipeline, workdir, start_over=START_OVER.value, taken_over=told)
     except (ConfigError, ArchiveError, OSError, *checkpoint.FAULTS) as error:
         raise SystemExit(f"error: {error}") from error
-
-
-def starting_state(
-    run: Run, checkpoints: Checkpoints
-) -> tuple[TrainState, dict[str, Any] | None, str]:
-    """(state, what else was saved with it or None, where it came from); see the file's top."""
-    config = run.config
-    if checkpoints.saved is not None:
-        loaded = checkpoints.load(run.abstract)
-        return *loaded, f"own checkpoint of step {int(loaded[0].step)}"
-    if config.resume_from:
-        loaded = checkpoint.load_state(config.resume_from, run.abstract)
-        return *loaded, f"{config.resume_from} at step {int(loaded[0].step)}"
-    if origin.named(config) == origin.SCRATCH:
-        key = jax.random.key(config.seed)
-        init = functools.partial(functional.init, run.model, key)
-        return states.initialize(init, run.optimizer, run.shardings), None, "random weights"
-    params = checkpoint.load_params(
-        config.init_from,
-        which=config.init_which,
-        expected=run.abstract.params,
-        shardings=run.shardings.params,
-        dtype="float32",
-    )
-    made = states.adopt(params, run.optimizer, run.shardings)
-    return made, None, f"{config.init_which} weights of {config.init_from}"
 
 
 def train(

@@ -10,7 +10,13 @@ import difflib
 from typing import Any
 
 from unireason_jax.models.janus.config import JANUS_VARIANTS, CodesConfig, JanusConfig
-from unireason_jax.models.sizes import LLMConfig, Policies, ViTConfig
+from unireason_jax.models.sizes import (
+    LLMConfig,
+    LoraConfig,
+    Policies,
+    QuantizedConfig,
+    ViTConfig,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +93,7 @@ class BagelConfig(Policies):
 
 
 ModelConfig = BagelConfig | JanusConfig
+_ADDED = {"lora": LoraConfig, "quantized": QuantizedConfig}
 BAGEL_VARIANTS: dict[str, BagelConfig] = {
     "nano": BagelConfig(
         llm=LLMConfig(width=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=64, vocab=128),
@@ -138,13 +145,15 @@ def variant(name: str, **overrides: Any) -> ModelConfig:
 
 
 def to_dict(config: ModelConfig) -> dict[str, Any]:
-    """The config as nested plain values, ready for JSON."""
-    return dataclasses.asdict(config)
+    """The config as nested plain values, ready for JSON; adapters only where there are any."""
+    values = dataclasses.asdict(config)
+    return {k: v for k, v in values.items() if k not in _ADDED or v is not None}
 
 
 def from_dict(values: dict[str, Any]) -> ModelConfig:
     """Inverse of `to_dict`. Raises ValueError naming an unknown or missing field."""
     parts = {"llm": LLMConfig, "vit": ViTConfig, "latent": LatentConfig, "codes": CodesConfig}
+    parts |= _ADDED
     made = JanusConfig if "codes" in values else BagelConfig
     fields = {f.name for f in dataclasses.fields(made)}
     _known("model", values, fields)
@@ -152,8 +161,9 @@ def from_dict(values: dict[str, Any]) -> ModelConfig:
     for name, cls in parts.items():
         if out.get(name) is not None:
             _known(name, out[name], {f.name for f in dataclasses.fields(cls)})
+            given = {k: tuple(v) if isinstance(v, list) else v for k, v in out[name].items()}
             try:
-                out[name] = cls(**out[name])
+                out[name] = cls(**given)
             except TypeError as error:
                 raise ValueError(f"model.{name}: {error}") from error
     try:

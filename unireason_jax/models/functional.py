@@ -9,11 +9,13 @@ import dataclasses
 import functools
 import math
 import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 
+from unireason_jax.models import lora, quantized
 from unireason_jax.models.bagel import Bagel
 from unireason_jax.models.config import BagelConfig, ModelConfig
 from unireason_jax.models.janus.config import JanusConfig
@@ -57,14 +59,33 @@ def init(config: ModelConfig, key: jax.Array) -> Params:
     shapes = [leaf.shape for leaf in leaves]
     values = draw(key, shapes, [m["fill"] for m in made], [m["std"] for m in made])
     params = nnx.to_pure_dict(jax.tree.unflatten(tree, values))
+    if config.quantized:
+        raise ValueError("weights that are drawn learn, and are not quantized.")
     group = config.llm.heads // config.llm.kv_heads
     for expert in params["stack"]["blocks"].values():
         expert["key"]["kernel"] = expert["query"]["kernel"][:, :, ::group]
     return params
 
 
-def bind(config: ModelConfig, params: Params) -> Bagel | Janus:
+def init_adapters(config: ModelConfig, key: jax.Array) -> dict[str, jax.Array]:
+    """Freshly drawn float32 adapters by path, which change nothing yet; jit it."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        _template(config)[1], is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
+    )
+    named = {"/".join(str(p.key) for p in path): leaf for path, leaf in leaves}
+    own = lora.own(named)
+    made = [_start(leaf) for leaf in own.values()]
+    shapes = [leaf.shape for leaf in own.values()]
+    return dict(zip(own, draw(key, shapes, [m for m, _ in made], [std for _, std in made])))
+
+
+def bind(config: ModelConfig, params: Params, dropout: jax.Array | None = None) -> Bagel | Janus:
     """The model with these parameters; cheap, and meant to be called inside jit.
+
+    Args:
+      config: of the model.
+      params: its parameters.
+      dropout: key of the adapters' dropout; None for none.
 
     Raises:
       ValueError: a parameter is missing or not part of the model; the message names it.
@@ -73,7 +94,48 @@ def bind(config: ModelConfig, params: Params) -> Bagel | Janus:
     state = jax.tree.map(lambda leaf: leaf, template)
     _same_leaves(nnx.to_pure_dict(template), params)
     nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(graph, state)
+    model = nnx.merge(graph, state)
+    if dropout is not None:
+        lora.give_keys(model, dropout)
+    return model
+
+
+def encoded(config: ModelConfig, flat: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Parameters by path as the model keeps them: kernels that it quantizes as codes and scales."""
+    found, places = {}, quantized_kernels(config)
+    for path, leaf in flat.items():
+        if path not in places:
+            found[path] = leaf
+            continue
+        lead, inputs = places[path]
+        parts = quantized.encode(leaf, kind=config.quantized.kind, lead=lead, inputs=inputs)
+        found |= {f"{path}/{name}": part for name, part in parts.items()}
+    return found
+
+
+def unquantized(config: ModelConfig) -> ModelConfig:
+    """The model with whole kernels."""
+    return dataclasses.replace(config, quantized=None)
+
+
+def without_adapters(config: ModelConfig) -> ModelConfig:
+    """The model whose kernels have none beside them."""
+    return dataclasses.replace(config, lora=None)
+
+
+@functools.lru_cache(maxsize=16)
+def quantized_kernels(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """(leading dimensions, inputs) of the kernels that the model quantizes, by path."""
+    found: dict[str, tuple[int, int]] = {}
+
+    def look() -> nnx.Module:
+        model = _NETWORKS[type(config)](config)
+        found.update(quantized.install(model, config.quantized))
+        return model
+
+    if config.quantized:
+        nnx.eval_shape(look)
+    return found
 
 
 def for_sampling(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
@@ -92,9 +154,7 @@ def for_sampling(config: ModelConfig, params: Params) -> tuple[ModelConfig, Para
     """
 
     def cast(path: Any, leaf: jax.Array) -> jax.Array:
-        return (
-            leaf.astype(config.dtype) if path[-1].key in ("kernel", "embed", "gen_embed") else leaf
-        )
+        return leaf.astype(config.dtype) if is_matrix([p.key for p in path]) else leaf
 
     params, layers = jax.tree_util.tree_map_with_path(cast, params), config.llm.layers
     if config.unroll < layers:
@@ -105,6 +165,11 @@ def for_sampling(config: ModelConfig, params: Params) -> tuple[ModelConfig, Para
     return dataclasses.replace(config, apart=True), params | {"stack": stack}
 
 
+def is_matrix(path: Sequence[str]) -> bool:
+    """Whether a parameter of this path is multiplied or looked up, in the dtype of the matmuls."""
+    return path[-1] in ("kernel", "embed", "gen_embed") or lora.is_part("/".join(path))
+
+
 def count(params: Params) -> int:
     """Number of parameters of a tree of arrays or ShapeDtypeStruct."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
@@ -113,8 +178,16 @@ def count(params: Params) -> int:
 @functools.lru_cache(maxsize=16)
 def _template(config: ModelConfig) -> tuple[Any, Any]:
     """Graph definition and abstract state."""
-    model = nnx.eval_shape(lambda: _NETWORKS[type(config)](config))
-    return nnx.split(model, nnx.Param)
+
+    def make() -> nnx.Module:
+        model = _NETWORKS[type(config)](config)
+        if config.lora:
+            lora.install(model, config.lora)
+        if config.quantized:
+            quantized.install(model, config.quantized)
+        return model
+
+    return nnx.split(nnx.eval_shape(make), nnx.Param)
 
 
 def _start(variable: nnx.Variable) -> tuple[float, float]:

@@ -121,7 +121,8 @@ def product(a: jax.Array, b: jax.Array, contract: Any, out: Any) -> jax.Array:
 class Projection(nnx.Module):
     """An affine map over the trailing axes: kernel [*inputs, *outputs], bias [*outputs].
 
-    The product runs in `dtype` and the result has it too, unless `out_dtype` is given.
+    The product runs in `dtype` and the result has it too, unless `out_dtype` is given. The kernel
+    may be kept in few bits (`models.quantized`), and have an adapter beside it (`models.lora`).
     """
 
     def __init__(
@@ -140,12 +141,30 @@ class Projection(nnx.Module):
         std = scale / math.sqrt(math.prod(inputs))
         self.kernel = parameter((*inputs, *outputs), axes, std=std)
         self.bias = parameter(outputs, axes[self.inputs :]) if bias else None
+        self.lora = nnx.data(None)
 
     def __call__(self, x: jax.Array, out_dtype: str | None = None) -> jax.Array:
         """[..., *inputs] -> [..., *outputs]."""
         out = out_dtype or self.dtype
-        y = project(x, self.kernel[...], self.inputs, (self.dtype, out))
+        y = self._product(x, out)
+        if self.lora is not None:
+            y = y + self.lora(x, out)
         return y if self.bias is None else y + self.bias[...].astype(out)
+
+    def _product(self, x: jax.Array, out: str) -> jax.Array:
+        """x times the kernel; one of few bits is unpacked again for the gradient of x."""
+
+        def multiply(x: jax.Array) -> jax.Array:
+            return project(x, self.kernel[...], self.inputs, (self.dtype, out))
+
+        packed = not isinstance(self.kernel, nnx.Variable)
+        return jax.checkpoint(multiply, prevent_cse=False)(x) if packed else multiply(x)
+
+    @property
+    def weight(self) -> jax.Array:
+        """The kernel [*inputs, *outputs] that the map has in all, with its adapter."""
+        kernel = self.kernel[...]
+        return kernel if self.lora is None else kernel + self.lora.delta.astype(kernel.dtype)
 
 
 class RMSNorm(nnx.Module):

@@ -6,6 +6,8 @@ DTYPES = ("float32", "bfloat16")
 REMAT = ("none", "full", "save_attention", "save_matmuls")
 ATTENTION = ("auto", "dense", "chunked", "flash")
 GELU = ("tanh", "erf")
+QUANTIZED = ("int8", "nf4")
+LORA_TARGETS = ("^stack/blocks/(und|gen)/(query|key|value|out|gate|up|down)/kernel$",)
 
 
 def one_of(field: str, value: str, choices: tuple[str, ...]) -> None:
@@ -76,9 +78,59 @@ class ViTConfig:
     gelu: str = "tanh"
 
 
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters beside kernels that stay as they are (Hu et al., 2021; `models.lora`).
+
+    Attributes:
+      rank: columns of A and rows of B.
+      alpha: the product counts alpha / rank times.
+      dropout: part of an adapter's inputs that is left out while training.
+      rslora: alpha / sqrt(rank) instead (Kalajdzievski, 2023).
+      targets: regular expressions; a kernel whose path one of them matches gets an adapter.
+    """
+
+    rank: int
+    alpha: float = 16.0
+    dropout: float = 0.0
+    rslora: bool = False
+    targets: tuple[str, ...] = LORA_TARGETS
+
+    def __post_init__(self) -> None:
+        """Raises ValueError on numbers that cannot work."""
+        if self.rank < 1:
+            raise ValueError(f"lora.rank is {self.rank}; it must be at least 1, or 0 for none.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"lora.dropout is {self.dropout}; it must be in [0, 1).")
+        if not self.targets:
+            raise ValueError("lora.targets is empty; name the kernels that get an adapter.")
+
+    @property
+    def scale(self) -> float:
+        """What the product of A and B is multiplied with."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizedConfig:
+    """Kernels of the layers that are kept in few bits and never move (`models.quantized`).
+
+    Attributes:
+      kind: "int8" or "nf4".
+      among: regular expressions; of the layers' kernels, those whose path one of them matches.
+    """
+
+    kind: str
+    among: tuple[str, ...] = ("",)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a kind that does not exist."""
+        one_of("frozen_dtype", self.kind, QUANTIZED)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Policies:
-    """What changes a model's speed and memory but not its formula.
+    """What changes a model's speed and memory but not its sizes.
 
     Attributes:
       dtype: of the matmuls; residuals, norms, softmax, rotations and latents are float32 always.
@@ -92,6 +144,8 @@ class Policies:
         of a step on a CPU, and costs compile time.
       apart: every layer has arrays of its own instead of a slice of one stack. A loop that runs
         the model many times then never copies a slice; see `functional.for_sampling`.
+      lora: adapters beside its kernels, or None.
+      quantized: kernels that are kept in few bits, or None.
     """
 
     dtype: str = "float32"
@@ -100,6 +154,8 @@ class Policies:
     chunk: int = 128
     unroll: int = 1
     apart: bool = False
+    lora: LoraConfig | None = None
+    quantized: QuantizedConfig | None = None
 
     def check(self, llm: LLMConfig, vit: ViTConfig | None) -> None:
         """Raises ValueError on sizes or names that cannot work."""

@@ -65,7 +65,7 @@ class Trunk(nnx.Module):
     @property
     def head_kernel(self) -> jax.Array:
         """The vocabulary head [D, V], for a cross entropy that never holds all logits."""
-        return self.head.kernel[...]
+        return self.head.weight
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Normed und states [..., D] -> float32 logits [..., V]."""

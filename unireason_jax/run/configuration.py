@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 from etils import epath
 from ml_collections import ConfigDict
 
+from unireason_jax.models import functional
 from unireason_jax.models.config import VARIANTS, ModelConfig, to_dict, variant
+from unireason_jax.models.sizes import DTYPES, QUANTIZED, LoraConfig, QuantizedConfig, one_of
 from unireason_jax.run import hardware, meanings
 from unireason_jax.storage import atomic
 from unireason_jax.training.objective import LossConfig
@@ -27,6 +29,7 @@ from unireason_jax.training.optim import OptimConfig
 
 FILE = "config.json"
 _ROOT = Path(__file__).resolve().parents[2]
+ALL_BUT_ADAPTERS, CODES = "^(?!.*/lora/[ab]$)", "/kernel/(codes|scale)$"
 OPEN = ("data.groups", "data.quotas")  # mappings whose keys are the user's own
 T = TypeVar("T")
 
@@ -228,6 +231,7 @@ def model_config(config: ConfigDict, platform: str | None = None) -> ModelConfig
       platform: "cpu", "gpu" or "tpu"; that of the default devices if None.
     """
     values = config.model.to_dict()
+    values.pop("frozen_dtype", None)
     name, with_vit = values.pop("variant"), values.pop("vit_tower", True)
     if name not in VARIANTS:
         near = difflib.get_close_matches(name, VARIANTS, n=1) or sorted(VARIANTS)
@@ -242,7 +246,40 @@ def model_config(config: ConfigDict, platform: str | None = None) -> ModelConfig
         changes["vit"] = None
     if changes.get("dtype") == "auto":
         changes["dtype"] = hardware.native_dtype(platform)
-    return variant(name, **changes)
+    return _frozen_kernels(config, variant(name, **changes, lora=lora_config(config)))
+
+
+def lora_config(config: ConfigDict) -> LoraConfig | None:
+    """The adapters of `config.lora`; None with rank 0, and of runs before there were any."""
+    if not config.get("lora") or not config.lora.rank:
+        return None
+    return build(LoraConfig, config.lora, "lora")
+
+
+def frozen_dtype(config: ConfigDict, model: ModelConfig) -> str:
+    """How weights that never move are kept: `model.frozen_dtype`, by default with adapters the
+    dtype that they are multiplied in, else float32."""
+    return config.model.get("frozen_dtype") or (model.dtype if model.lora else "float32")
+
+
+def _frozen_kernels(config: ConfigDict, model: ModelConfig) -> ModelConfig:
+    """The model with those kernels in few bits that never move and are to be kept so."""
+    kind = frozen_dtype(config, model)
+    one_of("frozen_dtype", kind, (*DTYPES, *QUANTIZED))
+    if kind in DTYPES:
+        return model
+    among = ("",) if model.lora else tuple(config.optim.freeze)
+    if not among:
+        raise ConfigError(
+            f"config.model.frozen_dtype={kind}: nothing is frozen; set config.lora.rank or "
+            "config.optim.freeze."
+        )
+    made = dataclasses.replace(model, quantized=QuantizedConfig(kind, among))
+    if not functional.quantized_kernels(made):
+        raise ConfigError(
+            f"config.model.frozen_dtype={kind}: optim.freeze holds no kernel of the layers."
+        )
+    return made
 
 
 def of_model(model: ModelConfig, name: str) -> ConfigDict:
@@ -269,8 +306,17 @@ def loss_config(config: ConfigDict) -> LossConfig:
     return build(LossConfig, config.loss, "loss")
 
 
-def optim_config(config: ConfigDict) -> OptimConfig:
-    """The update rule of `config.optim`; the schedule ends at `train.steps` unless it says so."""
+def optim_config(config: ConfigDict, model: ModelConfig | None = None) -> OptimConfig:
+    """The update rule of `config.optim`; the schedule ends at `train.steps` unless it says so.
+
+    Beside adapters everything is frozen, and so are kernels of few bits. `model` is that of the
+    config, where it is known already.
+    """
+    model = model or model_config(config)
+    kept = frozen_dtype(config, model)
     values = {"total_steps": config.train.steps}
     values |= {k: v for k, v in config.optim.to_dict().items() if v is not None}
+    added = ((ALL_BUT_ADAPTERS,) if model.lora else ()) + ((CODES,) if model.quantized else ())
+    values |= {"freeze": (*config.optim.freeze, *added)}
+    values |= {"frozen_dtype": kept if kept in DTYPES else "bfloat16"}
     return build(OptimConfig, values, "optim")

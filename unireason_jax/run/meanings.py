@@ -12,6 +12,12 @@ _NAMES = {
     "optim.b2": "beta2 adam_beta2 adam_b2",
     "optim.eps": "epsilon adam_eps adam_epsilon",
     "optim.freeze": "frozen freeze_patterns",
+    "lora.rank": "lora_r lora_rank r lora_dim adapter_rank",
+    "lora.alpha": "lora_alpha",
+    "lora.dropout": "lora_dropout",
+    "lora.targets": "target_modules lora_target_modules",
+    "lora.rslora": "use_rslora",
+    "model.frozen_dtype": "load_in_4bit load_in_8bit quantization weights_dtype base_dtype",
     "train.steps": "epochs num_epochs max_epochs epoch num_steps max_steps iterations max_iters "
     "num_train_steps num_train_epochs training_steps",
     "train.microbatches": "grad_accum gradient_accumulation_steps accumulate_grad_batches "

@@ -15,7 +15,14 @@ from unireason_jax.run.configuration import ConfigError
 from unireason_jax.training import checkpoint
 
 SCRATCH = "scratch"
-NOT_SHAPE = ("dtype", "remat", "attention", "chunk", "unroll")  # how a model is computed
+NOT_SHAPE = (
+    "dtype",
+    "remat",
+    "attention",
+    "chunk",
+    "unroll",
+    "frozen_dtype",
+)  # how a model is computed
 _HERE = ("train.", "eval.", "mesh.", "data.workers", "data.prefetch", "resume_from", "init_")
 
 

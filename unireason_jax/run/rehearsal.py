@@ -5,7 +5,8 @@ from typing import Any
 
 from etils import epath
 
-from unireason_jax.run import corpus, origin
+from unireason_jax.run import corpus, origin, start
+from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
 from unireason_jax.training import checkpoint, writers
 
@@ -28,15 +29,16 @@ def problems(run: Run, workdir: epath.PathLike) -> list[str]:
 
 
 def _weights(run: Run, workdir: epath.PathLike) -> None:
-    """Whether the weights are there and fit; see `train.starting_state` for the order."""
+    """Whether the weights are there and fit; see `start.starting_state` for the order."""
     config = run.config
     if checkpoint.steps(workdir):
         checkpoint.check_state(workdir, run.abstract)
     elif config.resume_from:
         checkpoint.check_state(config.resume_from, run.abstract)
     elif origin.named(config) != origin.SCRATCH:
-        which = config.init_which
-        checkpoint.leaf_loader(config.init_from, which=which, expected=run.abstract.params)
+        start.check_weights(run)
+    elif run.model.lora:
+        raise ConfigError(start.NO_SCRATCH)
 
 
 def _held_out(run: Run) -> None:

@@ -35,7 +35,7 @@ from unireason_jax.run.kept import AUTOENCODER
 from unireason_jax.storage import arrays, atomic, paths
 from unireason_jax.training import manifest, metrics, objective, state
 from unireason_jax.training.objective import LossConfig
-from unireason_jax.training.optim import Optimizer, make_optimizer
+from unireason_jax.training.optim import Optimizer, flatten, make_optimizer
 from unireason_jax.training.state import TrainState
 from unireason_jax.world.basis import PatchBasis
 
@@ -159,7 +159,7 @@ class Run:
     def optimizer(self) -> Optimizer:
         """How it is minimised. ValueError: options that cannot work."""
         logical = functional.logical_axes(self.model)
-        return make_optimizer(configuration.optim_config(self.config), logical)
+        return make_optimizer(configuration.optim_config(self.config, self.model), logical)
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -197,7 +197,13 @@ class Run:
 
     @functools.cached_property
     def _shapes(self) -> TrainState:
-        return state.abstract_state(functional.abstract(self.model), self.optimizer)
+        shapes = self.optimizer.stored(functional.abstract(self.model))
+        return state.abstract_state(shapes, self.optimizer)
+
+    @property
+    def dtypes(self) -> dict[str, Any]:
+        """Dtype of every parameter that weights are loaded for, by path; whole kernels only."""
+        return {path: leaf.dtype for path, leaf in flatten(self.abstract.params).items()}
 
     def pipeline(
         self,

@@ -3,6 +3,9 @@
     <workdir>/checkpoints/<step>/{params,opt_state,ema}/   Orbax trees
     <workdir>/checkpoints/<step>/manifest.json             written last, see `manifest`
 
+Of a model with adapters, `params` holds the adapters alone, and the manifest says which weights
+they stand beside (`bases`): those are read, and never written again.
+
 An unfinished or damaged step is named, set aside, and the step before it is used; where every step
 is damaged, nothing is touched and the run has to be told to start over. A step is deleted only
 after a newer one has its manifest, so a run killed at any moment keeps a sound checkpoint. (Orbax
@@ -14,7 +17,7 @@ import contextlib
 import errno
 import functools
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -22,10 +25,19 @@ import jax.numpy as jnp
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from unireason_jax.models.archive import Archive, place
+from unireason_jax.models import lora
 from unireason_jax.pods import pod
 from unireason_jax.storage import atomic, paths
 from unireason_jax.training.fallback import SAVING, clear, newest_usable
+from unireason_jax.training.leaves import (
+    OTHER_MODEL,
+    OTHER_OPTIMIZER,
+    CheckpointMismatch,
+    compare,
+    describe,
+    line_of,
+    read_arrays,
+)
 from unireason_jax.training.manifest import (
     FOLDER,
     MANIFEST,
@@ -38,149 +50,29 @@ from unireason_jax.training.manifest import (
     steps,
     write_manifest,
 )
-from unireason_jax.training.optim import Params, flatten, unflatten
+from unireason_jax.training.optim import flatten, unflatten
 from unireason_jax.training.state import TrainState
 
 PARTS = ("params", "opt_state", "ema")
-CONVERTED = ("params.safetensors", "params.safetensors.index.json")  # instead of Orbax trees
-
-
-class CheckpointMismatch(ValueError):
-    """A checkpoint that belongs to another model or another training set-up."""
 
 
 class CheckpointFailed(RuntimeError):
     """A checkpoint that could not be written; the message says why and what stays."""
 
 
+__all__ = [  # what others know from here, wherever it is written down
+    *("Checkpoints", "load_state", "check_state", "find", "steps", "faults", "file_facts"),
+    *("FOLDER", "MANIFEST", "CheckpointMismatch", "CheckpointMissing", "CheckpointFailed"),
+    *("read_manifest", "write_manifest", "load_params", "leaf_loader", "converted_weights"),
+    *("flatten", "unflatten", "FAULTS"),
+]
 FAULTS = (CheckpointFailed, CheckpointMismatch, CheckpointMissing)
 """What a run ends with in one line."""
 
 
-def _leaves(tree: Any) -> dict[str, list]:
-    """[shape, dtype] of every leaf by path."""
-    flat = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): [list(x.shape), str(x.dtype)]
-        for path, x in flat
-    }
-
-
-def _compare(directory: epath.Path, part: str, stored: Mapping, expected: Mapping, hint: str):
-    """Raises CheckpointMismatch naming the first leaf that differs."""
-    for name in sorted(set(stored) | set(expected)):
-        there, here = stored.get(name), expected.get(name)
-        if there is None or here is None:
-            which = "is missing in the checkpoint" if there is None else "exists only there"
-            problem = f"leaf {part}/{name} {which}"
-        elif list(there[0]) != list(here[0]):
-            problem = f"leaf {part}/{name} has shape {tuple(there[0])} there, {tuple(here[0])} here"
-        else:
-            continue
-        raise CheckpointMismatch(f"{directory} does not fit this run: {problem}. {hint}")
-
-
-_OTHER_MODEL = (
-    "It belongs to another model: give the same --config.model.* (see config.json in its workdir), "
-    "or another --workdir / --config.init_from."
-)
-_OTHER_OPTIMIZER = (
-    "Keep --config.optim.freeze, .ema, .clip_norm and .spike_window as they were, or start a new "
-    "--workdir with --config.init_from pointing at this one."
-)
-
-
-def load_params(
-    path: epath.PathLike,
-    *,
-    which: str = "ema",
-    step: int | None = None,
-    expected: Params | None = None,
-    shardings: Params | None = None,
-    dtype: str | None = None,
-) -> Params:
-    """The weights of a checkpoint, nothing else of it.
-
-    Args:
-      path: a workdir, or one step's directory.
-      which: "ema" for the moving average (frozen leaves come from the weights), or "params".
-        Converted weights are one set, and given for both.
-      step: a certain step; by default the newest sound one.
-      expected: tree of ShapeDtypeStruct of the model; checked leaf by leaf when given.
-      shardings: NamedSharding per leaf; by default everything on the first local device.
-      dtype: dtype to cast floating leaves to, as they are read.
-
-    Raises:
-      CheckpointMissing: there is none.
-      CheckpointMismatch: another model, or `which="ema"` where no average was kept.
-    """
-    options = {"which": which, "step": step, "expected": expected}
-    names, load = leaf_loader(path, **options, shardings=shardings, dtype=dtype)
-    return unflatten(load(names))
-
-
-def leaf_loader(
-    path: epath.PathLike,
-    *,
-    which: str = "ema",
-    step: int | None = None,
-    expected: Params | None = None,
-    shardings: Params | None = None,
-    dtype: str | None = None,
-) -> tuple[list[str], Callable[[Collection[str]], dict[str, jax.Array]]]:
-    """`load_params` in parts: the paths of all leaves, and a function that loads some of them."""
-    if which not in ("ema", "params"):
-        raise ValueError(f"which={which!r}: choose 'ema' or 'params'.")
-    directory = find(path, step)
-    leaves = read_manifest(directory)["leaves"]
-    if expected is not None:
-        _compare(directory, "params", leaves["params"], _leaves(expected), _OTHER_MODEL)
-    averaged = leaves.get("ema") or {}
-    converted = _converted(directory)
-    if which == "ema" and not averaged and converted is None:
-        raise CheckpointMismatch(
-            f"{directory}: no moving average was kept; ask for 'params' instead of 'ema' "
-            "(--config.init_which when training, --which when sampling)."
-        )
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    places = flatten(shardings) if shardings is not None else {}
-
-    def target(name: str) -> jax.ShapeDtypeStruct:
-        shape, stored = leaves["params"][name]
-        floating = jnp.issubdtype(jnp.dtype(stored), jnp.floating)
-        wanted = jnp.dtype(dtype if dtype and floating else stored)
-        return jax.ShapeDtypeStruct(tuple(shape), wanted, sharding=places.get(name, here))
-
-    def load(names: Collection[str]) -> dict[str, jax.Array]:
-        if converted is not None:
-            return place(converted, {name: target(name) for name in names})
-        own = {n: "ema" if which == "ema" and n in averaged else "params" for n in names}
-        wanted = {
-            part: unflatten({name: target(name) for name, owner in own.items() if owner == part})
-            for part in set(own.values())
-        }
-        context = ocp.Context()
-        context.pytree.loading.partial_load = True
-        with context:
-            loaded = _arrays(directory, wanted)
-        return {k: v for part in loaded.values() for k, v in flatten(part).items()}
-
-    return list(leaves["params"]), load
-
-
-def converted_weights(path: epath.PathLike, step: int | None = None) -> Archive | None:
-    """The weights that `convert` wrote, by leaf path; None for a checkpoint of a training run."""
-    return _converted(find(path, step))
-
-
-def _converted(directory: epath.Path) -> Archive | None:
-    """The archive in a step's directory, if that is how its weights are kept."""
-    present = [directory / name for name in CONVERTED if (directory / name).exists()]
-    return Archive(present[0]) if present else None
-
-
 def load_state(path: epath.PathLike, abstract: TrainState) -> tuple[TrainState, Any]:
-    """The complete state of a checkpoint and its data iterator's state.
+    """The complete state of a checkpoint (of adapters: without what they stand beside) and its
+    data iterator's state.
 
     Args:
       path: a workdir or one step's directory.
@@ -202,8 +94,8 @@ def _fits(directory: epath.Path, abstract: TrainState) -> dict[str, Any]:
     """The manifest of a step directory; CheckpointMismatch where it is of another run."""
     manifest, parts = read_manifest(directory), _parts(abstract)
     for part in PARTS:
-        hint = _OTHER_MODEL if part == "params" else _OTHER_OPTIMIZER
-        _compare(directory, part, manifest["leaves"].get(part, {}), _leaves(parts.get(part)), hint)
+        hint = OTHER_MODEL if part == "params" else OTHER_OPTIMIZER
+        compare(directory, part, manifest["leaves"].get(part, {}), describe(parts.get(part)), hint)
     return manifest
 
 
@@ -211,33 +103,19 @@ def _load(directory: epath.Path, abstract: TrainState) -> tuple[TrainState, Any]
     """`load_state` of a step directory that is known to be sound."""
     manifest, parts = _fits(directory, abstract), _parts(abstract)
     with ocp.Context():
-        loaded = _arrays(directory, parts)
+        loaded = read_arrays(directory, parts)
     step = jax.device_put(jnp.int32(manifest["step"]), abstract.step.sharding)
     state = TrainState(step, loaded["params"], loaded["opt_state"], loaded.get("ema", {}))
     return state, manifest["data"]
 
 
-def _arrays(directory: epath.Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """What Orbax reads. Whatever it raises over files becomes CheckpointMissing naming them."""
-    try:
-        return ocp.load_checkpointables(directory, wanted)
-    except (MemoryError, jax.errors.JaxRuntimeError):
-        raise  # of this machine, not of the files
-    except Exception as error:
-        raise CheckpointMissing(
-            f"{directory}: its arrays cannot be loaded ({_line(error)})."
-        ) from error
-
-
-def _line(error: BaseException) -> str:
-    """The first line of an error, or its kind where it says nothing."""
-    text = str(error).strip().splitlines()
-    return text[0][:300] if text else type(error).__name__
-
-
 def _parts(state: TrainState) -> dict[str, Any]:
-    """The trees of a state that are saved, by name; an absent average is left out."""
-    parts = {"params": state.params, "opt_state": state.opt_state}
+    """The trees of a state that are saved, by name; an absent average is left out.
+
+    Of parameters with adapters these alone: what they stand beside is not this run's to write.
+    """
+    adapters = unflatten(lora.own(flatten(state.params)))
+    parts = {"params": adapters or state.params, "opt_state": state.opt_state}
     return parts | ({"ema": state.ema} if state.ema else {})
 
 
@@ -255,6 +133,10 @@ class Checkpoints:
       keep_every: additionally keep every step that is a multiple of this; 0 keeps none.
       hashes: store checksums too, not only sizes; outside of buckets each save is read once more.
       start_over: go on without a checkpoint where all of them are damaged.
+
+    Attributes:
+      saved: the newest sound step, or None.
+      base: of adapters, which weights they stand beside; every checkpoint that is saved notes it.
 
     Raises:
       CheckpointMissing: there are checkpoints, none is sound, and `start_over` is False.
@@ -276,6 +158,7 @@ class Checkpoints:
         self._newest_usable = functools.partial(newest_usable, where, start_over=start_over)
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint manifest")
         self._describing: concurrent.futures.Future | None = None
+        self.base: dict[str, Any] | None = None
         self._folder = where / FOLDER
         self.saved: int | None = self._newest_usable(faults)
         self._orbax = ocp.training.Checkpointer(
@@ -337,7 +220,7 @@ class Checkpoints:
         """
         self.wait()
         parts = _parts(state)
-        leaves = {part: _leaves(tree) for part, tree in parts.items()}
+        leaves = {part: describe(tree) for part, tree in parts.items()}
         with self._telling(step):
             if clear(self.workdir, step):
                 self._orbax.reload()
@@ -354,7 +237,8 @@ class Checkpoints:
             directory = self._folder / str(step)
             files = file_facts(directory, hashes=self.hashes)
             if jax.process_index() == 0:
-                write_manifest(directory, step=step, data=data, leaves=leaves, files=files)
+                known = {"leaves": leaves, "files": files, "base": self.base}
+                write_manifest(directory, step=step, data=data, **known)
                 (self.workdir / SAVING).unlink(missing_ok=True)
                 self._delete_before(step)
 
@@ -366,7 +250,7 @@ class Checkpoints:
         except Exception as error:
             full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
             full = full or "No space left" in str(error) or "Disk quota" in str(error)
-            why = "no space is left on that disk" if full else _line(error)
+            why = "no space is left on that disk" if full else line_of(error)
             older = [n for n in steps(self.workdir) if n < step]
             stay = f"that of step {older[-1]} stays" if older else "there is no older one"
             raise CheckpointFailed(

@@ -14,6 +14,7 @@ mark `damaged.txt` and is no step any more.
 """
 
 import base64
+import json
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
@@ -94,6 +95,7 @@ def write_manifest(
     data: Any,
     leaves: Mapping[str, Any],
     files: Mapping[str, list],
+    base: Mapping[str, Any] | None = None,
 ) -> None:
     """Describes a finished step directory, in one atomic write.
 
@@ -103,8 +105,10 @@ def write_manifest(
       data: JSON state of the data iterator and of the meter; None where there is none.
       leaves: {"params": {path: [shape, dtype]}, ...}.
       files: result of `file_facts`.
+      base: of adapters, which weights they stand beside (see `bases`).
     """
     values = {"step": step, "data": data, "leaves": leaves, "files": files}
+    values |= {"base": base} if base else {}
     atomic.write_text(epath.Path(directory) / MANIFEST, sealed.seal(values))
 
 
@@ -131,7 +135,7 @@ def _opened(data: bytes) -> dict[str, Any]:
     Those of earlier versions have no checksum; of them only the form is checked.
     """
     found = sealed.unseal(data)
-    if set(found) != _KEYS:
+    if set(found) - {"base"} != _KEYS or not isinstance(found.get("base", {}), dict):
         raise ValueError("its keys are not those of a manifest")
     if type(found["step"]) is not int or not isinstance(found["data"], dict | None):
         raise ValueError("'step' or 'data' is not what a manifest has there")
@@ -167,6 +171,16 @@ def _is_leaf(value: Any) -> bool:
     except TypeError:
         return False
     return isinstance(value[1], str) and all(map(_is_count, value[0]))
+
+
+def checksum(directory: epath.PathLike) -> int:
+    """CRC-32 that stands for all files of a finished step; reads those that have none yet."""
+    directory = epath.Path(directory)
+    facts = read_manifest(directory)["files"]
+    if not is_hashed(directory):
+        known = file_facts(directory, hashes=True)
+        facts = {name: known[name] for name in facts}
+    return zlib.crc32(json.dumps(sorted(facts.items())).encode())
 
 
 def is_hashed(directory: epath.PathLike) -> bool:

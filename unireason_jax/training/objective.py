@@ -77,7 +77,12 @@ def denominators(batch: Batch) -> dict[str, jax.Array]:
 
 
 def loss_sums(
-    params: Params, batch: Batch, *, model: ModelConfig, loss: LossConfig
+    params: Params,
+    batch: Batch,
+    *,
+    model: ModelConfig,
+    loss: LossConfig,
+    dropout: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """One forward pass; weighted sums only, so that sums of microbatches add up.
 
@@ -87,6 +92,7 @@ def loss_sums(
         instead of noise drawn from the seeds (a recording).
       model: the model's shape.
       loss: the loss's options.
+      dropout: key of the adapters' dropout; None for none.
 
     Returns:
       {"ce", "hits", "flow"}: sums of weight * cross entropy, of weight * (argmax is right) and
@@ -94,8 +100,8 @@ def loss_sums(
       instead of "flow". f32 scalars.
     """
     if isinstance(model, JanusConfig):
-        return _code_sums(params, batch, model, loss)
-    bagel = functional.bind(model, params)
+        return _code_sums(params, batch, model, loss, dropout)
+    bagel = functional.bind(model, params, dropout)
     with jax.named_scope("embed"):
         text = bagel.embed_text(batch["text_ids"])
         streams = [text]
@@ -133,7 +139,11 @@ def loss_sums(
 
 
 def _code_sums(
-    params: Params, batch: Batch, model: JanusConfig, loss: LossConfig
+    params: Params,
+    batch: Batch,
+    model: JanusConfig,
+    loss: LossConfig,
+    dropout: jax.Array | None,
 ) -> dict[str, jax.Array]:
     """`loss_sums` of a row [text | vit | codes], where pictures are drawn with codes.
 
@@ -141,7 +151,7 @@ def _code_sums(
     "code_from" [B, T] the place in the row of the token that predicts each: the code before it, or
     the start of the image.
     """
-    janus = functional.bind(model, params)
+    janus = functional.bind(model, params, dropout)
     with jax.named_scope("embed"):
         streams = [janus.embed_text(batch["text_ids"])]
         if batch["vit_patches"].shape[1]:
@@ -160,7 +170,7 @@ def _code_sums(
         before = jnp.take_along_axis(hidden, batch["code_from"][..., None], axis=1)
         features = janus.gen_head.features(before)
         head, targets = janus.gen_head.out, (batch["code_ids"], batch["code_weights"])
-        kernel, bias = head.kernel[...], head.bias[...]
+        kernel, bias = head.weight, head.bias[...]
         code, code_hits = cross_entropy_sums(features, kernel, *targets, *fixed, bias)
     return {"ce": ce, "hits": hits, "code": code, "code_hits": code_hits}
 
@@ -202,6 +212,7 @@ def loss_fn(
     loss: LossConfig,
     counts: Mapping[str, jax.Array] | None = None,
     updates: jax.Array | None = None,
+    dropout: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The joint loss of a batch and its parts.
 
@@ -213,8 +224,9 @@ def loss_fn(
       counts: denominators of the whole batch when `batch` is a part of it; by default those of
         `batch` itself.
       updates: applied so far, for losses that are switched off; None ignores the switches.
+      dropout: key of the adapters' dropout; None for none.
     """
-    sums = loss_sums(params, batch, model=model, loss=loss)
+    sums = loss_sums(params, batch, model=model, loss=loss, dropout=dropout)
     return combine(sums, denominators(batch) if counts is None else counts, loss, updates)
 
 
@@ -245,16 +257,24 @@ def loss_and_grads(
         )
 
     def part(trainable, rows_of_batch):
-        params = merge(trainable, frozen)
-        return loss_fn(
-            params, rows_of_batch, model=model, loss=loss, counts=counts, updates=updates
-        )
+        params, key = merge(trainable, frozen), _dropout_key(model, rows_of_batch, updates)
+        fixed = {"model": model, "loss": loss, "counts": counts}
+        return loss_fn(params, rows_of_batch, **fixed, updates=updates, dropout=key)
 
     grad = jax.value_and_grad(part, has_aux=True)
     if microbatches > 1:
         grad = optax.microbatching.microbatch(grad, argnums=1, microbatch_size=rows // microbatches)
     (_, metrics), grads = grad(trainable, dict(batch))
     return metrics, grads
+
+
+def _dropout_key(model: ModelConfig, batch: Batch, updates: jax.Array | None) -> jax.Array | None:
+    """Key of the adapters' dropout: of the update and of what its rows say, not of where."""
+    if not model.lora or not model.lora.dropout:
+        return None
+    said = jnp.sum(batch["text_ids"], dtype=jnp.uint32)
+    key = jax.random.fold_in(jax.random.key(0), 0 if updates is None else updates)
+    return jax.random.fold_in(key, said)
 
 
 def train_step(

@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from unireason_jax.models.functional import is_matrix
+
 Params = dict[str, Any]
-DECAYED = ("kernel", "embed")  # last name of a leaf that weight decay acts on
+DECAYED = ("kernel", "embed", "lora/a", "lora/b")  # how paths end that weight decay acts on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,7 @@ class OptimConfig:
       clip_norm: global L2 norm the gradient is clipped to; 0 switches clipping off.
       ema: decay of the moving average of the trainable weights; 0 keeps none.
       freeze: regular expressions; a parameter whose path ("a/b/c") one of them matches is frozen.
+      frozen_dtype: of the matrices among them, as they are kept; norms and biases stay float32.
       freeze_from: (regular expression, n) pairs; what it matches stands still from update n on
         (IRG's freeze steps). Its moments and its gradient still cost what they did; to save
         them, start a new run with `freeze`.
@@ -58,6 +61,7 @@ class OptimConfig:
     clip_norm: float = 1.0
     ema: float = 0.9999
     freeze: tuple[str, ...] = ()
+    frozen_dtype: str = "float32"
     freeze_from: tuple[tuple[str, int], ...] = ()
     spike_factor: float = 0.0
     spike_window: int = 64
@@ -179,6 +183,14 @@ class Optimizer:
         """(trainable, frozen) parts of the parameters."""
         return split(params, self.config.freeze)
 
+    def stored(self, shapes: Params) -> Params:
+        """Shapes of all parameters, with the dtype that those have which never move."""
+        flat = flatten(shapes)
+        for path in frozen_paths(flat, self.config.freeze):
+            if is_matrix(path.split("/")):
+                flat[path] = jax.ShapeDtypeStruct(flat[path].shape, self.config.frozen_dtype)
+        return unflatten(flat)
+
     def chain(self) -> optax.GradientTransformation:
         """Clip, then AdamW at the scheduled rate."""
         c = self.config
@@ -286,7 +298,7 @@ def make_optimizer(config: OptimConfig, logical: Params) -> Optimizer:
 
 def decays(path: str) -> bool:
     """Whether weight decay acts on the leaf of this path."""
-    return path.rpartition("/")[2] in DECAYED
+    return f"/{path}".endswith(tuple(f"/{end}" for end in DECAYED))
 
 
 def _choose(ok: jax.Array, new: Any, old: Any) -> Any:
