@@ -163,6 +163,7 @@ def get_config() -> ConfigDict:
     )
     config.optim = ConfigDict(
         {
+            "name": "adamw",  # or "adafactor", "muon"
             "lr": 2e-5,
             "schedule": "constant",
             "warmup_steps": 0,
@@ -172,7 +173,9 @@ def get_config() -> ConfigDict:
             "b2": 0.95,
             "eps": 1e-15,
             "weight_decay": 0.0,
+            # How moments are kept: "float32", "bfloat16" or (of AdamW) "int8".
             "mu_dtype": "float32",
+            "nu_dtype": "float32",
             "clip_norm": 1.0,
             "ema": 0.9999,
             # Parameters by regular expression: those that never move, and ("expression", n): those

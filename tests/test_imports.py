@@ -50,7 +50,7 @@ ONLY_IN = {
     "aiolimiter": "endpoints",
     "tenacity": "endpoints",
     "flax": "models",
-    "orbax": "training/checkpoint",
+    "orbax": "training",
     "fastapi": "server",
     "grain": "data",
     "tensorboardX": "training/writers",

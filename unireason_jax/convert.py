@@ -9,12 +9,15 @@
         --output runs/fresh
     unireason convert --from siglip --input siglip --variant small --output runs/fresh
     unireason convert --to weights --input runs/quickstart --output demo
+    unireason convert --to peft --input runs/lora --output adapter
+    unireason convert --from peft --input adapter --base runs/bagel --output runs/lora
 
 Reading writes a workdir: what `train --config.init_from`, `generate` and `evaluate` take, with the
 weights as checkpoint 0, the configs, the tokenizer and the autoencoder. Tensors are streamed one
 at a time in both directions, and everything is checked before the first byte is written. The
 workdir's weights keep the element type of the files unless --dtype says otherwise. `--to weights`
-leaves of any run what sampling needs, to be shipped: its averaged weights in bfloat16.
+leaves of any run what sampling needs, to be shipped: its averaged weights in bfloat16. Of a run of
+adapters, all but `--to peft` write the weights that these were merged into.
 """
 
 import argparse
@@ -36,16 +39,22 @@ from unireason_jax.models.archive import DTYPES, Archive, read_json, type_name
 from unireason_jax.models.config import BAGEL_VARIANTS, BagelConfig, LatentConfig, LLMConfig
 from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.models.pretrained import FreshStart
-from unireason_jax.run import configuration, first_checkpoint, janus_release, systems
-from unireason_jax.run.kept import AUTOENCODER, PICTURES
-from unireason_jax.run.run import CODEC, TOKENIZER
+from unireason_jax.run import (
+    adapter_exchange,
+    configuration,
+    first_checkpoint,
+    janus_release,
+    systems,
+)
+from unireason_jax.run.carried import carry
+from unireason_jax.run.kept import AUTOENCODER
+from unireason_jax.run.run import TOKENIZER
 from unireason_jax.storage import atomic, lock
 from unireason_jax.training import checkpoint
 from unireason_jax.training.optim import flatten
 
 TOKENIZER_FILES = Qwen2Tokenizer.RELEASED
-CARRIED = (CODEC, AUTOENCODER, vae.CONFIG, PICTURES, janus_release.CODES, janus_release.KEPT)
-SOURCES = ("bagel", "janus", "qwen2", "siglip")
+SOURCES = ("bagel", "janus", "qwen2", "siglip", "peft")
 
 
 def from_bagel(
@@ -220,7 +229,8 @@ def to_weights(
     Arguments, result and errors are those of `to_bagel`; every model can be written.
     """
     made = configuration.load_workdir(workdir)
-    expected = functional.abstract(configuration.model_config(made))
+    expected = functional.abstract(functional.bare(configuration.model_config(made)))
+    configuration.forget_adapters(made)
     names, load = checkpoint.leaf_loader(workdir, which=which, step=step, expected=expected)
     shapes, kind = flatten(expected), type_name(dtype)
 
@@ -231,9 +241,7 @@ def to_weights(
     directory = first_checkpoint.new(target)
     files, known = first_checkpoint.write_leaves(directory, leaves, produce, shard_bytes)
     configuration.save(target, made)
-    files += first_checkpoint.copy(workdir, target, CARRIED)
-    words = sorted(path.name for path in (workdir / TOKENIZER).glob("*"))
-    files += first_checkpoint.copy(workdir / TOKENIZER, target / TOKENIZER, words)
+    files += carry(workdir, target)
     first_checkpoint.finish(directory, known)
     return files
 
@@ -280,7 +288,7 @@ def to_janus(
 
 def _model_of(workdir: Path, kind: type) -> Any:
     """The sizes of a run. ValueError unless its model is of the kind that the target holds."""
-    config = configuration.model_config(configuration.load_workdir(workdir))
+    config = functional.bare(configuration.model_config(configuration.load_workdir(workdir)))
     if not isinstance(config, kind):
         is_janus = isinstance(config, JanusConfig)
         name = "janus" if is_janus else "bagel"
@@ -288,7 +296,14 @@ def _model_of(workdir: Path, kind: type) -> Any:
     return config
 
 
-TARGETS = {"bagel": to_bagel, "janus": to_janus, "weights": to_weights}
+def to_peft(
+    workdir: Path, target: Path, *, which: str, step: int | None, dtype: str, shard_bytes: int
+) -> list[str]:
+    """Writes the adapters of a run for PEFT, as they are; all else as `to_bagel`."""
+    return adapter_exchange.write(workdir, target, which=which, step=step)
+
+
+TARGETS = {"bagel": to_bagel, "janus": to_janus, "weights": to_weights, "peft": to_peft}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -316,6 +331,8 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--ae", type=Path, help=f"{fresh}: FLUX's ae.safetensors")
     root.add_argument("--latent_side", type=int, default=64, help=fresh)
     root.add_argument("--seed", type=int, default=0, help=fresh)
+    about = "with --from peft: the run or converted folder that the adapter stands beside"
+    root.add_argument("--base", type=Path, help=about)
     root.add_argument("--which", choices=("ema", "params"), default="ema", help="with --to")
     root.add_argument("--step", type=int, help="with --to: not the newest checkpoint")
     return root
@@ -335,6 +352,10 @@ def _convert(given: argparse.Namespace) -> list[str]:
     if given.source == "bagel":
         given_too = {"system": given.system, "weights": given.weights}
         return from_bagel(given.input, given.output, **given_too, **options)
+    if given.source == "peft":
+        if given.base is None:
+            raise ValueError("--from peft: give --base, the weights that the adapter is for.")
+        return adapter_exchange.read(given.input, given.output, base=given.base)
     if given.source == "janus":
         return janus_release.read(given.input, given.output, **options)
     options |= {"autoencoder": given.ae, "latent_side": given.latent_side, "seed": given.seed}

@@ -1,7 +1,8 @@
-"""Devices by name: a TPU topology without the TPU, or CPU devices.
+"""Devices by name: a TPU topology without the TPU, GPUs without one, or CPU devices.
 
 v5p:2x2x4      one slice of 2 x 2 x 4 chips (a v5p-32: pods are named by TensorCores there)
 v5e:8x16*2     two such slices
+h100:8         eight GPUs of a machine; a100, h200 and l40s (48 GB) as well
 cpu:8          eight CPU devices
 """
 
@@ -40,7 +41,32 @@ _CHIPS = {
     "TPU v5": (95.74, 2.765e12, 6.0e11),
     "TPU v6 lite": (31.25, 1.64e12, 4.0e11),
     "TPU7x": (94.75, 3.69e12, 3.0e11),
+    "NVIDIA A100-SXM4-80GB": (79.2, 2.039e12, 3.0e11),
+    "NVIDIA H100 80GB HBM3": (79.2, 3.35e12, 4.5e11),
+    "NVIDIA H200": (139.8, 4.8e12, 4.5e11),
+    "NVIDIA L40S": (44.4, 8.64e11, 3.2e10),
 }
+# What the compiler is told of a GPU: device kind; compute capability, cores, shared memory of a
+# core and of a program, level-two cache (bytes), clock (GHz); from the vendor's tables.
+_GPUS = {
+    "a100": ("NVIDIA A100-SXM4-80GB", "8.0", 108, 167_936, 166_912, 41_943_040, 1.41),
+    "h100": ("NVIDIA H100 80GB HBM3", "9.0", 132, 233_472, 232_448, 52_428_800, 1.98),
+    "h200": ("NVIDIA H200", "9.0", 132, 233_472, 232_448, 62_914_560, 1.98),
+    "l40s": ("NVIDIA L40S", "8.9", 142, 102_400, 101_376, 100_663_296, 2.52),
+}
+_TARGET = """
+gpu_device_info {{
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: {threads}
+  shared_memory_per_block: 49152 shared_memory_per_core: {core_memory}
+  shared_memory_per_block_optin: {program_memory} core_count: {cores} fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  memory_bandwidth: {rate} device_memory_size: {size} l2_cache_size: {cache}
+  clock_rate_ghz: {clock} cuda_compute_capability {{ major: {major} minor: {minor} }}
+}}
+platform_name: "CUDA" device_description_str: "{kind}"
+dnn_version_info {{ major: 9 minor: 10 }} runtime_version {{ major: 13 }}
+"""
 _NAME = re.compile(r"(?P<accelerator>[a-z0-9]+):(?P<shape>\d+(x\d+)*)(\*(?P<slices>\d+))?")
 
 
@@ -66,7 +92,8 @@ def devices(name: str) -> tuple[Sequence[jax.Device], int]:
     match = _NAME.fullmatch(name)
     if match is None:
         raise TopologyError(
-            f"--topology={name}: write accelerator:chips, such as v5p:2x2x4, v5e:8x16*2 or cpu:8."
+            f"--topology={name}: write accelerator:chips, such as v5p:2x2x4, v5e:8x16*2, h100:1 or "
+            "cpu:8."
         )
     slices = int(match["slices"] or 1)
     if match["accelerator"] == "cpu":
@@ -77,6 +104,10 @@ def devices(name: str) -> tuple[Sequence[jax.Device], int]:
                 f"XLA_FLAGS=--xla_force_host_platform_device_count={count}."
             )
         return jax.devices("cpu")[:count], slices
+    if match["accelerator"] in _GPUS:
+        if slices > 1 or not match["shape"].isdigit():
+            raise TopologyError(f"--topology={name}: of GPUs write their number, such as h100:8.")
+        return _gpu_devices(match["accelerator"], int(match["shape"])), 1
     return _tpu_devices(f"{match['accelerator']}:{match['shape']}", slices), slices
 
 
@@ -98,3 +129,33 @@ def _tpu_devices(shape: str, slices: int) -> Sequence[jax.Device]:
             ) from None
         raise TopologyError(f"--topology={shape}: {error}") from None
     return found.devices
+
+
+def _gpu_devices(name: str, count: int) -> Sequence[jax.Device]:
+    """GPUs of one machine, as JAX's CUDA plugin compiles for them without any."""
+    from jax.experimental import topologies
+
+    kind, capability, cores, core_memory, program_memory, cache, clock = _GPUS[name]
+    major, minor = capability.split(".")
+    memory, rate = _CHIPS[kind][:2]
+    target = _TARGET.format(
+        kind=kind,
+        major=major,
+        minor=minor,
+        threads=1536 if capability == "8.9" else 2048,
+        cores=cores,
+        core_memory=core_memory,
+        program_memory=program_memory,
+        cache=cache,
+        clock=clock,
+        rate=int(rate),
+        size=int(memory * (1 << 30)),
+    )
+    shape = {"topology": f"1x1x{count}", "target_config": target}
+    try:
+        return topologies.get_topology_desc(platform="cuda", topology_name="", **shape).devices
+    except NotImplementedError:
+        raise TopologyError(
+            f"--topology={name}:{count}: compiling for GPUs needs JAX's CUDA plugin; pip install "
+            "'unireason-jax[cuda]' (it works on machines without a GPU)."
+        ) from None

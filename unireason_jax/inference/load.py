@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
 
 from unireason_jax.inference import choice, presets
@@ -13,12 +14,13 @@ from unireason_jax.inference.settings import FlowSettings, Settings, with_option
 from unireason_jax.inference.step_cache import CACHES
 from unireason_jax.models import functional
 from unireason_jax.models.janus.vq import VQTokenizer
+from unireason_jax.models.sizes import QUANTIZED, QuantizedConfig
 from unireason_jax.models.vae import Autoencoder
 from unireason_jax.pods import sharding
 from unireason_jax.rules.flow import RENORMS, SOLVERS
-from unireason_jax.run import corpus, kept
+from unireason_jax.run import adapters, corpus, kept
 from unireason_jax.run.run import Run
-from unireason_jax.training import checkpoint
+from unireason_jax.training import checkpoint, weights
 from unireason_jax.world.scenes import CELL
 
 WORLD_FLOW = FlowSettings(timesteps=20, text_scale=1.0, interval=(0.0, 1.0), renorm="none")
@@ -34,11 +36,15 @@ def load(
     settings: Settings | None = None,
     mesh: Any = None,
     dtype: str | None = None,
+    weights_dtype: str | None = None,
+    adapter: str | None = None,
+    merged: bool = True,
 ) -> Reasoner:
     """A reasoner with the weights, tokenizer and codec of a run or of a converted folder.
 
     Args:
-      workdir: the directory of a training run, or what `unireason convert` wrote.
+      workdir: the directory of a training run, or what `unireason convert` wrote. Of a run of
+        adapters, they and the weights that they stand beside.
       which: "ema" for the averaged weights, "params" for the last ones.
       step: a certain checkpoint; by default the newest sound one.
       settings: how to generate; by default those of the embedded world (`WORLD_FLOW`, with the
@@ -47,21 +53,32 @@ def load(
       mesh: spreads weights and rows over devices; None uses one.
       dtype: of the matmuls and of the weights they read, "float32" or "bfloat16"; by default the
         config's.
+      weights_dtype: "int8" or "nf4" keeps the kernels of the layers in few bits.
+      adapter: its name in the workdir's `adapters`, or its folder (see `run.adapters`).
+      merged: adapters are added to the kernels, which costs nothing while sampling; else they, and
+        those beside kernels of few bits, are multiplied on their own.
 
     Raises:
-      FileNotFoundError: no run or no sound checkpoint there.
-      ValueError: the checkpoint does not fit the run's config.
+      FileNotFoundError: no run, no adapter or no sound checkpoint there.
+      ValueError: the checkpoint or the adapter does not fit the run's config.
     """
     run = Run.load(workdir)
     model = dataclasses.replace(run.model, dtype=dtype) if dtype else run.model
-    shapes = functional.abstract(model)
-    places = None
-    if mesh is not None:
-        places = sharding.shardings(mesh, shapes, functional.logical_axes(model))
-    params = checkpoint.load_params(
-        workdir, which=which, step=step, expected=shapes, shardings=places
-    )
+    if weights_dtype:
+        model = dataclasses.replace(model, quantized=QuantizedConfig(weights_dtype))
+    found = None
+    if adapter:
+        if model.lora:
+            raise ValueError(f"{workdir}: has adapters of its own; give its weights instead.")
+        found = adapters.read(adapter, workdir, functional.bare(model), which=which)
+        if told := adapters.stranger(adapter, workdir):
+            logging.warning("%s", told)
+        model = functional.with_adapters(model, found.config)
+    if merged and not model.quantized:
+        model = functional.with_adapters(model, None)
     run = dataclasses.replace(run, model=model)
+    options = {"which": which, "step": step, "mesh": mesh, "adapter": found}
+    params = weights.load_model(workdir, model, merged_dtype=model.dtype, **options)
     return around(run, params, settings or usual_settings(run, workdir), mesh)
 
 
@@ -118,6 +135,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="in pixels")
     group.add_argument("--min_rounds", type=int, help="rounds before the model may stop")
     group.add_argument("--batch", type=int, help="conversations at a time")
+    about = "its name in the checkpoint's adapters/, or its folder: a run's, or PEFT's"
+    group.add_argument("--adapter", metavar="NAME", help=about)
+    about = "multiply adapters on their own instead of adding them to the weights"
+    group.add_argument("--unmerged", action="store_true", help=about)
+    about = "keep the kernels of the layers in few bits"
+    group.add_argument("--weights_dtype", choices=QUANTIZED, help=about)
     about = "how a process's devices are laid out, e.g. fsdp=4,tensor=2 (default: all on fsdp)"
     group.add_argument("--mesh", type=mesh_axes, metavar="AXIS=N,...", help=about)
 
@@ -130,7 +153,9 @@ def from_flags(arguments: argparse.Namespace) -> Reasoner:
     """
     here, sizes = jax.local_devices(), arguments.mesh
     mesh = sharding.make_mesh(sizes, devices=here) if sizes or len(here) > 1 else None
-    options = {"which": arguments.which, "step": arguments.step, "dtype": arguments.dtype}
+    names = ("which", "step", "dtype", "weights_dtype", "adapter")
+    options = {name: getattr(arguments, name) for name in names}
+    options["merged"] = not arguments.unmerged
     reasoner = load(arguments.checkpoint, mesh=mesh, **options)
     choice.use(reasoner, getattr(arguments, "preset", None))
     reasoner.settings = with_flags(reasoner.settings, arguments)
@@ -140,7 +165,9 @@ def from_flags(arguments: argparse.Namespace) -> Reasoner:
 def told(arguments: argparse.Namespace) -> str:
     """In words, which weights --checkpoint, --which and --step name."""
     step = checkpoint.find(arguments.checkpoint, arguments.step).name
-    return f"{arguments.checkpoint}, {arguments.which} of step {step}"
+    more = [f", adapter {arguments.adapter}"] if arguments.adapter else []
+    more += [f", kernels in {arguments.weights_dtype}"] if arguments.weights_dtype else []
+    return f"{arguments.checkpoint}, {arguments.which} of step {step}{''.join(more)}"
 
 
 def mesh_axes(text: str) -> dict[str, int]:

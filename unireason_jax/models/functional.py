@@ -21,6 +21,7 @@ from unireason_jax.models.config import BagelConfig, ModelConfig
 from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.models.janus.model import Janus
 from unireason_jax.models.layers import draw
+from unireason_jax.models.sizes import LoraConfig
 
 Params = dict[str, Any]
 _NETWORKS = {BagelConfig: Bagel, JanusConfig: Janus}
@@ -118,9 +119,21 @@ def unquantized(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, quantized=None)
 
 
-def without_adapters(config: ModelConfig) -> ModelConfig:
-    """The model whose kernels have none beside them."""
-    return dataclasses.replace(config, lora=None)
+def with_adapters(config: ModelConfig, made: LoraConfig | None) -> ModelConfig:
+    """The model with such adapters beside its kernels, or with None."""
+    return dataclasses.replace(config, lora=made)
+
+
+def bare(config: ModelConfig) -> ModelConfig:
+    """The model as it is released: whole kernels, and nothing beside them."""
+    return dataclasses.replace(config, lora=None, quantized=None)
+
+
+def adapted_kernels(config: ModelConfig) -> set[str]:
+    """Paths of the kernels that have an adapter."""
+    leaves = jax.tree_util.tree_leaves_with_path(abstract(config))
+    paths = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves}
+    return {lora.kernel_of(path) for path in paths if lora.is_part(path)}
 
 
 @functools.lru_cache(maxsize=16)

@@ -256,6 +256,14 @@ def lora_config(config: ConfigDict) -> LoraConfig | None:
     return build(LoraConfig, config.lora, "lora")
 
 
+def forget_adapters(config: ConfigDict) -> None:
+    """Makes a run's config, in place, that of the weights which its adapters were merged into."""
+    if config.get("lora"):
+        config.lora.rank = 0
+    if config.model.get("frozen_dtype"):
+        config.model.frozen_dtype = None
+
+
 def frozen_dtype(config: ConfigDict, model: ModelConfig) -> str:
     """How weights that never move are kept: `model.frozen_dtype`, by default with adapters the
     dtype that they are multiplied in, else float32."""

@@ -86,10 +86,11 @@ def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def finish(directory: Path, leaves: dict[str, list]) -> None:
-    """Makes the written leaves checkpoint 0."""
+def finish(directory: Path, leaves: dict[str, list], base: Mapping[str, Any] | None = None) -> None:
+    """Makes the written leaves checkpoint 0; adapters note their `base` (see `training.bases`)."""
     facts = checkpoint.file_facts(directory, hashes=False)
-    checkpoint.write_manifest(directory, step=0, data=None, leaves={"params": leaves}, files=facts)
+    known = {"leaves": {"params": leaves}, "files": facts, "base": base}
+    checkpoint.write_manifest(directory, step=0, data=None, **known)
 
 
 def copy(source: Path, target: Path, names: Sequence[str]) -> list[str]:

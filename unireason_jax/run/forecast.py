@@ -10,11 +10,10 @@ from ml_collections import ConfigDict
 
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.pods import batches
-from unireason_jax.run import configuration, hardware
+from unireason_jax.run import choices, configuration, hardware
 from unireason_jax.run.run import BatchSpec, Run
 from unireason_jax.training.objective import LossConfig
 from unireason_jax.training.optim import Optimizer, Params, flatten, frozen_paths
-from unireason_jax.training.state import TrainState, bytes_per_device
 
 _GIB = 1 << 30
 
@@ -83,18 +82,9 @@ def activation_bytes(
     return rows * (kept + scores + logits)
 
 
-def memory_table(
-    abstract: TrainState, shardings: TrainState, optimizer: Optimizer, activations: int
-) -> str:
+def memory_table(run: Run, activations: int) -> str:
     """GiB on one device: the state exactly, gradients exactly, activations as an estimate."""
-    trainable = [optimizer.split(tree.params)[0] for tree in (abstract, shardings)]
-    rows = {
-        "parameters": bytes_per_device(abstract.params, shardings.params),
-        "optimizer state": bytes_per_device(abstract.opt_state, shardings.opt_state),
-        "moving average": bytes_per_device(abstract.ema, shardings.ema),
-        "gradients": bytes_per_device(*trainable),
-        "activations (estimate)": activations,
-    }
+    rows = choices.sizes(run) | {"activations (estimate)": activations}
     rows["total"] = sum(rows.values())
     return "\n".join(f"  {name:<28}{size / _GIB:>10.3f} GiB" for name, size in rows.items())
 
@@ -130,6 +120,8 @@ def describe(run: Run, batch: BatchSpec) -> str:
             run_lines(run),
             batch_table(batch),
             "memory of one device:",
-            memory_table(run.abstract, run.shardings, run.optimizer, activations),
+            memory_table(run, activations),
+            "of these, without activations, by choice:",
+            choices.table(run),
         )
     )

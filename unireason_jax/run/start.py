@@ -70,7 +70,7 @@ def initial_params(run: Run) -> Params:
 def _given(run: Run) -> ModelConfig:
     """What `init_from` has of a run's model: not its adapters, unless it is one of adapters."""
     is_adapter = "base" in read_manifest(find(run.config.init_from))
-    return run.model if is_adapter else functional.without_adapters(run.model)
+    return run.model if is_adapter else functional.with_adapters(run.model, None)
 
 
 def _adapters(run: Run) -> Params:
@@ -95,7 +95,7 @@ def _beside(
     base = read_manifest(directory)["base"]
     weights_at = _located(run, base, directory)
     checkpoints.base = base | {"path": str(weights_at)}
-    alone = functional.without_adapters(run.model)
+    alone = functional.with_adapters(run.model, None)
     options = {"which": base["which"], "mesh": run.mesh, "dtypes": run.dtypes}
     params = merge(state.params, weights.load_model(weights_at, alone, **options))
     return TrainState(state.step, params, state.opt_state, state.ema)

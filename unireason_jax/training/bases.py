@@ -42,6 +42,11 @@ def note(weights: epath.PathLike, which: str, scale: float, workdir: epath.PathL
     }
 
 
+def is_same(base: Mapping[str, Any], directory: epath.PathLike) -> bool:
+    """Whether a step's directory holds the weights that `note` was told of."""
+    return checksum(directory) == base["checksum"]
+
+
 def locate(base: Mapping[str, Any], adapter: epath.PathLike) -> epath.Path:
     """The step directory of the weights that an adapter's checkpoint stands beside.
 
@@ -58,7 +63,7 @@ def locate(base: Mapping[str, Any], adapter: epath.PathLike) -> epath.Path:
     for directory in (epath.Path(base["path"]), *moved):
         if not (directory / "manifest.json").exists():
             continue
-        if checksum(directory) != base["checksum"]:
+        if not is_same(base, directory):
             raise CheckpointMismatch(
                 f"{directory}: not the weights that the adapter in {home} was trained beside "
                 "(checksum differs). Put those back, or give others on purpose: --checkpoint "

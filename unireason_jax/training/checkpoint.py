@@ -52,6 +52,7 @@ from unireason_jax.training.manifest import (
 )
 from unireason_jax.training.optim import flatten, unflatten
 from unireason_jax.training.state import TrainState
+from unireason_jax.training.weights import converted_weights, leaf_loader, load_params
 
 PARTS = ("params", "opt_state", "ema")
 
@@ -61,10 +62,27 @@ class CheckpointFailed(RuntimeError):
 
 
 __all__ = [  # what others know from here, wherever it is written down
-    *("Checkpoints", "load_state", "check_state", "find", "steps", "faults", "file_facts"),
-    *("FOLDER", "MANIFEST", "CheckpointMismatch", "CheckpointMissing", "CheckpointFailed"),
-    *("read_manifest", "write_manifest", "load_params", "leaf_loader", "converted_weights"),
-    *("flatten", "unflatten", "FAULTS"),
+    "FAULTS",
+    "FOLDER",
+    "MANIFEST",
+    "CheckpointFailed",
+    "CheckpointMismatch",
+    "CheckpointMissing",
+    "Checkpoints",
+    "check_state",
+    "converted_weights",
+    "faults",
+    "file_facts",
+    "find",
+    "flatten",
+    "is_hashed",
+    "leaf_loader",
+    "load_params",
+    "load_state",
+    "read_manifest",
+    "steps",
+    "unflatten",
+    "write_manifest",
 ]
 FAULTS = (CheckpointFailed, CheckpointMismatch, CheckpointMissing)
 """What a run ends with in one line."""
@@ -102,8 +120,7 @@ def _fits(directory: epath.Path, abstract: TrainState) -> dict[str, Any]:
 def _load(directory: epath.Path, abstract: TrainState) -> tuple[TrainState, Any]:
     """`load_state` of a step directory that is known to be sound."""
     manifest, parts = _fits(directory, abstract), _parts(abstract)
-    with ocp.Context():
-        loaded = read_arrays(directory, parts)
+    loaded = read_arrays(directory, parts)
     step = jax.device_put(jnp.int32(manifest["step"]), abstract.step.sharding)
     state = TrainState(step, loaded["params"], loaded["opt_state"], loaded.get("ema", {}))
     return state, manifest["data"]

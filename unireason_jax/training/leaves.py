@@ -47,10 +47,21 @@ OTHER_OPTIMIZER = (
 )
 
 
-def read_arrays(directory: epath.Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """What Orbax reads. Whatever it raises over files becomes CheckpointMissing naming them."""
+def read_arrays(
+    directory: epath.Path, wanted: dict[str, Any], *, partly: bool = False
+) -> dict[str, Any]:
+    """What Orbax reads. Whatever it raises over files becomes CheckpointMissing naming them.
+
+    Args:
+      directory: of one step.
+      wanted: trees of ShapeDtypeStruct with shardings, by name.
+      partly: they have some of the leaves only.
+    """
+    context = ocp.Context()
+    context.pytree.loading.partial_load = partly
     try:
-        return ocp.load_checkpointables(directory, wanted)
+        with context:
+            return ocp.load_checkpointables(directory, wanted)
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise  # of this machine, not of the files
     except Exception as error:

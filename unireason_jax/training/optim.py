@@ -1,4 +1,4 @@
-"""How weights move: schedule, clipping, AdamW, freezing, moving average and the skip guard.
+"""How weights move: schedule, clipping, the rule, freezing, moving average and the skip guard.
 
 Optax does the arithmetic. Two decisions are made here. Frozen leaves are not masked but *taken
 out*: gradients, moments and averages exist only for the trainable part of the parameter tree, so
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from unireason_jax.models.functional import is_matrix
+from unireason_jax.training import moments, rules
 
 Params = dict[str, Any]
 DECAYED = ("kernel", "embed", "lora/a", "lora/b")  # how paths end that weight decay acts on
@@ -26,6 +27,7 @@ class OptimConfig:
     """Everything the update depends on; the defaults are BAGEL's fine-tuning recipe.
 
     Attributes:
+      name: "adamw", "adafactor" or "muon" (see `rules`).
       lr: peak learning rate.
       schedule: "constant" or "cosine", both after a linear warm-up from 0; cosine ends at
         `min_lr` at `total_steps` and stays there.
@@ -34,7 +36,9 @@ class OptimConfig:
       min_lr: end of the cosine.
       b1, b2, eps, weight_decay: AdamW; decay acts on matrices and embeddings only
         (BAGEL and UniReason train without).
-      mu_dtype: dtype of the first moment, "float32" or "bfloat16".
+      mu_dtype, nu_dtype: how the first and second moments are kept: "float32", "bfloat16", or
+        "int8" (a byte each, see `moments`). Adafactor has no first moment and factors the second;
+        of Muon only the first of its matrices follows.
       clip_norm: global L2 norm the gradient is clipped to; 0 switches clipping off.
       ema: decay of the moving average of the trainable weights; 0 keeps none.
       freeze: regular expressions; a parameter whose path ("a/b/c") one of them matches is frozen.
@@ -48,6 +52,7 @@ class OptimConfig:
       max_skips: consecutive skipped updates after which the loop gives up.
     """
 
+    name: str = "adamw"
     lr: float = 2e-5
     schedule: str = "constant"
     warmup_steps: int = 0
@@ -58,6 +63,7 @@ class OptimConfig:
     eps: float = 1e-15
     weight_decay: float = 0.0
     mu_dtype: str = "float32"
+    nu_dtype: str = "float32"
     clip_norm: float = 1.0
     ema: float = 0.9999
     freeze: tuple[str, ...] = ()
@@ -72,6 +78,13 @@ class OptimConfig:
             raise ValueError(
                 f"optim.schedule is {self.schedule!r}; it must be 'constant' or 'cosine'."
             )
+        if self.name not in rules.NAMES:
+            raise ValueError(f"optim.name is {self.name!r}; choose {', '.join(rules.NAMES)}.")
+        for key in ("mu_dtype", "nu_dtype"):
+            if (kind := getattr(self, key)) not in moments.DTYPES:
+                raise ValueError(f"optim.{key} is {kind!r}; choose {', '.join(moments.DTYPES)}.")
+            if self.name != "adamw" and kind == "int8":
+                raise ValueError(f"optim.{key}=int8 is for optim.name=adamw, not {self.name}.")
         if not 0 <= self.ema < 1:
             raise ValueError(f"optim.ema is {self.ema}; it must be in [0, 1), 0 keeps no average.")
 
@@ -174,10 +187,12 @@ class Optimizer:
     Attributes:
       config: the recipe.
       decay: nested dict of bools over *all* parameters, True where weight decay acts.
+      sides: like it, which axes of a matrix Muon takes for its inputs and outputs, or None.
     """
 
     config: OptimConfig
     decay: Params
+    sides: Params
 
     def split(self, params: Params) -> tuple[Params, Params]:
         """(trainable, frozen) parts of the parameters."""
@@ -192,19 +207,12 @@ class Optimizer:
         return unflatten(flat)
 
     def chain(self) -> optax.GradientTransformation:
-        """Clip, then AdamW at the scheduled rate."""
+        """Clip, then the rule at the scheduled rate."""
         c = self.config
-        adamw = optax.adamw(
-            learning_rate(c),
-            b1=c.b1,
-            b2=c.b2,
-            eps=c.eps,
-            weight_decay=c.weight_decay,
-            mu_dtype=jnp.dtype(c.mu_dtype),
-            mask=self.split(self.decay)[0],
-        )
+        trees = [self.split(tree)[0] for tree in (self.decay, self.sides)]
+        moved = rules.rule(c, learning_rate(c), *trees)
         clip = optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity()
-        return optax.chain(clip, adamw)
+        return optax.chain(clip, moved)
 
     def still(self, tree: Params, updates: jax.Array) -> Params:
         """Gradients or updates, 0 where `freeze_from` holds after so many applied updates."""
@@ -293,7 +301,9 @@ def make_optimizer(config: OptimConfig, logical: Params) -> Optimizer:
     trained = set(flat) - frozen_paths(flat, config.freeze)
     for pattern, _ in config.freeze_from:
         frozen_paths(trained, (pattern,))
-    return Optimizer(config, unflatten({path: decays(path) for path in flat}))
+    decay = {path: decays(path) for path in flat}
+    sides = {path: rules.sides_of(path, axes) for path, axes in flat.items()}
+    return Optimizer(config, unflatten(decay), unflatten(sides))
 
 
 def decays(path: str) -> bool:

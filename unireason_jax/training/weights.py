@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from etils import epath
-from orbax.checkpoint import v1 as ocp
 
 from unireason_jax.models import functional, lora
 from unireason_jax.models.archive import Archive, place
@@ -57,7 +56,8 @@ def load_params(
         Converted weights are one set, and given for both.
       step: a certain step; by default the newest sound one.
       expected: tree of ShapeDtypeStruct of the model; checked leaf by leaf when given. Where it
-        has no adapters but the checkpoint does, they are merged into the kernels.
+        has no adapters but the checkpoint does, they are merged into the kernels (float32 unless
+        `dtype` says otherwise).
       shardings: NamedSharding per leaf; by default everything on the first local device.
       dtype: dtype to cast floating leaves to, as they are read; or one by path.
       adapter: put beside the weights, or into them; instead of the checkpoint's own.
@@ -79,6 +79,7 @@ def load_model(
     step: int | None = None,
     mesh: Any = None,
     dtypes: Mapping[str, Any] | None = None,
+    merged_dtype: str | None = None,
     adapter: Adapter | None = None,
 ) -> Params:
     """The parameters of a checkpoint as a model keeps them, kernels of few bits included.
@@ -89,12 +90,14 @@ def load_model(
       model: what the parameters are for.
       mesh: lays them out; None puts them on the first local device.
       dtypes: of floating leaves, by path; by default as they are stored.
+      merged_dtype: of kernels that adapters are merged into, where `dtypes` does not say.
     """
     plain = functional.unquantized(model)
     shapes, places = functional.abstract(plain), None
     if mesh is not None:
         places = sharding.shardings(mesh, shapes, functional.logical_axes(plain))
     options = {"which": which, "step": step, "expected": shapes, "adapter": adapter}
+    options |= {"merged_dtype": merged_dtype or "float32"}
     names, load = leaf_loader(path, **options, shardings=places, dtype=dtypes)
     quantized = functional.quantized_kernels(model)
     found = load([name for name in names if name not in quantized])
@@ -114,6 +117,7 @@ def leaf_loader(
     expected: Params | None = None,
     shardings: Params | None = None,
     dtype: Any = None,
+    merged_dtype: str = "float32",
     adapter: Adapter | None = None,
 ) -> tuple[list[str], Callable[[Collection[str]], dict[str, jax.Array]]]:
     """`load_params` in parts: the paths of all leaves, and a function that loads some of them."""
@@ -122,7 +126,7 @@ def leaf_loader(
     directory = find(path, step)
     stored = _Stored(directory, which)
     if base := read_manifest(directory).get("base"):
-        adapter = adapter or Adapter(stored.load(stored.targets()), base["scale"])
+        adapter = adapter or Adapter(adapters_of(directory, which), base["scale"])
         stored = _Stored(bases.locate(base, directory), base["which"])
     apart = adapter.leaves if adapter else {}
     there = stored.leaves | describe(apart)
@@ -134,17 +138,21 @@ def leaf_loader(
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     places = flatten(shardings) if shardings is not None else {}
 
+    def is_changed(name: str) -> bool:
+        return merging and lora.parts_of(name)[0] in apart
+
     def target(name: str) -> jax.ShapeDtypeStruct:
         shape, kept = there[name]
         floating = jnp.issubdtype(jnp.dtype(kept), jnp.floating)
         asked = dtype.get(name) if isinstance(dtype, Mapping) else dtype
+        asked = asked or (merged_dtype if is_changed(name) else None)
         wanted = jnp.dtype(asked if asked and floating else kept)
         return jax.ShapeDtypeStruct(tuple(shape), wanted, sharding=places.get(name, here))
 
     def load(names: Collection[str]) -> dict[str, jax.Array]:
         wanted = {name: target(name) for name in names}
         own = {name for name in names if name in apart}
-        changed = {n for n in names if merging and lora.parts_of(n)[0] in apart}
+        changed = set(filter(is_changed, names))
         found = stored.load({n: t for n, t in wanted.items() if n not in own | changed})
         for name in own:
             leaf = jnp.asarray(apart[name], wanted[name].dtype)
@@ -202,16 +210,21 @@ class _Stored:
             part: unflatten({name: t for name, t in targets.items() if own[name] == part})
             for part in set(own.values())
         }
-        context = ocp.Context()
-        context.pytree.loading.partial_load = True
-        with context:
-            loaded = read_arrays(self._directory, wanted) if wanted else {}
+        loaded = read_arrays(self._directory, wanted, partly=True) if wanted else {}
         return {k: v for part in loaded.values() for k, v in flatten(part).items()}
 
 
 def converted_weights(path: epath.PathLike, step: int | None = None) -> Archive | None:
-    """The weights that `convert` wrote, by leaf path; None for a checkpoint of a training run."""
-    return _converted(find(path, step))
+    """The weights that `convert` wrote, by leaf path; None for a checkpoint of a training run, and
+    for adapters."""
+    directory = find(path, step)
+    return None if "base" in read_manifest(directory) else _converted(directory)
+
+
+def adapters_of(directory: epath.Path, which: str) -> dict[str, jax.Array]:
+    """The adapters in a step's directory by path, without what they stand beside."""
+    stored = _Stored(directory, which)
+    return stored.load(stored.targets())
 
 
 def _converted(directory: epath.Path) -> Archive | None:
