@@ -192,7 +192,7 @@ def words(key, value):
         other = tuple(0 for _ in value) or ("^vit/",)
         return f"--config.{key}={other}", other
     if value is None:
-        text = key in ("model.dtype", "model.remat", "model.attention")
+        text = key.removeprefix("model.") in ("dtype", "frozen_dtype", "remat", "attention")
         other = "full" if text else 3
     else:
         other = "other" if isinstance(value, str) else value + 1

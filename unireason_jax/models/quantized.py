@@ -132,3 +132,24 @@ def _level(codes: jax.Array) -> jax.Array:
         is_set = (codes >> bit) & 1 == 1
         values = [jnp.where(is_set, high, low) for low, high in zip(values[::2], values[1::2])]
     return values[0]
+
+
+def axes_of(codes: tuple[int, ...], scale: tuple[int, ...], kind: str) -> tuple[int, int]:
+    """(leading dimensions, inputs) of a layers' kernel, by the shapes of its codes and scales."""
+    if kind == "nf4":
+        return 1, next(i for i, (c, s) in enumerate(zip(codes, scale)) if c != s)
+    return 1, next(i for i, size in enumerate((*scale[1:], 0)) if size != 1)
+
+
+def kind_of(dtype: Any) -> str:
+    """What codes of this dtype are."""
+    return "int8" if jnp.dtype(dtype) == jnp.int8 else "nf4"
+
+
+def shape_of(codes: tuple[int, ...], scale: tuple[int, ...], kind: str) -> tuple[int, ...]:
+    """Shape of the kernel that codes and scales stand for."""
+    if kind == "int8":
+        return codes
+    lead, inputs = axes_of(codes, scale, kind)
+    axis = lead + inputs - 1
+    return (*codes[:axis], 2 * codes[axis], *codes[axis + 1 :])

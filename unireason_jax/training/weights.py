@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from unireason_jax.models import functional, lora
+from unireason_jax.models import functional, lora, quantized
 from unireason_jax.models.archive import Archive, place
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.models.sizes import LoraConfig
@@ -99,11 +99,11 @@ def load_model(
     options = {"which": which, "step": step, "expected": shapes, "adapter": adapter}
     options |= {"merged_dtype": merged_dtype or "float32"}
     names, load = leaf_loader(path, **options, shardings=places, dtype=dtypes)
-    quantized = functional.quantized_kernels(model)
-    found = load([name for name in names if name not in quantized])
-    for name in quantized:  # one at a time: what is given up for it is the largest there is
+    packed = functional.quantized_kernels(model)
+    found = load([name for name in names if name not in packed])
+    for name in packed:  # one at a time: what is given up for it is the largest there is
         found |= functional.encoded(model, load([name]))
-    if mesh is None or not quantized:
+    if mesh is None or not packed:
         return unflatten(found)
     shapes, axes = functional.abstract(model), functional.logical_axes(model)
     return jax.device_put(unflatten(found), sharding.shardings(mesh, shapes, axes))
@@ -177,13 +177,38 @@ def _merged(
     return merge(kernel, *parts)
 
 
+def _whole(leaves: Mapping[str, list]) -> tuple[dict[str, list], dict[str, Any]]:
+    """Leaves with kernels of few bits as whole ones, and {"codes", "scale"} of each of these."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    found, packed = dict(leaves), {}
+    for path in [path for path in leaves if path.endswith("/kernel/codes")]:
+        kernel = path.removesuffix("/codes")
+        parts = {part: found.pop(f"{kernel}/{part}") for part in ("codes", "scale")}
+        shapes = [tuple(parts[part][0]) for part in ("codes", "scale")]
+        kind = quantized.kind_of(parts["codes"][1])
+        found[kernel] = [list(quantized.shape_of(*shapes, kind)), "float32"]
+        packed[kernel] = {
+            part: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype), sharding=here)
+            for part, (shape, dtype) in parts.items()
+        }
+    return found, packed
+
+
+def _unpacked(codes: jax.Array, scale: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
+    """The kernel that codes and scales stand for."""
+    kind = quantized.kind_of(codes.dtype)
+    lead, inputs = quantized.axes_of(codes.shape, scale.shape, kind)
+    kernel = quantized.decode(codes, scale, kind=kind, lead=lead, inputs=inputs)
+    return jax.device_put(kernel.astype(target.dtype), target.sharding)
+
+
 class _Stored:
     """The leaves in one step's directory, as `which` of its weights."""
 
     def __init__(self, directory: epath.Path, which: str):
         """Raises CheckpointMismatch where an average is wanted and none was kept."""
         kept = read_manifest(directory)["leaves"]
-        self.leaves: dict[str, list] = kept["params"]
+        self.leaves, self._packed = _whole(kept["params"])
         self._directory, self._converted = directory, _converted(directory)
         averaged = kept.get("ema") or {}
         if which == "ema" and not averaged and self._converted is None:
@@ -202,9 +227,23 @@ class _Stored:
         }
 
     def load(self, targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-        """Leaves by path as arrays of a dtype and sharding."""
+        """Leaves by path as arrays of a dtype and sharding; kernels of few bits whole again."""
         if self._converted is not None:
             return place(self._converted, targets)
+        packed = {name: self._packed[name] for name in targets if name in self._packed}
+        parts = {
+            f"{name}/{part}": leaf
+            for name, kernel in packed.items()
+            for part, leaf in kernel.items()
+        }
+        found = self._read({n: t for n, t in targets.items() if n not in packed} | parts)
+        for name in packed:
+            pair = [found.pop(f"{name}/{part}") for part in ("codes", "scale")]
+            found[name] = _unpacked(*pair, targets[name])
+        return found
+
+    def _read(self, targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+        """Leaves as they are stored."""
         own = {name: "ema" if name in self._averaged else "params" for name in targets}
         wanted = {
             part: unflatten({name: t for name, t in targets.items() if own[name] == part})
