@@ -17,6 +17,7 @@ LEVELS = {
         "prepare",
         "encode",
         "convert",
+        "new",
         "parity",
         "bench",
         "compile_check",

@@ -5,6 +5,7 @@ import runpy
 import sys
 
 VERBS = {
+    "new": "start a project for your own pictures: config, data folders, Makefile",
     "train": "train from a config; resumes by itself",
     "generate": "plan, draft, reflect and refine a prompt with a trained model",
     "serve": "answer OpenAI's protocol over HTTP, with a page to try a model in a browser",

@@ -281,12 +281,25 @@ def text_weight(segment: Segment, ids: list[int], spec: SampleSpec) -> float:
     return segment.weight / (math.sqrt(len(ids) - 1) if spec.weighting == "sqrt" else 1.0)
 
 
+_FIELDS = {
+    "plan": "'think', or 'explanation' of a refinement, which may be \"\"",
+    "draft": "'draft'",
+    "reflection": "'reflection' of a round, or 'final_reflection', which may be \"\"",
+    "refined": "'image' of a round",
+    "image": "'image', or 'output_image' of an edit",
+    "answer": "'answer'",
+}
+"""What an example calls the contents of a segment, by its role."""
+
+
 def refuse_hole(segment: Segment) -> None:
-    """Raises ValueError for a hole."""
+    """Raises ValueError for a hole; the message names the field that would fill it."""
     if segment.is_hole:
+        field = _FIELDS.get(segment.role)
+        told = f" (field {field})" if field else ""
         raise ValueError(
-            f"the {segment.role} {segment.kind} is a hole; holes are for sampling, training data "
-            "must fill them"
+            f"the {segment.role} {segment.kind} is a hole{told}; holes are for sampling, training "
+            "data must fill them"
         )
 
 
