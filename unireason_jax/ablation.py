@@ -217,7 +217,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.add_argument("--config", required=True, help="config file that defines study()")
-    found.add_argument("--workdir", required=True, type=Path, help="an existing one goes on")
+    found.add_argument(
+        "--workdir", required=True, type=command_line.path, help="an existing one goes on"
+    )
     found.add_argument("--minutes", type=float, help="budget of the whole; scales the images")
     found.add_argument(
         "--seconds_per_step", type=float, help="measured on your machine; for --minutes"

@@ -53,15 +53,19 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.add_argument("--suite", choices=tuple(SUITES))
-    found.add_argument("--prompts", type=Path, help="the benchmark's prompt file")
-    found.add_argument("--out", type=Path, help="folder for images, answers and report")
+    found.add_argument("--prompts", type=command_line.path, help="the benchmark's prompt file")
+    found.add_argument(
+        "--out", type=command_line.path, help="folder for images, answers and report"
+    )
     found.add_argument("--checkpoint", help="draw with this run; without it images must be there")
     choice.add_preset(found, "that of --mode")
     about = "without --preset: the checkpoint's templates with its own settings (default prompt)"
     found.add_argument("--mode", choices=tuple(draw.MODES), help=about)
     found.add_argument("--rounds", type=int, help="most rounds of refinement (default: 3)")
     found.add_argument("--limit", type=int, default=0, help="only the first items")
-    found.add_argument("--write_world", type=Path, help="write the world's prompt sets, then end")
+    found.add_argument(
+        "--write_world", type=command_line.path, help="write the world's prompt sets, then end"
+    )
     found.add_argument("--seed", type=int, default=1, help="of --write_world")
     judge = found.add_argument_group("judge")
     judge.add_argument("--judge", choices=("program",), help="the world's exact judge")
@@ -69,7 +73,9 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument(
         "--judge_preset", action=command_line.listing(judges.table), metavar="NAME", help=about
     )
-    judge.add_argument("--against", type=Path, help="a judge of pairs: --out of another run")
+    judge.add_argument(
+        "--against", type=command_line.path, help="a judge of pairs: --out of another run"
+    )
     judge.add_argument("--judge_url", help="OpenAI-compatible address, up to /v1")
     judge.add_argument("--judge_model", default="", help="model name at the endpoint")
     judge.add_argument("--judge_key", default="OPENAI_API_KEY", help="variable that holds the key")
@@ -81,8 +87,10 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("--retries", type=int, default=5, help="of a call that failed")
     judge.add_argument("--attempts", type=int, default=3, help="for a readable answer")
     judge.add_argument("--workers", type=int, default=8, help="calls at the same time")
-    judge.add_argument("--rubrics", type=Path, help="JSON {step: words} instead of ours")
-    judge.add_argument("--detections", type=Path, help=DETECTIONS)
+    judge.add_argument(
+        "--rubrics", type=command_line.path, help="JSON {step: words} instead of ours"
+    )
+    judge.add_argument("--detections", type=command_line.path, help=DETECTIONS)
     add_flags(found)
     return found
 

@@ -22,7 +22,6 @@ adapters, all but `--to peft` write the weights that these were merged into.
 
 import argparse
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -41,6 +40,7 @@ from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.models.pretrained import FreshStart
 from unireason_jax.run import (
     adapter_exchange,
+    command_line,
     configuration,
     first_checkpoint,
     janus_release,
@@ -49,7 +49,7 @@ from unireason_jax.run import (
 from unireason_jax.run.carried import carry
 from unireason_jax.run.kept import AUTOENCODER
 from unireason_jax.run.run import TOKENIZER
-from unireason_jax.storage import atomic, lock
+from unireason_jax.storage import atomic, lock, paths
 from unireason_jax.training import checkpoint
 from unireason_jax.training.optim import flatten
 
@@ -135,7 +135,7 @@ def from_parts(
         workdir,
         start.config,
         start,
-        tokenizer=llm if isinstance(llm, Path) else None,
+        tokenizer=None if isinstance(llm, LLMConfig) else llm,
         autoencoder=autoencoder,
         dtype=dtype,
         shard_bytes=shard_bytes,
@@ -183,7 +183,7 @@ def write_workdir(
     lines = [f"{functional.count(functional.abstract(config)):,} parameters", *files]
     if autoencoder is not None and autoencoder.exists():
         with atomic.replacing(workdir / AUTOENCODER) as part:
-            shutil.copyfile(autoencoder, part)
+            paths.copy(autoencoder, part)
         lines += [AUTOENCODER, *first_checkpoint.copy(autoencoder.parent, workdir, (vae.CONFIG,))]
     words = (
         first_checkpoint.copy(tokenizer, workdir / TOKENIZER, TOKENIZER_FILES) if tokenizer else []
@@ -316,23 +316,25 @@ def parser() -> argparse.ArgumentParser:
     way = root.add_mutually_exclusive_group(required=True)
     way.add_argument("--from", dest="source", choices=SOURCES, help="format of --input")
     way.add_argument("--to", dest="target", choices=tuple(TARGETS), help="format of --output")
-    root.add_argument("--input", required=True, type=Path)
-    root.add_argument("--output", required=True, type=Path)
+    root.add_argument("--input", required=True, type=command_line.path)
+    root.add_argument("--output", required=True, type=command_line.path)
     root.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights written")
     about = "with --from bagel: whose release it is (default: by the name of --input, else bagel)"
     root.add_argument("--system", choices=tuple(STYLE_OF), help=about)
     root.add_argument("--shard_gib", type=float, default=5.0, help="size of a weight file")
-    root.add_argument("--vit", type=Path, help="with --from qwen2: folder of a SigLIP release")
+    root.add_argument(
+        "--vit", type=command_line.path, help="with --from qwen2: folder of a SigLIP release"
+    )
     about = "with --from bagel: which file of the release [ema.safetensors, else model.safetensors]"
     root.add_argument("--weights", choices=tuple(huggingface.WEIGHTS), help=about)
     size = "with --from siglip: size of the language model"
     root.add_argument("--variant", choices=BAGEL_VARIANTS, default="bagel_7b_mot", help=size)
     fresh = "with --from qwen2 or siglip"
-    root.add_argument("--ae", type=Path, help=f"{fresh}: FLUX's ae.safetensors")
+    root.add_argument("--ae", type=command_line.path, help=f"{fresh}: FLUX's ae.safetensors")
     root.add_argument("--latent_side", type=int, default=64, help=fresh)
     root.add_argument("--seed", type=int, default=0, help=fresh)
     about = "with --from peft: the run or converted folder that the adapter stands beside"
-    root.add_argument("--base", type=Path, help=about)
+    root.add_argument("--base", type=command_line.path, help=about)
     root.add_argument("--which", choices=("ema", "params"), default="ema", help="with --to")
     root.add_argument("--step", type=int, help="with --to: not the newest checkpoint")
     return root

@@ -22,7 +22,6 @@ import collections
 import dataclasses
 import functools
 import itertools
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -44,6 +43,7 @@ from unireason_jax.data.tokens import LatentCodec, SampleSpec, latent_pixels, le
 from unireason_jax.models import vae
 from unireason_jax.pods import pod, sharding
 from unireason_jax.run import command_line, compile_cache, corpus, kept, overrides
+from unireason_jax.storage import paths
 from unireason_jax.world.basis import PatchBasis
 
 _PATIENCE = 30 * 24 * 3600.0  # seconds that a process waits for the slowest one
@@ -120,7 +120,7 @@ def _encode(folder: Path, output: Path, encoder: "Encoder", dtype: str, overwrit
         return f"{output} holds these latents already"
     if jax.process_index() == 0:
         shards.begin(output, about, overwrite=overwrite)
-        shutil.copytree(folder / "tokenizer", output / "tokenizer", dirs_exist_ok=True)
+        paths.copy_tree(folder / "tokenizer", output / "tokenizer")
         _keep_codec(encoder, output)
     pod.gather(f"begun {output}", None)
     if not shards.is_unfinished(output):
@@ -275,9 +275,9 @@ def _request(options: flags.FlagValues) -> tuple[list[tuple[Path, Path]], str]:
         raise ValueError(
             "say what to encode and where to write: --output DIR, and --input DIR or --config FILE"
         )
-    output = Path(options.output)
+    output = paths.of(options.output)
     if options.input:
-        return [(Path(options.input), output)], options.vae
+        return [(paths.of(options.input), output)], options.vae
     folders = corpus.folders(options.config)
     if not folders:
         raise ValueError("config.data.source is the world, which is encoded while it is trained on")

@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.add_argument("--checkpoint", required=True, help="--workdir of a training run")
-    found.add_argument("--out", required=True, type=Path, help="folder for the report")
+    found.add_argument("--out", required=True, type=command_line.path, help="folder for the report")
     for field in dataclasses.fields(evaluation.Sizes):
         about = f"{HELP[field.name]} (default {field.default})"
         found.add_argument(f"--{field.name}", type=int, default=field.default, help=about)

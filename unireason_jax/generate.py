@@ -51,18 +51,20 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.add_argument("--checkpoint", required=True, help="a run's or a converted folder")
-    found.add_argument("--out", required=True, type=Path, help="folder for the results")
+    found.add_argument(
+        "--out", required=True, type=command_line.path, help="folder for the results"
+    )
     found.add_argument("--prompt", action="append", default=[], help="may be given several times")
     found.add_argument(
         "--prompts",
-        type=Path,
+        type=command_line.path,
         metavar="FILE",
         help="one prompt a line; or JSON lines, a JSON array or a table (CSV) with `prompt` and "
         "optionally `id`, `image` (a path or a list) and `seed`",
     )
     choice.add_preset(found)
     about = "picture to edit or to ask about; several times: several pictures of one request"
-    found.add_argument("--image", type=Path, action="append", default=[], help=about)
+    found.add_argument("--image", type=command_line.path, action="append", default=[], help=about)
     found.add_argument("--seed", type=int, help="gives other draws to the same prompts [0]")
     found.add_argument("--rounds", type=int, help="most rounds of refinement, or steps")
     found.add_argument("--samples", type=int, default=1, help="conversations per prompt")
@@ -177,7 +179,7 @@ def _tell(refused: Sequence[Refused], file: Path) -> None:
 
 def _small_strip(file: Path) -> Image.Image:
     """A saved strip, shrunk to what a sheet of many has room for."""
-    with Image.open(file) as strip:
+    with file.open("rb") as data, Image.open(data) as strip:
         strip.thumbnail(SHEET_STRIP)
         return strip.convert("RGB")
 

@@ -22,11 +22,11 @@ goes on where it stopped when the same command is given again, and ends with the
 a run with another number of workers.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import pickle
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,7 +56,7 @@ from unireason_jax.data.tokenizer import (
 from unireason_jax.data.tokens import SampleSpec, tokenize
 from unireason_jax.pictures import packed_row
 from unireason_jax.run import command_line
-from unireason_jax.storage import atomic, lock
+from unireason_jax.storage import atomic, lock, paths
 
 TOKENIZER = "tokenizer"
 _SHOWN_TOKENS, _SHOWN_FROM = 512, 256
@@ -86,12 +86,12 @@ def main(argv: Sequence[str]) -> None:
             raise ValueError("say where to write: --output DIR")
         records, sizes, about = _records(options)
         if options.tokenizer_only:
-            base, folder = _given_tokenizer(options), Path(options.output)
+            base, folder = _given_tokenizer(options), paths.of(options.output)
             print(words.write(records, folder, base, overwrite=options.overwrite))
             return
         report = prepare(
             records,
-            Path(options.output),
+            paths.of(options.output),
             sizes=sizes,
             tokenizer=_given_tokenizer(options),
             shard_records=options.shard_records,
@@ -103,11 +103,11 @@ def main(argv: Sequence[str]) -> None:
             about=about,
         )
         print(report)
-        print(words.of_folder(Path(options.output), options.max_unknown))
+        print(words.of_folder(paths.of(options.output), options.max_unknown))
         if sizes != "world":
             print(_next(options))
         if options.show:
-            show(Path(options.output), Path(options.show), sizes=sizes)
+            show(paths.of(options.output), paths.of(options.show), sizes=sizes)
             print(f"drew the first records into {options.show}")
     except (flags.Error, ValueError, OSError, RuntimeError) as error:
         sys.exit(f"prepare: {error}")
@@ -152,7 +152,7 @@ def prepare(
       RuntimeError: a worker process died.
       FolderBusy: another command is at work in `output`.
     """
-    output = Path(output)
+    output = paths.of(output)
     tasks = list(tqdm(in_shards(records, shard_records), desc="counting rows", unit=" shards"))
     if not tasks:
         raise ValueError(f"{records.name} is empty; there is nothing to read")
@@ -201,14 +201,13 @@ def show(folder: Path, picture: Path, *, sizes: str) -> None:
 
 def _tokenizer(folder: Path, given: Tokenizer | None, tasks, records, *, keep: bool) -> Tokenizer:
     """The tokenizer of the output folder: the one given, an earlier one, or one trained now."""
-    if keep and folder.exists():
-        return load_tokenizer(folder)
+    if keep and given is None:  # one that was trained is a single file, so it is whole
+        with contextlib.suppress(FileNotFoundError):
+            return load_tokenizer(folder)
     made = given or _trained(words.texts(records, tasks))
-    part = folder.with_name(f"{folder.name}.part")
-    for path in (part, folder):
-        shutil.rmtree(path, ignore_errors=True)
-    made.save(part)
-    part.replace(folder)
+    if not keep:
+        paths.remove_tree(folder)
+    made.save(folder)
     return made
 
 
@@ -223,7 +222,7 @@ def _trained(texts: Iterator[str]) -> Tokenizer:
 def _given_tokenizer(options) -> Tokenizer | None:
     """The tokenizer that was asked for, or the world's for its records."""
     if options.tokenizer:
-        return load_tokenizer(Path(options.tokenizer))
+        return load_tokenizer(paths.of(options.tokenizer))
     return world_tokenizer() if options.format == "world" else None
 
 
@@ -254,7 +253,7 @@ def _records(options) -> tuple[FileRecords | IndexedRecords, str, dict[str, str]
         return IndexedRecords(world), options.sizes or sizes, _about(style, system)
     if not options.input:
         raise ValueError(f"say what to read: --input FILE (read are {KINDS})")
-    folder = Path(options.images) if options.images else None
+    folder = paths.of(options.images) if options.images else None
     if folder and not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist; check --images")
     reading = Reading(options.format, PLAIN, options.licence, options.allow_outside)

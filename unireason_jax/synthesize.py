@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.add_argument("--checkpoint", help="--workdir of a training run, to draw with it")
-    found.add_argument("--out", type=Path, help="folder; an existing one goes on")
+    found.add_argument("--out", type=command_line.path, help="folder; an existing one goes on")
     found.add_argument("--count", type=int, default=3000, help="drafts (default 3000)")
     found.add_argument("--seed", type=int, default=0, help="of the prompts (default 0)")
     found.add_argument("--plan", action="store_true", help="let the model plan before it draws")
@@ -58,8 +58,12 @@ def parser() -> argparse.ArgumentParser:
     )
     agents = found.add_argument_group("agents over HTTP")
     agents.add_argument("--recipe", help="a shipped recipe, or the folder of a copy")
-    agents.add_argument("--config", type=Path, help="TOML: seeds, licence, endpoints of the roles")
-    agents.add_argument("--copy", type=Path, help="copy the recipe into this new folder, then end")
+    agents.add_argument(
+        "--config", type=command_line.path, help="TOML: seeds, licence, endpoints of the roles"
+    )
+    agents.add_argument(
+        "--copy", type=command_line.path, help="copy the recipe into this new folder, then end"
+    )
     agents.add_argument("--dry_run", action="store_true", help="first prompts and cost; pay nobody")
     agents.add_argument("--limit", type=int, default=0, help="only the first items")
     agents.add_argument(
@@ -170,7 +174,7 @@ def show(folder: Path) -> None:
 
 
 def _read(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
+    with path.open("rb") as file, Image.open(file) as picture:
         return np.asarray(picture.convert("RGB"))
 
 

@@ -9,6 +9,7 @@ from unireason_jax.data import shards
 from unireason_jax.data.advice import advise_budgets
 from unireason_jax.data.quarantine import brief
 from unireason_jax.data.sources import ArrayRecordSource
+from unireason_jax.storage import arrays
 
 _LOUD = 0.2  # part of the records in quarantine from which on that line is loud
 _NAMED = 3  # long records that are named
@@ -16,7 +17,7 @@ _NAMED = 3  # long records that are named
 
 def account(folder: Path, manifest: dict[str, Any], tokens: int) -> str:
     """What a prepared folder holds, and the budgets that a row of `tokens` tokens should have."""
-    table = np.load(folder / shards.LENGTHS)
+    table = arrays.read(folder / shards.LENGTHS)
     totals = manifest["tokens"]
     kinds = ", ".join(
         f"{n} {name.split()[1]}" for name, n in manifest["counts"].items() if "template" in name

@@ -31,6 +31,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
+from unireason_jax.storage import paths
+
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "PCX")
 FORMATS += ("PSD", "SGI")
 MAX_BYTES = 256 << 20  # of a file
@@ -230,13 +232,18 @@ def _file(source: Any, root: Path | None) -> Iterator[BinaryIO]:
         return
     if not isinstance(source, str | os.PathLike):
         raise ValueError(f"an image is an array, bytes or a path, not {type(source).__name__}")
-    path = Path(root or "") / source
+    is_whole = not root or not paths.is_local(source)
+    path = paths.of(source) if is_whole else paths.of(root) / source
+    if isinstance(path, paths.Bucket):
+        data = _downloaded(path)
+        _check_bytes(path, len(data))
+        yield io.BytesIO(data)
+        return
     try:
         about = path.stat()
         file = path.open("rb") if stat.S_ISREG(about.st_mode) else None
     except FileNotFoundError:
-        name = _name(path).strip("'")
-        raise FileNotFoundError(f"image {name} does not exist; check the image folder") from None
+        raise _absent(path) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"image {_name(path)} is not readable ({reason}); check it") from None
@@ -247,6 +254,20 @@ def _file(source: Any, root: Path | None) -> Iterator[BinaryIO]:
     with file:
         _check_bytes(path, about.st_size)
         yield file
+
+
+def _absent(path: Path | paths.Bucket) -> FileNotFoundError:
+    name = _name(path).strip("'")
+    return FileNotFoundError(f"image {name} does not exist; check the image folder")
+
+
+@functools.lru_cache(maxsize=2)  # most are looked at twice: decoded, and kept as they are
+def _downloaded(path: paths.Bucket) -> bytes:
+    """An image in a bucket, in one request."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise _absent(path) from None
 
 
 def _check_bytes(source: Any, count: int) -> None:

@@ -2,7 +2,8 @@
 
 A shard is a function of its task alone, so neither the number of processes nor an interruption
 shows in the result. While a folder is being made, `unfinished/` holds what was asked for and a note
-for every shard that is done; the manifest comes last, and with it the notes go.
+for every shard that is done; the manifest comes last, and with it the notes go (what was asked for
+first: notes without it are those of a finished run).
 """
 
 import concurrent.futures
@@ -10,9 +11,8 @@ import hashlib
 import itertools
 import json
 import multiprocessing
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +22,13 @@ from tqdm import tqdm
 from unireason_jax.data import worker
 from unireason_jax.data.quarantine import Reasons, brief
 from unireason_jax.data.samples import STREAMS
-from unireason_jax.storage import atomic
+from unireason_jax.storage import atomic, paths
 
 MANIFEST = "manifest.json"
 LENGTHS = "lengths.npy"
 QUARANTINE = "quarantine.jsonl"
 _UNFINISHED, _REQUEST = "unfinished", "request.json"
-_ENDED = f".{_UNFINISHED}"  # the notes of a finished run, on their way out
+_READERS = 16  # of notes at a time; in a bucket each takes a moment
 
 
 class Kept(NamedTuple):
@@ -85,15 +85,15 @@ def begin(folder: Path, request: dict[str, Any], *, overwrite: bool = False) -> 
         path.unlink()
     for name in (LENGTHS, QUARANTINE):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(notes, ignore_errors=True)
-    notes.mkdir(parents=True)
+    paths.remove_tree(notes)
     atomic.write_text(notes / _REQUEST, json.dumps(request))
     return False
 
 
 def tidy(folder: Path) -> None:
     """Removes what killed processes have left half written; for who holds the folder's lock."""
-    shutil.rmtree(folder / _ENDED, ignore_errors=True)
+    if not is_unfinished(folder):
+        paths.remove_tree(folder / _UNFINISHED)
     for pattern in (".*.part.*", f"{_UNFINISHED}/.*.part.*", "*.part"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
@@ -101,7 +101,7 @@ def tidy(folder: Path) -> None:
 
 def is_unfinished(folder: Path) -> bool:
     """Whether a run has begun in a folder and not finished."""
-    return (folder / _UNFINISHED).is_dir()
+    return (folder / _UNFINISHED / _REQUEST).is_file()
 
 
 def is_made(folder: Path, about: dict[str, Any]) -> bool:
@@ -137,7 +137,8 @@ def build(
     """
     rows = [count for _, count in tasks]
     mine = range(len(tasks))[share]
-    todo = [number for number in mine if not _note(folder, number).exists()]
+    made = {path.name for path in (folder / _UNFINISHED).glob("[0-9]*.json")}
+    todo = [number for number in mine if _note(folder, number).name not in made]
     total = sum(rows[number] for number in mine)
     done = total - sum(rows[number] for number in todo)
     with tqdm(total=total, initial=done, desc=about, unit=" rows", smoothing=0.05) as bar:
@@ -166,12 +167,12 @@ def finish(
         reasons.
       RuntimeError: there is not what was planned; nothing has been finished.
     """
-    _compare(folder, planned)
+    notes = _notes(folder)
+    _compare(folder, notes, planned)
     shards, counts, quarantined, reasons = [], Counter(), 0, Reasons()
     lengths = []
     with atomic.replacing(folder / QUARANTINE) as part, part.open("w", encoding="utf-8") as book:
-        for path in sorted((folder / _UNFINISHED).glob("[0-9]*.json")):
-            note = json.loads(path.read_text())
+        for note in map(json.loads, notes.values()):
             for refused in itertools.starmap(Refused, note["refused"]):
                 book.write(json.dumps(refused.entry()) + "\n")
                 reasons.add(refused.reason, refused.records)
@@ -212,15 +213,21 @@ def finish(
     return manifest
 
 
-def _compare(folder: Path, planned: int) -> None:
+def _notes(folder: Path) -> dict[str, bytes]:
+    """The notes of the shards that are done, by name, in order."""
+    found = sorted((folder / _UNFINISHED).glob("[0-9]*.json"))
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip((path.name for path in found), pool.map(lambda p: p.read_bytes(), found)))
+
+
+def _compare(folder: Path, notes: Mapping[str, bytes], planned: int) -> None:
     """Raises RuntimeError where shards and their notes are not what was planned."""
-    notes = {path.name: path for path in (folder / _UNFINISHED).glob("[0-9]*.json")}
     wanted = {_note(folder, number).name for number in range(planned)}
     wrong = [f"the note of shard {int(name[:-5])} is missing" for name in wanted - notes.keys()]
     wrong += [f"shard {int(name[:-5])} was not planned" for name in notes.keys() - wanted]
-    present = {path.name: path.stat().st_size for path in folder.glob("records-*.array_record")}
+    present = paths.sizes(folder, "records-*.array_record")
     for name in sorted(wanted & notes.keys()):
-        shard = json.loads(notes[name].read_text())["shard"]
+        shard = json.loads(notes[name])["shard"]
         size = present.pop(shard["file"], None)
         if size is None and shard["records"]:
             wrong.append(f"{shard['file']} is missing")
@@ -236,9 +243,9 @@ def _compare(folder: Path, planned: int) -> None:
 
 
 def _end(folder: Path) -> None:
-    """Takes the notes away, all at once: half of them would be an interrupted run."""
-    (folder / _UNFINISHED).rename(folder / _ENDED)
-    shutil.rmtree(folder / _ENDED)
+    """Takes the notes away; `tidy` does it where this process is killed meanwhile."""
+    (folder / _UNFINISHED / _REQUEST).unlink()
+    paths.remove_tree(folder / _UNFINISHED)
 
 
 def _statistics(tokens: np.ndarray) -> dict[str, float]:

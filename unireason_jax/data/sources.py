@@ -164,9 +164,7 @@ class JsonSource(_FileSource):
 
     def _row(self, index: int) -> dict[str, Any] | Broken:
         start, size = self._spans[index].tolist()
-        with base.open_bytes(self.path) as file:
-            file.seek(start)
-            return json_text.parse(file.read(size))
+        return json_text.parse(base.span(self.path, start, size))
 
 
 class ParquetSource(_FileSource):
@@ -307,7 +305,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_bytes().decode("utf-8"))
         names = [shard["file"] for shard in found["shards"]]
         whole = isinstance(found["records"], int) and isinstance(found["key"], str)
-        if not whole or not names or any(name != Path(name).name for name in names):
+        if not whole or not names or any("/" in name for name in names):
             raise ValueError("its fields are not those of a manifest")
         return found
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -318,6 +316,8 @@ def _opened(files: list[Path]):
     """The entries of ArrayRecord files. Raises ValueError naming the first that is damaged."""
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+    if not str(files[0]).startswith("gs://") and not paths.is_local(files[0]):
+        raise ValueError(f"{files[0]}: shards are read from gs:// or a file system; copy them")
     try:
         return ArrayRecordDataSource(list(map(str, files)))
     except RuntimeError:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unireason_jax.endpoints.pictures import kind_of
-from unireason_jax.storage import atomic
+from unireason_jax.storage import atomic, paths
 from unireason_jax.storage.indexed import IndexedJournal
 
 _SETTINGS = {"calls": 1}
@@ -26,7 +26,7 @@ class CallJournal:
     """
 
     def __init__(self, folder: Path, name: str = "calls"):
-        self.folder = Path(folder)
+        self.folder = paths.of(folder)
         self._journal = IndexedJournal(self.folder / f"{name}.jsonl", _SETTINGS)
         self._waiting: list[tuple[Mapping[str, Any], asyncio.Future]] = []
         self._writer: asyncio.Task | None = None

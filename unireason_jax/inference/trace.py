@@ -13,7 +13,7 @@ from PIL import Image
 
 from unireason_jax.data import images
 from unireason_jax.pictures.strips import Note, Panel, strip, tidy
-from unireason_jax.storage import atomic
+from unireason_jax.storage import atomic, paths
 
 FILE = "trace.json"
 PICTURE = "strip.png"
@@ -202,7 +202,7 @@ class Trace:
 
         trace.json is written last, so a folder that has it is complete.
         """
-        folder = Path(folder)
+        folder = paths.of(folder)
         folder.mkdir(parents=True, exist_ok=True)
         steps = []
         for number, step in enumerate(self.steps):
@@ -228,13 +228,13 @@ def load(folder: str | Path) -> Trace:
       ValueError: trace.json is not one of ours, or an image is damaged.
     """
     found = peek(folder)
-    steps = tuple(_with_image(step, Path(folder)) for step in found.steps)
+    steps = tuple(_with_image(step, paths.of(folder)) for step in found.steps)
     return dataclasses.replace(found, steps=steps)
 
 
 def peek(folder: str | Path) -> Trace:
     """As `load`, but the images are the names of their files, which are not opened."""
-    path = Path(folder) / FILE
+    path = paths.of(folder) / FILE
     if not path.exists():
         raise FileNotFoundError(f"{folder}: no {FILE}; give a folder that `Trace.save` wrote.")
     try:

@@ -3,11 +3,13 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from unireason_jax.run import compile_cache
+from unireason_jax.storage import paths
 
 
 def run(
@@ -27,6 +29,14 @@ def run(
         return command(given)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def path(text: str) -> Path | paths.Bucket:
+    """The type of a flag that names a file or a folder, on a file system or in a bucket."""
+    try:
+        return paths.of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def listing(table: Callable[[], str]) -> type[argparse.Action]:

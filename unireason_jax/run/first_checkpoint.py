@@ -4,7 +4,6 @@ The checkpoint's manifest is written last, so that a workdir which has one is wh
 interrupted command has left is thrown away by the next.
 """
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from unireason_jax.models.archive import DTYPES, type_name, write_archive
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.models.official_names import Tensor, layout
-from unireason_jax.storage import atomic
+from unireason_jax.storage import atomic, paths
 from unireason_jax.training import checkpoint
 
 _BLOCK = 1 << 26
@@ -31,8 +30,8 @@ def new(workdir: Path) -> Path:
     if (directory / checkpoint.MANIFEST).exists() or others:
         exists = directory.parent / str(others[0]) if others else directory
         raise ValueError(f"{exists}: exists; choose another --output, or remove it.")
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+    paths.remove_tree(directory)
+    directory.mkdir(parents=True, exist_ok=True)
     return directory
 
 
@@ -98,5 +97,5 @@ def copy(source: Path, target: Path, names: Sequence[str]) -> list[str]:
     present = [name for name in names if (source / name).exists()]
     for name in present:
         with atomic.replacing(target / name) as part:
-            shutil.copyfile(source / name, part)
+            paths.copy(source / name, part)
     return present

@@ -3,12 +3,15 @@
 import hashlib
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from unireason_jax.storage import atomic, sealed
+from etils import epath
+
+from unireason_jax.storage import atomic, lines, paths, sealed
 from unireason_jax.storage.journal import belongs, header_of
 
 _LENGTH = 1 << 40  # a row's place is offset * _LENGTH + length, one number a row
@@ -18,7 +21,8 @@ class IndexedJournal:
     """Rows by key, as in `Journal`, for millions of rows; the last row of a key counts.
 
     A last line that a crash cut off is removed; damaged rows are passed over and counted in
-    `damaged`. One process writes at a time, from any of its threads.
+    `damaged`. One process writes at a time, from any of its threads. Rows in a bucket are read from
+    a copy on this machine's disk, made when the journal is opened.
 
     Args:
       path: the file, made where it does not exist.
@@ -28,13 +32,24 @@ class IndexedJournal:
       ValueError: the file belongs to other settings, or is no journal; the message names it.
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any]):
-        self.path, self.damaged = Path(path), 0
+    def __init__(self, path: epath.PathLike, settings: Mapping[str, Any]):
+        self.path, self.damaged = paths.of(path), 0
+        self._file = self.path if isinstance(self.path, Path) else self._copied()
         self._places: dict[bytes, int] = {}
         self._lock = threading.Lock()
         header = header_of(settings)
         if not self.path.exists() or not self._read(header):
-            atomic.write_text(self.path, json.dumps(header) + "\n")
+            for file in {self.path, self._file}:
+                atomic.write_text(file, json.dumps(header) + "\n")
+
+    def _copied(self) -> Path:
+        """A copy of the rows in a bucket."""
+        self._kept = tempfile.TemporaryDirectory()
+        file = Path(self._kept.name) / "rows"
+        with file.open("wb") as out:
+            for part in lines.parts(self.path):
+                out.write(part.read_bytes())
+        return file
 
     def __len__(self) -> int:
         return len(self._places)
@@ -56,17 +71,20 @@ class IndexedJournal:
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows, each with its "key", and forces them to the disk."""
-        lines = [(row["key"], (sealed.seal(row) + "\n").encode()) for row in rows]
+        rows = [(row["key"], (sealed.seal(row) + "\n").encode()) for row in rows]
         with self._lock:
-            start = self.path.stat().st_size
-            atomic.append(self.path, b"".join(line for _, line in lines).decode(), durable=True)
-            for key, line in lines:
+            start = self._file.stat().st_size
+            text = b"".join(line for _, line in rows).decode()
+            lines.append(self.path, text, durable=True)
+            if self._file != self.path:
+                atomic.append(self._file, text)
+            for key, line in rows:
                 self._places[_name(key)] = start * _LENGTH + len(line)
                 start += len(line)
 
     def _at(self, place: int) -> dict[str, Any] | None:
         offset, length = divmod(place, _LENGTH)
-        with open(self.path, "rb") as file:
+        with open(self._file, "rb") as file:
             file.seek(offset)
             try:
                 return sealed.unseal(file.read(length).strip(), always=True)
@@ -76,7 +94,7 @@ class IndexedJournal:
     def _read(self, header: Mapping[str, Any]) -> bool:
         """Finds the rows of an earlier run; False where not even the header is whole."""
         try:
-            file = open(self.path, "rb")  # closed below
+            file = open(self._file, "rb")  # closed below
         except OSError as error:
             raise ValueError(f"{self.path}: cannot be read ({error.strerror}).") from None
         with file:
@@ -96,8 +114,8 @@ class IndexedJournal:
                 offset += len(line)
         if self.damaged:
             print(f"{self.path}: {self.damaged} damaged rows are passed over and made again")
-        if offset < self.path.stat().st_size:
-            os.truncate(self.path, offset)
+        if offset < self._file.stat().st_size:
+            os.truncate(self._file, offset)
         return True
 
 

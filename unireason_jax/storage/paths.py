@@ -22,6 +22,8 @@ from etils import epath
 DRIVERS = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 """Kinds of buckets, and the package that reaches each."""
 
+_SIP = 1 << 20  # bytes
+
 for _kind in ("gcs", *DRIVERS):  # what other machines write has to be seen at once
     fsspec.config.conf.setdefault(_kind, {}).setdefault("use_listings_cache", False)
 
@@ -55,7 +57,19 @@ class Bucket(type(epath.Path("gs://bucket"))):
     def open(self, mode: str = "r", **text: Any) -> IO:
         """A file of the object's bytes, or of its text (UTF-8 unless `encoding` says another)."""
         file = files(self).open(str(self), f"{mode.replace('b', '')}b")
+        if "r" in mode:  # its own lines are cut in Python
+            file = io.BufferedReader(file, _SIP)
         return file if "b" in mode else io.TextIOWrapper(file, **{"encoding": "utf-8"} | text)
+
+    def read_span(self, start: int, size: int) -> bytes:
+        """`size` bytes from `start` on, in one request."""
+        return files(self).cat_file(str(self), start, start + size)
+
+    def resolve(self, strict: bool = False) -> "Bucket":
+        """Itself: it begins at the root, and follows no links."""
+        return self
+
+    absolute = expanduser = resolve
 
     def read_bytes(self) -> bytes:
         """The whole object, in one request."""
@@ -153,6 +167,26 @@ def here(given: Iterable[Path | Bucket]) -> Iterator[list[Path]]:
         yield found
 
 
+def matching(pattern: epath.PathLike) -> list[Path | Bucket]:
+    """The files whose path fits a pattern of names with `*`, `?` and `[...]`."""
+    path = of(pattern)
+    if isinstance(path, Path):
+        inner = path.relative_to(path.anchor) if path.anchor else path
+        return [file for file in Path(path.anchor or ".").glob(str(inner)) if file.is_file()]
+    store = files(path)
+    found = [of(store.unstrip_protocol(name)) for name in store.glob(str(path))]
+    return [file for file in found if file.is_file()]
+
+
+def sizes(folder: Path | Bucket, pattern: str) -> dict[str, int]:
+    """Bytes by name of the files in a folder whose names fit a pattern."""
+    if isinstance(folder, Path):
+        return {path.name: path.stat().st_size for path in folder.glob(pattern)}
+    store = files(folder)
+    found = store.glob(str(folder / pattern), detail=True)
+    return {name.rpartition("/")[2]: info["size"] for name, info in found.items()}
+
+
 def remove_tree(path: epath.PathLike) -> None:
     """Deletes a folder and all in it; nothing happens where there is none."""
     path = of(path)
@@ -162,6 +196,12 @@ def remove_tree(path: epath.PathLike) -> None:
         path.rmtree(missing_ok=True)
 
 
+def copy(source: epath.PathLike, target: epath.PathLike) -> None:
+    """Copies one file, in pieces, whichever of the two is in a bucket."""
+    with of(source).open("rb") as read, of(target).open("wb") as write:
+        shutil.copyfileobj(read, write, 1 << 24)
+
+
 def copy_tree(source: epath.PathLike, target: epath.PathLike) -> None:
     """Copies the files below a folder into another one, whichever of them is in a bucket."""
     source, target = of(source), of(target)
@@ -169,5 +209,4 @@ def copy_tree(source: epath.PathLike, target: epath.PathLike) -> None:
         if path.is_file():
             to = target / path.relative_to(source)
             to.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("rb") as read, to.open("wb") as write:
-                shutil.copyfileobj(read, write, 1 << 24)
+            copy(path, to)

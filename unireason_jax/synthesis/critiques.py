@@ -48,7 +48,6 @@ def criticise(
       ValueError: the folder belongs to other settings, or no draft gave a record.
     """
     journal = Journal(folder / JOURNAL, settings)
-    (folder / IMAGES).mkdir(exist_ok=True)
     todo = [request for request in requests if request.id not in journal]
     for start in range(0, len(todo), batch):
         part = todo[start : start + batch]

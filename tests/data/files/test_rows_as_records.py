@@ -174,7 +174,7 @@ def test_nothing_in_a_row_raises_anything_else(folder, monkeypatch):
         record({"task": "t2i", "prompt": "a", "image": "a.png"}, folder)
 
 
-@pytest.mark.parametrize("name", ["https://x.org/a.png", "gs://b/a.png", "file:///etc/passwd"])
+@pytest.mark.parametrize("name", ["https://x.org/a.png", "ftp://b/a.png", "file:///etc/passwd"])
 def test_addresses_are_not_fetched(name, folder):
     with pytest.raises(RecordError, match="is an address; download it"):
         record({"task": "t2i", "prompt": "a", "image": name}, folder)

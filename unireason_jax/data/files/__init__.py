@@ -9,6 +9,7 @@ from pathlib import Path
 
 from unireason_jax.data.files import base, captioned, json_text, parquet, table, tar
 from unireason_jax.data.files.base import Broken, Place, Row
+from unireason_jax.storage import paths
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".tar")
 """Of files that are taken from a folder; all but parquet may have `.gz` behind it."""
@@ -32,7 +33,7 @@ def find_files(inputs: Iterable[str | Path]) -> list[Path]:
     """
     found = []
     for given in inputs:
-        path = Path(given)
+        path = paths.of(given)
         if path.is_dir():
             files = [file for file in path.rglob("*") if _is_taken(file)] or _captioned(path)
         elif path.is_file():
@@ -40,8 +41,7 @@ def find_files(inputs: Iterable[str | Path]) -> list[Path]:
         elif path.exists():
             raise ValueError(f"{given} is a pipe or a device; write its rows into a file")
         else:
-            pattern = path.relative_to(path.anchor) if path.anchor else path
-            files = [file for file in Path(path.anchor or ".").glob(str(pattern)) if file.is_file()]
+            files = paths.matching(path)
         if not files:
             raise FileNotFoundError(
                 f"{given} does not exist or holds no file; check the input (read are {KINDS})"

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from unireason_jax.storage import paths
+
 LONGEST = 64 << 20  # bytes of a row of text
 BLANK = b" \t\r\n"
 DAMAGE = (OSError, EOFError, zlib.error)  # what reading a damaged file or archive raises
@@ -34,9 +36,22 @@ Row = dict[str, Any]
 
 def open_bytes(path: Path) -> BinaryIO:
     """The bytes of a file, unpacked where it is gzipped, with `seek` and `tell`."""
-    with path.open("rb") as file:
-        packed = file.read(len(GZIP)) == GZIP
-    return gzip.open(path, "rb") if packed else path.open("rb")
+    file = path.open("rb")
+    packed = file.read(len(GZIP)) == GZIP
+    if packed and isinstance(path, Path):
+        file.close()
+        return gzip.open(path, "rb")
+    file.seek(0)
+    return gzip.GzipFile(fileobj=file) if packed else file
+
+
+def span(path: Path | paths.Bucket, start: int, size: int) -> bytes:
+    """`size` bytes of a file from `start` on, unpacked where it is gzipped."""
+    if isinstance(path, paths.Bucket) and not path.name.lower().endswith(".gz"):
+        return path.read_span(start, size)
+    with open_bytes(path) as file:
+        file.seek(start)
+        return file.read(size)
 
 
 def head(file: BinaryIO, size: int) -> bytes:

@@ -32,7 +32,8 @@ def opened(path: Path):
             f"{path}: parquet needs pyarrow; install unireason-jax with the extra 'parquet'"
         ) from None
     try:
-        file = pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+        source = path if isinstance(path, Path) else path.open("rb")
+        file = pyarrow.parquet.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
         rows = file.metadata.num_rows
         names = file.schema_arrow.names
     except Exception as error:  # a damaged footer raises whatever it likes

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,8 +23,9 @@ from unireason_jax.data.templates.official import (
     read_row,
     recognised,
 )
+from unireason_jax.storage import paths
 
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _LOOK = 256  # rows of a file that tell its format
 _DEEPEST = 6  # lists and objects in which an image may stand
 
@@ -102,9 +104,9 @@ class Reading:
         data = images.embedded(image)
         if data is not None:
             return data
-        if _ADDRESS.match(image):
+        if (found := _ADDRESS.match(image)) and found.group(1).lower() not in paths.DRIVERS:
             raise ValueError(f"image {cut(image)} is an address; download it and give its path")
-        path = folder / image
+        path = paths.of(image) if found else paths.of(folder / image)
         try:
             inside = self.allow_outside or _is_inside(path, folder)
         except ValueError as error:
@@ -132,6 +134,10 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 def _is_inside(path: Path, folder: Path) -> bool:
     """Whether a path, all links followed, is in a folder. Raises ValueError for what is no path."""
+    if not isinstance(path, Path):
+        return posixpath.normpath(str(path)).startswith(f"{posixpath.normpath(str(folder))}/")
+    if not isinstance(folder, Path):
+        return False
     above, name = os.path.split(path)
     is_plain = name not in ("", ".", "..") and not os.path.islink(path)
     real = os.path.join(_real(above), name) if is_plain else os.path.realpath(path)

@@ -88,5 +88,5 @@ class Square:
 
 def read_plain(path: Path) -> np.ndarray:
     """uint8 [H, W, 3] of a file with its transparency dropped, as the official loader reads it."""
-    with Image.open(path) as image:
+    with path.open("rb") as file, Image.open(file) as image:
         return np.asarray(image.convert("RGB"))

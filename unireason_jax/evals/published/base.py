@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -100,7 +101,7 @@ class Question:
             if isinstance(picture, np.ndarray):
                 data = picture.tobytes()
             else:
-                data = (picture if isinstance(picture, Path) else picture.file).read_bytes()
+                data = (picture if isinstance(picture, os.PathLike) else picture.file).read_bytes()
             found.update(str(len(data)).encode() + data)
         return found.hexdigest()
 
@@ -235,10 +236,10 @@ def pixels(picture: Picture) -> np.ndarray:
     """A picture as uint8 [H, W, 3]. Raises Unreadable for a file that holds none."""
     if isinstance(picture, np.ndarray):
         return picture
-    if isinstance(picture, Path):
+    if isinstance(picture, os.PathLike):
         return _opened(picture)
     if isinstance(picture, Fitted):
-        with Image.open(picture.like) as other:
+        with picture.like.open("rb") as file, Image.open(file) as other:
             size = other.size
         fitted = Image.fromarray(_opened(picture.file)).resize(size, Image.Resampling.BICUBIC)
         return np.asarray(fitted)
@@ -255,7 +256,7 @@ def _grid(file: Path, written: int) -> np.ndarray:
 
 def _opened(file: Path) -> np.ndarray:
     try:
-        with Image.open(file) as found:
+        with file.open("rb") as data, Image.open(data) as found:
             return np.asarray(found.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:  # Pillow has no error of its own
         raise Unreadable(f"{file}: {' '.join(str(error).split())}") from None

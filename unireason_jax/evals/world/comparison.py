@@ -15,7 +15,7 @@ from unireason_jax.evals.world.exam import Groups
 from unireason_jax.evals.world.report import Report, Section
 from unireason_jax.pictures.chart import curves
 from unireason_jax.pictures.strips import contact_sheet
-from unireason_jax.storage import atomic
+from unireason_jax.storage import atomic, lines, paths
 
 MEASURES = ("held-out prompts", "knowledge")
 WAYS = (
@@ -67,7 +67,7 @@ def read_outcomes(folder: Path) -> Outcomes:
     Raises:
       FileNotFoundError: there is no report.
     """
-    path = Path(folder) / "outcomes.json"
+    path = paths.of(folder) / "outcomes.json"
     if not path.exists():
         raise FileNotFoundError(f"{path}: no evaluation there; run `unireason evaluate` first.")
     return json.loads(path.read_text("utf-8"))
@@ -141,11 +141,11 @@ def draw_curves(metrics: Mapping[str, Path], picture: Path) -> None:
     """Draws the training losses of runs from their metrics.jsonl files."""
     charts = []
     for key, title in {"loss/flow": "Flow loss", "loss/ce": "Cross entropy"}.items():
-        lines = {}
+        drawn = {}
         for name, path in metrics.items():
-            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-            lines[name] = [(row["step"], row[key]) for row in rows if key in row]
-        charts.append(curves(title, {name: line for name, line in lines.items() if line}))
+            rows = [json.loads(line) for line in lines.read(path)]
+            drawn[name] = [(row["step"], row[key]) for row in rows if key in row]
+        charts.append(curves(title, {name: line for name, line in drawn.items() if line}))
     with atomic.replacing(picture) as part:
         contact_sheet(charts, columns=2).save(part)
 

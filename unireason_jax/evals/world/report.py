@@ -10,7 +10,7 @@ from unireason_jax.evals.rates import Rate
 from unireason_jax.inference.trace import Trace
 from unireason_jax.pictures.chart import Bar, Bars, bar_chart
 from unireason_jax.pictures.strips import contact_sheet
-from unireason_jax.storage import atomic
+from unireason_jax.storage import atomic, paths
 
 Row = tuple[str, tuple[Rate | None, ...]]
 NOTE = (
@@ -101,7 +101,7 @@ class Report:
 
         Pictures: chart.png, strips.png, failures.png; each only where there is something to draw.
         """
-        folder = Path(folder)
+        folder = paths.of(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, traces in self._strips().items():
             for number, trace in enumerate(traces):
