@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from unireason_jax.endpoints import chat, drawing
@@ -11,6 +10,7 @@ from unireason_jax.endpoints.calls import CallJournal
 from unireason_jax.endpoints.failures import CallFailure
 from unireason_jax.endpoints.role import Answer, Role
 from unireason_jax.evals.published.base import Malformed
+from unireason_jax.storage import paths
 from unireason_jax.synthesis.programs import PROGRAMS, Rejected
 from unireason_jax.synthesis.recipe import Condition, Recipe, Stage
 from unireason_jax.synthesis.seeds import Seed
@@ -99,7 +99,7 @@ class Player:
         item = Item(seed, {**seed.values, "id": seed.id})
         for name, kind in self.recipe.inputs.items():
             if kind == "picture":
-                data = Path(str(seed.values[name])).read_bytes()
+                data = paths.of(str(seed.values[name])).read_bytes()
                 item.values[name] = Kept(await self.journal.keep(data))
         await self._walk(self.recipe.stage, item, "")
         return item
