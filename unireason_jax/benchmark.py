@@ -39,7 +39,7 @@ from unireason_jax.inference import choice
 from unireason_jax.inference.load import add_flags, from_flags, told
 from unireason_jax.pods import pod, sharding
 from unireason_jax.run import command_line
-from unireason_jax.storage.journal import Journal
+from unireason_jax.storage.journal import Journal, shared
 
 DETECTIONS = "geneval: a detector's JSON file; compbench: a folder of the official scripts' answers"
 _SLOWEST = 30 * 24 * 3600.0  # seconds that processes wait for each other's share
@@ -242,15 +242,8 @@ def judged(
 def answers_of(out: Path, judge: str, settings: Mapping[str, Any]) -> Journal:
     """The journal of this process, which also knows the answers in those of all others."""
     name = "answers_" + "".join(c if c.isalnum() else "_" for c in judge)
-    number = jax.process_index()
-    own = Journal(out / (f"{name}.{number}.jsonl" if number else f"{name}.jsonl"), settings)
-    for path in [out / f"{name}.jsonl", *sorted(out.glob(f"{name}.[0-9]*.jsonl"))]:
-        if path != own.path and path.exists():
-            for key, row in Journal(path, settings).rows.items():
-                old = own.rows.get(key)
-                if old is None or old["scores"] is None:
-                    own.rows[key] = row
-    return own
+    unscored = {"lacks": lambda row: row["scores"] is None}
+    return shared(out, name, settings, jax.process_index(), **unscored)
 
 
 def _mine(work: Sequence[Any]) -> Sequence[Any]:

@@ -5,6 +5,7 @@
 Writes report.md, report.json, outcomes.json (every single verdict), chart.png, and strips.png and
 failures.png (prompts of every tag that ended right or wrong, with plan, draft, reflections, refined
 images and verdicts). All prompts are held out from training. Sizes are flags; 0 leaves a part out.
+Several hosts share the drawing; the report is that of one.
 """
 
 import argparse
@@ -12,15 +13,18 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+
 from unireason_jax.evals.flow_loss import flow_by_time
 from unireason_jax.evals.progress import Progress
 from unireason_jax.evals.world import evaluation
 from unireason_jax.evals.world.exam import CONVERSATIONS
 from unireason_jax.inference import choice, presets
 from unireason_jax.inference.load import add_flags, from_flags
+from unireason_jax.inference.shared import SharedReasoner
+from unireason_jax.pods import pod, sharding
 from unireason_jax.run import command_line
 from unireason_jax.run.run import Run
-from unireason_jax.storage import lock
 
 HELP = {
     "prompts": "held-out prompts per tag (6 tags), drawn in three modes",
@@ -66,20 +70,28 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-@lock.alone("unireason evaluate", folder="arguments.out")
 def run(arguments: argparse.Namespace) -> Path:
     """Evaluates and writes the report; returns its folder."""
+    sharding.initialize_distributed()
+    with pod.ending_together(), pod.holding(arguments.out, "unireason evaluate"):
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> Path:
+    """The work of `run`, in a folder that is held."""
     names = [field.name for field in dataclasses.fields(evaluation.Sizes)]
     sizes = evaluation.Sizes(**{name: getattr(arguments, name) for name in names})
     reasoner = from_flags(arguments)
     template = presets.find(arguments.preset).template if arguments.preset else ""
     usual = template if template in CONVERSATIONS else CONVERSATIONS[0]
     report = evaluation.evaluate(
-        reasoner,
+        SharedReasoner(reasoner, arguments.out),
         sizes,
         advance=Progress("evaluate", sizes.cost(), "images at most"),
         conversation=arguments.conversation or usual,
     )
+    if jax.process_index():
+        return arguments.out  # the first process tells what all have drawn
     facts = {"checkpoint": arguments.checkpoint, "weights": arguments.which}
     flow = reasoner.settings.flow
     if arguments.preset:

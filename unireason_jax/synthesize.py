@@ -16,7 +16,8 @@ With real models, a recipe asks endpoints over HTTP:
 The config says where the seeds lie, their licence, and who plays which role; keys are named by
 their environment variables. Every finished call is kept, so no call is paid for twice.
 
-Started again, the command goes on where it stopped.
+Started again, the command goes on where it stopped. Several hosts share the drafts of a checkpoint
+(journal.N.jsonl of process N).
 """
 
 import argparse
@@ -24,6 +25,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -32,12 +34,14 @@ from unireason_jax.evals.progress import Progress
 from unireason_jax.inference import choice, presets
 from unireason_jax.inference.load import add_flags, from_flags
 from unireason_jax.pictures.strips import Note, Panel, contact_sheet, strip
+from unireason_jax.pods import pod, sharding
 from unireason_jax.run import command_line
-from unireason_jax.storage import atomic, lock
+from unireason_jax.storage import atomic
 from unireason_jax.synthesis import critiques, world_roles
 from unireason_jax.world.scenes import CELL
 
 _SHOWN = 8
+_SLOWEST = 30 * 24 * 3600.0  # seconds that processes wait for each other's share
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,7 +92,9 @@ def run(arguments: argparse.Namespace) -> Path:
         raise ValueError(
             "give --checkpoint RUN --out DIR, or --recipe NAME --config FILE --out DIR."
         )
-    return _drafts(arguments)
+    sharding.initialize_distributed()
+    with pod.ending_together(), pod.holding(arguments.out, "unireason synthesize"):
+        return _drafts(arguments)
 
 
 def _agents(arguments: argparse.Namespace) -> Path:
@@ -110,9 +116,8 @@ def _agents(arguments: argparse.Namespace) -> Path:
     return running.run(*given, out)
 
 
-@lock.alone("unireason synthesize", folder="arguments.out")
 def _drafts(arguments: argparse.Namespace) -> Path:
-    """The world's records of a model's own drafts."""
+    """The world's records of a model's own drafts in a folder that is held."""
     if arguments.count < 1 or not 0 <= arguments.right_share < 1:
         raise ValueError("--count must be >= 1 and --right_share in [0, 1).")
     template = "think_t2i" if arguments.plan else "t2i"
@@ -136,14 +141,19 @@ def _drafts(arguments: argparse.Namespace) -> Path:
     }
     if arguments.preset:
         settings["preset"] = arguments.preset
+    number, processes = jax.process_index(), jax.process_count()
     counts = critiques.criticise(
         requests,
         world_roles.roles(reasoner, template),
         arguments.out,
         settings=settings,
         right_share=arguments.right_share,
-        progress=Progress("synthesize", len(requests), "drafts"),
+        progress=Progress("synthesize", len(requests[number::processes]), "drafts"),
+        process=(number, processes),
+        meet=lambda: pod.gather("synthesize", None, timeout=_SLOWEST),
     )
+    if number:
+        return arguments.out
     show(arguments.out)
     fates = ", ".join(
         f"{count} {fate}" for fate, count in counts.most_common() if fate != "records"

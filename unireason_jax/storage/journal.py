@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,35 @@ def belongs(path: Path, line: bytes, header: Mapping[str, Any]) -> bool:
             "folder, or remove it."
         )
     return _SEALED in first
+
+
+def shared(
+    folder: epath.PathLike,
+    name: str,
+    settings: Mapping[str, Any],
+    number: int,
+    *,
+    lacks: Callable[[Mapping[str, Any]], bool] = lambda row: False,
+) -> Journal:
+    """The journal of one process of a job, which also knows the rows in those of all others.
+
+    No process may write while another one opens it.
+
+    Args:
+      folder: of all journals: `{name}.jsonl` of the first process, `{name}.{number}.jsonl`.
+      name: of the journals.
+      settings: see `Journal`.
+      number: of the process.
+      lacks: whether a row of one's own is worth less than another process's.
+    """
+    folder = paths.of(folder)
+    own = Journal(folder / (f"{name}.{number}.jsonl" if number else f"{name}.jsonl"), settings)
+    for path in [folder / f"{name}.jsonl", *sorted(folder.glob(f"{name}.[0-9]*.jsonl"))]:
+        if path != own.path and path.exists():
+            for key, row in Journal(path, settings).rows.items():
+                if key not in own.rows or lacks(own.rows[key]):
+                    own.rows[key] = row
+    return own
 
 
 def _shown(header: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from unireason_jax.storage import atomic
-from unireason_jax.storage.journal import Journal
+from unireason_jax.storage.journal import shared
 from unireason_jax.synthesis.roles import Draft, Request, Roles, Unusable
 
 RECORDS, JOURNAL, IMAGES = "records.jsonl", "journal.jsonl", "images"
@@ -25,6 +25,8 @@ def criticise(
     batch: int = 64,
     right_share: float = 0.3,
     progress: Callable[[int], None] = lambda count: None,
+    process: tuple[int, int] = (0, 1),
+    meet: Callable[[], None] = lambda: None,
 ) -> collections.Counter:
     """Makes refinement records of drafts; started again, it goes on where it stopped.
 
@@ -40,20 +42,33 @@ def criticise(
       right_share: of the records, how many may be drafts that were right at once; the first ones
         in the order of the requests are taken.
       progress: called with the number of requests just finished.
+      process: number of this process and how many share the requests; each has a journal of its
+        own, and the first one writes the records.
+      meet: waits until all processes have come here.
 
     Returns:
-      Counts by fate, and the number of records under "records".
+      Counts by fate, and the number of records under "records"; of the share alone, and no records,
+      in a process that is not the first.
 
     Raises:
       ValueError: the folder belongs to other settings, or no draft gave a record.
     """
-    journal = Journal(folder / JOURNAL, settings)
-    todo = [request for request in requests if request.id not in journal]
+    number, processes = process
+    name = JOURNAL.removesuffix(".jsonl")
+    journal = shared(folder, name, settings, number)
+    meet()  # nobody opens what another one writes
+    mine = requests[number::processes]
+    todo = [request for request in mine if request.id not in journal]
+    progress(len(mine) - len(todo))
     for start in range(0, len(todo), batch):
         part = todo[start : start + batch]
         drafts = roles.generator(part)
         journal.add([_fate(request, draft, roles, folder) for request, draft in zip(part, drafts)])
         progress(len(part))
+    meet()
+    if number:
+        return collections.Counter(journal.rows[request.id]["fate"] for request in mine)
+    journal = shared(folder, name, settings, number)
     rows = [journal.rows[request.id] for request in requests]
     records = _chosen(rows, right_share)
     counts = collections.Counter(row["fate"] for row in rows)
