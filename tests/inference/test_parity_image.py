@@ -88,8 +88,9 @@ def test_contexts(golden, task):
         golden.check_context(cache, f"out.{task}.{name}")
         length = int(cache.lengths[0])
         for layer in range(golden.config.llm.layers if length else 0):
-            golden.close(cache.k[layer, 0, :length], f"out.{task}.{name}.k_layer{layer}")
-            golden.close(cache.v[layer, 0, :length], f"out.{task}.{name}.v_layer{layer}")
+            k, v = (x[layer, 0, :, :length].swapaxes(0, 1) for x in (cache.k, cache.v))
+            golden.close(k, f"out.{task}.{name}.k_layer{layer}")
+            golden.close(v, f"out.{task}.{name}.v_layer{layer}")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -79,8 +79,9 @@ def test_logits_and_greedy_tokens(golden, case):
     golden.check_context(cache, f"out.{case}")
     for layer in range(golden.config.llm.layers):
         length = int(cache.lengths[0])
-        golden.close(cache.k[layer, 0, :length], f"out.{case}.prefill.k_layer{layer}")
-        golden.close(cache.v[layer, 0, :length], f"out.{case}.prefill.v_layer{layer}")
+        k, v = (x[layer, 0, :, :length].swapaxes(0, 1) for x in (cache.k, cache.v))
+        golden.close(k, f"out.{case}.prefill.k_layer{layer}")
+        golden.close(v, f"out.{case}.prefill.v_layer{layer}")
     tokens = golden.tensors[f"out.{case}.tokens"]
     golden.close(logits_along(golden, cache, tokens), f"out.{case}.logits")
     ids, drawn = written(golden, cache, eos=-1, limit=16)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from unireason_jax.models.attention import Keys, Queries, attend
+from unireason_jax.models.attention import CachedKeys, Keys, Queries, attend
 from unireason_jax.models.chunked import Ids, active_blocks
 from unireason_jax.models.flash import flash_attention
 from unireason_jax.models.flash_gpu import Tilings, default_tilings, gpu_attention, whole_tiles
@@ -83,7 +83,7 @@ def run(q, k, v, seen, backend, chunk=8):
         small = Tilings(*[Kernel(Tiles(*size), 4, 2) for size in ((16, 32), (32, 16), (16, 16))])
         plan = default_tilings(q.dtype) if backend == "gpu default" else small
         return gpu_attention(q, k, v, ids, plan, jax.default_backend() != "gpu")
-    return attend(q, Queries(*seen[1:]), [Keys(k, v, seen.key)], backend=backend, chunk=chunk)
+    return attend(q, Queries(*seen[1:]), Keys(k, v, seen.key), backend=backend, chunk=chunk)
 
 
 @functools.partial(jax.jit, static_argnames="backend")
@@ -194,13 +194,14 @@ def test_whole_tiles_need_no_mask_and_are_found():
 
 
 @pytest.mark.parametrize("backend", ["dense", "chunked", "flash"])
-def test_two_blocks_of_keys_equal_one(backend):
+def test_cached_keys_and_new_ones_equal_one_block(backend):
     q, k, v, seen = inputs(np.random.default_rng(10), 2, 40)
     whole = run(q, k, v, seen, backend=backend, chunk=8)
-    cut = [Keys(k[:, s], v[:, s], seen.key[:, s]) for s in (slice(0, 15), slice(15, None))]
-    parts = jax.jit(lambda q, cut: attend(q, Queries(*seen[1:]), cut, backend=backend, chunk=8))(
-        q, cut
-    )
+    heads_first = (jnp.moveaxis(x[:, :15], 1, 2) for x in (k, v))
+    cached = CachedKeys(*heads_first, seen.key[:, :15])
+    new = Keys(k[:, 15:], v[:, 15:], seen.key[:, 15:])
+    how = {"backend": backend, "chunk": 8}
+    parts = jax.jit(lambda *x: attend(x[0], Queries(*seen[1:]), *x[1:], **how))(q, new, cached)
     np.testing.assert_allclose(whole, parts, atol=1e-6)
 
 

@@ -40,10 +40,11 @@ def test_prefix_then_suffix_equals_the_whole_row(change, llm):
     whole, _ = decode(np.arange(total))
     first, past = decode(np.arange(15))
     room = 7
-    k, v = (jnp.pad(x, [(0, 0), (0, 0), (0, room), (0, 0), (0, 0)]) for x in past[:2])
+    k, v = (x.swapaxes(2, 3) for x in past[:2])  # a cache has its heads first
+    k, v = (jnp.pad(x, [(0, 0), (0, 0), (0, 0), (0, room), (0, 0)]) for x in (k, v))
     past = (
         k + 0.0,
-        v.at[:, :, 15:].set(9.0),
+        v.at[:, :, :, 15:].set(9.0),
         jnp.pad(past[2], [(0, 0), (0, room)], constant_values=PADDING),
     )
     second, _ = decode(np.arange(15, total), past)
@@ -59,7 +60,7 @@ def test_a_cache_that_nobody_sees_changes_nothing():
     ids = Visibility(*(jnp.asarray(x)[None] for x in build([6], ["causal"])))
     at, none = jnp.arange(6, dtype=jnp.int32)[None], jnp.zeros((1, 0, 32))
     llm = config.llm
-    shape = (llm.layers, 1, 9, llm.kv_heads, llm.head_dim)
+    shape = (llm.layers, 1, llm.kv_heads, 9, llm.head_dim)
     k = jax.random.normal(jax.random.key(2), shape)
     past = k, k, jnp.full((1, 9), PADDING, jnp.int32)
     wanted, _, kv = jax.jit(model.decode)(tokens, none, at, ids)
@@ -84,7 +85,7 @@ def test_a_sampler_reads_the_same_model(dtype):
     tokens = jax.random.normal(jax.random.key(1), (1, 6, 32))
     ids = Visibility(*(jnp.asarray(x)[None] for x in build([6], ["full"])))
     at, llm = jnp.zeros((1, 6), jnp.int32), config.llm
-    k = jax.random.normal(jax.random.key(2), (llm.layers, 1, 3, llm.kv_heads, llm.head_dim))
+    k = jax.random.normal(jax.random.key(2), (llm.layers, 1, llm.kv_heads, 3, llm.head_dim))
     past = k.astype(dtype), k.astype(dtype), jnp.zeros((1, 3), jnp.int32)
 
     def decode(config, params):

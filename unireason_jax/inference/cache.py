@@ -21,8 +21,8 @@ class Cache:
     """Keys and values of B rows in S slots.
 
     Attributes:
-      k: [L, B, S, K, H] keys after query-key norm and rotation.
-      v: [L, B, S, K, H] values.
+      k: [L, B, K, S, H] keys after query-key norm and rotation: as attention reads them.
+      v: [L, B, K, S, H] values.
       lengths: [B] int32, filled slots = order index of the next token.
       positions: [B] int32, rotary position of the next token.
     """
@@ -40,7 +40,7 @@ class Cache:
     @property
     def slots(self) -> int:
         """S."""
-        return self.k.shape[2]
+        return self.k.shape[3]
 
     @property
     def keys(self) -> jax.Array:
@@ -77,7 +77,7 @@ def empty(config: Any, rows: int, slots: int) -> Cache:
       slots: S; appending past it silently drops tokens, so callers size it (`Reasoner` does).
     """
     llm = config.llm
-    shape = (llm.layers, rows, slots, llm.kv_heads, llm.head_dim)
+    shape = (llm.layers, rows, llm.kv_heads, slots, llm.head_dim)
     k, v = (jnp.zeros(shape, config.dtype) for _ in range(2))
     lengths, positions = (jnp.zeros(rows, jnp.int32) for _ in range(2))
     return Cache(k, v, lengths, positions)
@@ -87,8 +87,9 @@ def resize(cache: Cache, slots: int) -> Cache:
     """The same rows with more or fewer slots; fewer must still hold the longest row."""
     extra = slots - cache.slots
     if extra <= 0:
-        return dataclasses.replace(cache, k=cache.k[:, :, :slots], v=cache.v[:, :, :slots])
-    pad = [(0, 0), (0, 0), (0, extra), (0, 0), (0, 0)]
+        k, v = (x[:, :, :, :slots] for x in (cache.k, cache.v))
+        return dataclasses.replace(cache, k=k, v=v)
+    pad = [(0, 0), (0, 0), (0, 0), (0, extra), (0, 0)]
     return dataclasses.replace(cache, k=jnp.pad(cache.k, pad), v=jnp.pad(cache.v, pad))
 
 
@@ -312,7 +313,8 @@ class _Block:
         slot = jnp.where(self.valid, self._order(), cache.slots)
 
         def put(old: jax.Array, value: jax.Array) -> jax.Array:
-            return old.at[:, row, slot].set(value.astype(old.dtype), mode="drop")
+            value = jnp.moveaxis(value, 0, 2).astype(old.dtype)
+            return old.at[:, row, :, slot].set(value, mode="drop")
 
         return Cache(
             k=put(cache.k, new[0]),

@@ -55,7 +55,7 @@ class Engine:
         """A cache with its rows, and its heads on a `tensor` axis, spread over the mesh."""
         if self.mesh is None:
             return cache
-        names = ("layers", "batch", None, "kv_heads", None)
+        names = ("layers", "batch", "kv_heads", None, None)
         spec = sharding.fitted_spec(cache.k.shape, names, self.mesh.shape)
         wide, flat = NamedSharding(self.mesh, spec), batches.batch_sharding(self.mesh)
         return jax.device_put(cache, Cache(k=wide, v=wide, lengths=flat, positions=flat))

@@ -4,7 +4,6 @@ Who sees whom is never an array of booleans in the batch: every query carries th
 every key one (see `visibility`), and a backend evaluates the rule where it needs it.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -35,10 +34,21 @@ class Keys(NamedTuple):
     ids: jax.Array
 
 
+class CachedKeys(NamedTuple):
+    """The same of a cache, k and v [B, K, S, H]: in this order a product with few queries reads
+    them where they are, and copies nothing.
+    """
+
+    k: jax.Array
+    v: jax.Array
+    ids: jax.Array
+
+
 def attend(
     q: jax.Array,
     queries: Queries,
-    keys: Sequence[Keys],
+    keys: Keys,
+    cached: CachedKeys | None = None,
     *,
     backend: str = "auto",
     chunk: int = 128,
@@ -48,7 +58,8 @@ def attend(
     Args:
       q: [B, T, N, H]; N is a multiple of K, and query head n reads key head n // (N / K).
       queries: visibility of the queries.
-      keys: one or more blocks of keys (a cache and the new tokens), under one joint softmax.
+      keys: those of the new tokens.
+      cached: those of a cache, under one joint softmax with them.
       backend: "dense" holds all scores, and its keys are not copied: for few queries; "chunked"
         has memory linear in the row and skips what nobody sees; "flash" does so in the kernels of
         `flash` or, on GPU, of `flash_gpu`; "auto" is dense up to `chunk` queries, else flash on TPU
@@ -64,8 +75,11 @@ def attend(
         backend = "dense" if length <= chunk else "flash" if kernels else "chunked"
     with jax.named_scope("attention"):
         if backend == "dense" or not length:
-            return checkpoint_name(_dense(q, queries, keys), "attention")
-        k, v, ids = (x[0] if len(x) == 1 else jnp.concatenate(x, axis=1) for x in zip(*keys))
+            return checkpoint_name(_dense(q, queries, keys, cached), "attention")
+        k, v, ids = keys
+        if cached is not None:
+            before = *(jnp.moveaxis(x, 1, 2) for x in (cached.k, cached.v)), cached.ids
+            k, v, ids = (jnp.concatenate(x, axis=1) for x in zip(before, keys))
 
         def local(q: jax.Array, k: jax.Array, v: jax.Array, *ids: jax.Array) -> jax.Array:
             flat = q.reshape(*q.shape[:2], -1, q.shape[4])
@@ -85,25 +99,26 @@ def attend(
         return per_device(local, (grouped, k, v, *queries, ids), names).reshape(q.shape)
 
 
-def _dense(q: jax.Array, queries: Queries, keys: Sequence[Keys]) -> jax.Array:
+def _dense(q: jax.Array, queries: Queries, keys: Keys, cached: CachedKeys | None) -> jax.Array:
     """All scores at once, float32 [B, K, G, T, S]."""
     rows, length, heads, size = q.shape
-    kv_heads = keys[0].k.shape[2]
+    kv_heads = keys.k.shape[2]
+    blocks = [(cached, "BKSH")] * (cached is not None) + [(keys, "BSKH")]
     q = q.reshape(rows, length, kv_heads, heads // kv_heads, size)
     mode = {"precision": precision(q.dtype), "preferred_element_type": jnp.float32}
     lo, hi, own = (x[:, None, None, :, None] for x in queries)
     scores = []
-    for block in keys:
+    for block, axes in blocks:
         allowed = visible(lo, hi, own, block.ids[:, None, None, None, :])
-        score = jnp.einsum("BTKGH,BSKH->BKGTS", q, block.k, **mode) * size**-0.5
+        score = jnp.einsum(f"BTKGH,{axes}->BKGTS", q, block.k, **mode) * size**-0.5
         scores.append(jnp.where(allowed, score, MASKED))
     top = jnp.max(jnp.stack([jnp.max(s, axis=-1) for s in scores]), axis=0)
     top = jax.lax.stop_gradient(top)[..., None]
     weights = [jnp.exp(s - top) for s in scores]
     total = sum(jnp.sum(w, axis=-1) for w in weights)
     parts = [
-        jnp.einsum("BKGTS,BSKH->BTKGH", w.astype(block.v.dtype), block.v, **mode)
-        for w, block in zip(weights, keys)
+        jnp.einsum(f"BKGTS,{axes}->BTKGH", w.astype(block.v.dtype), block.v, **mode)
+        for w, (block, axes) in zip(weights, blocks)
     ]
     out = sum(parts) / jnp.moveaxis(total, 3, 1)[..., None]
     return out.reshape(rows, length, heads, size).astype(q.dtype)

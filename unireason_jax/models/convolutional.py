@@ -102,7 +102,7 @@ class Side:
         parts = (self.conv(f"{name}.{part}", h) for part in "qkv")
         q, k, v = (part.reshape(rows, -1, 1, channels) for part in parts)
         every = jnp.zeros((rows, height * width), jnp.int32)
-        out = attend(q, Queries(every, every, every - 1), [Keys(k, v, every)], chunk=1024)
+        out = attend(q, Queries(every, every, every - 1), Keys(k, v, every), chunk=1024)
         return x + self.conv(f"{name}.proj_out", out.reshape(x.shape))
 
     def down(self, name: str, x: jax.Array) -> jax.Array:

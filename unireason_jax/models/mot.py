@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unireason_jax.models.attention import Keys, Queries, attend
+from unireason_jax.models.attention import CachedKeys, Keys, Queries, attend
 from unireason_jax.models.layers import Projection, RMSNorm, rotary, rotate, stacked
 from unireason_jax.models.sizes import LLMConfig
 from unireason_jax.pods.sharding import constrain
@@ -22,7 +22,7 @@ from unireason_jax.rules.visibility import Visibility
 
 
 class Past(NamedTuple):
-    """Cached keys and values [L, B, S, K, H] and their visibility ids [B, S] int32."""
+    """Cached keys and values [L, B, K, S, H] and their visibility ids [B, S] int32."""
 
     k: jax.Array
     v: jax.Array
@@ -91,7 +91,7 @@ class Block(nnx.Module):
         *,
         turn: tuple[jax.Array, jax.Array],
         visibility: Visibility,
-        past: Keys | None,
+        past: CachedKeys | None,
         detach_und: bool,
     ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, jax.Array]]:
         """Residual streams [B, Tu, D] and [B, Tg, D] float32 -> the same, and the new keys."""
@@ -111,12 +111,12 @@ class Block(nnx.Module):
             vs.append(v)
         k, v = (jnp.concatenate(x, axis=1) if len(x) > 1 else x[0] for x in (ks, vs))
         k, v = (constrain(x, "batch", None, "kv_heads", None) for x in (k, v))
-        keys = [*([past] if past is not None else []), Keys(k, v, visibility.key)]
+        keys = Keys(k, v, visibility.key)
         outs = []
         for (expert, x, part, detach), q in zip(sides, qs):
             with jax.named_scope(_name(expert, self)):
                 seen = Queries(*(ids[:, part] for ids in visibility[1:]))
-                mixed = attend(q, seen, keys, **self.attention)
+                mixed = attend(q, seen, keys, past, **self.attention)
                 x = x + _held(expert.out(mixed), detach)
                 x = x + _held(expert.mlp(x), detach)
                 outs.append(constrain(x, "batch", "length", None))
@@ -160,7 +160,7 @@ class Stack(nnx.Module):
 
         def body(carry: Any, layer: Any) -> tuple[Any, Any]:
             block, cached = layer
-            keys = None if past is None else Keys(*cached, past.ids)
+            keys = None if past is None else CachedKeys(*cached, past.ids)
             *carry, kv = block(
                 *carry, turn=turn, visibility=visibility, past=keys, detach_und=detach_und
             )

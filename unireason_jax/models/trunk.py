@@ -47,7 +47,7 @@ class Trunk(nnx.Module):
           gen: [B, Tg, D] embeddings of latent tokens; Tg may be 0.
           positions: [B, Tu + Tg] int32 rotary positions.
           visibility: (key, lo, hi, own), each [B, Tu + Tg] int32.
-          past: cached (k [L, B, S, K, H], v, ids [B, S]) that the tokens may also see, under the
+          past: cached (k [L, B, K, S, H], v, ids [B, S]) that the tokens may also see, under the
             same rule; an unused slot has an id that no query accepts.
           detach_und: BAGEL's freeze_und: und tokens are constants for the backward pass, so the
             und experts, the vision tower and the embeddings get a gradient of exactly zero.

@@ -47,7 +47,7 @@ class ViTBlock(nnx.Module):
         h = self.attention_norm(x)
         q, k, v = self.query(h), self.key(h), self.value(h)
         same = Queries(images, images, images)
-        return self.out(attend(q, same, [Keys(k, v, images)], **self.attention), "float32")
+        return self.out(attend(q, same, Keys(k, v, images), **self.attention), "float32")
 
     def mlp(self, x: jax.Array) -> jax.Array:
         """What the MLP adds to x."""

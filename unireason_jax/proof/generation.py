@@ -94,7 +94,7 @@ class Contexts:
                      if n in t), None
                 )  # fmt: skip
                 if name:
-                    stored = np.asarray(getattr(cache, side)[layer], np.float32)
+                    stored = np.asarray(getattr(cache, side)[layer], np.float32).swapaxes(1, 2)
                     found = [row[:n] for row, n in zip(stored, lengths)]
                     report.add(self.file, name, np.concatenate(found), t[name])
 

@@ -95,7 +95,7 @@ def _candidates(
     for backend in backends:
 
         def attention(q: Any, k: Any, v: Any, ids: Ids, backend: str = backend) -> jax.Array:
-            return attend(q, Queries(*ids[:3]), [Keys(k, v, ids.key)], backend=backend)
+            return attend(q, Queries(*ids[:3]), Keys(k, v, ids.key), backend=backend)
 
         yield backend, ("forward", "both"), attention
     usual = default_tilings(jnp.bfloat16)
