@@ -28,9 +28,9 @@ def half_size(found):
     return {"data": [{"b64_json": base64.b64encode(small).decode()}]}
 
 
-def serve(count=40, faults=0.0, errors=None, **options):
+def serve(count=40, faults=0.0, errors=None, recipe="refine_t2i", **options):
     """A server of the world with a share of every fault; .world is who answers."""
-    world = WorldModels(5, count, SIDE, errors or Errors())
+    world = WorldModels(5, count, SIDE, errors or Errors(), recipe)
     shares = dict.fromkeys((*ALL_FAULTS, "small"), faults) if faults else {}
     server = Loopback(
         world, Faults(shares, spoil={"small": half_size}), models=(MODEL,), key=KEY, **options
@@ -42,7 +42,7 @@ def serve(count=40, faults=0.0, errors=None, **options):
 def write(folder, server, name="refine_t2i", rows=None, **changes):
     """Seeds and a configuration of a folder; returns the configuration's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = server.world.seeds() if rows is None else rows
+    rows = server.world.seeds(folder) if rows is None else rows
     (folder / "seeds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     side = 8 * SIDE
     top = {

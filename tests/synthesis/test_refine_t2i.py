@@ -43,7 +43,9 @@ def wrong(server, out):
     found = []
     for record in agents.records(out):
         last = record["rounds"][-1]["image"] if record["rounds"] else record["draft"]
-        right = server.world.is_right(record["prompt"], agents.picture(out, last))
+        right = server.world.is_right(
+            server.world.truth(record["prompt"]), agents.picture(out, last)
+        )
         if not right or not record["final_reflection"].endswith("no change"):
             found.append(record["id"])
     return found

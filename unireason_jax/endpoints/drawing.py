@@ -43,8 +43,8 @@ def wire(kind: str, endpoint: Endpoint, request: Request) -> tuple[str, Callable
         fields["size"] = "{}x{}".format(*request.size)
     if request.seed is not None:
         fields["seed"] = request.seed
-    # an extra field of value null takes one away that an endpoint refuses
-    fields = {k: v for k, v in {**fields, **endpoint.extra}.items() if v is not None}
+    # an empty extra field takes one away that an endpoint refuses, as some do response_format
+    fields = {k: v for k, v in {**fields, **endpoint.extra}.items() if v != ""}
     if kind == "generate":
         data = json.dumps(fields, sort_keys=True).encode()
         return "/images/generations", lambda: data

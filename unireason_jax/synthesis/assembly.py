@@ -57,6 +57,8 @@ def _placed(value: Any) -> Any:
         return f"pictures/{value[:2]}/{value}"
     if isinstance(value, list):
         return [_placed(each) for each in value]
+    if isinstance(value, Mapping):
+        return {key: _placed(each) for key, each in value.items()}
     return value
 
 

@@ -1,5 +1,6 @@
 """Walks one item through the stages of a recipe."""
 
+import asyncio
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -98,14 +99,25 @@ class Player:
         """
         item = Item(seed, {**seed.values, "id": seed.id})
         for name, kind in self.recipe.inputs.items():
+            value = seed.values[name]
             if kind == "picture":
-                data = paths.of(str(seed.values[name])).read_bytes()
-                item.values[name] = Kept(await self.journal.keep(data))
+                item.values[name] = await self._kept(value)
+            elif kind == "steps":
+                item.values[name] = [
+                    {**step, "image": await self._kept(step["image"])} for step in value
+                ]
         await self._walk(self.recipe.stage, item, "")
         return item
 
+    async def _kept(self, path: str) -> Kept:
+        """A picture of the seeds, laid beside those that come back."""
+        return Kept(await self.journal.keep(await asyncio.to_thread(paths.of(path).read_bytes)))
+
     async def _walk(self, stages: Sequence[Stage], item: Item, prefix: str) -> None:
         for stage in stages:
+            if stage.only and unmet(stage.only, item.values):
+                item.values[stage.name] = None
+                continue
             try:
                 found = await self._stage(stage, item, prefix + stage.name)
             except Rejected as error:
@@ -145,7 +157,9 @@ class Player:
         """Plays the body again and again; the list of what whole rounds have made."""
         values, made = item.values, []
         turns = look_up(values, stage.over) if stage.over else range(stage.most + 1)
-        values |= {name: look_up(values, path) for name, path in stage.start.items()}
+        values |= {
+            name: look_up(values, path) if path else None for name, path in stage.start.items()
+        }
         names = [each.name for each in stage.body]
         leaves = [n for n, each in enumerate(stage.body, 1) if each.kind == "leave"]
         for number, turn in enumerate(turns):
@@ -168,18 +182,22 @@ class Player:
         return made
 
     async def _ask(self, stage: Stage, item: Item, part: str) -> Any:
+        if stage.given and (found := look_up(item.values, stage.given)) is not None:
+            return found
         words = fill(stage.prompt, item.values)
         shape = self._shapes.get(stage.name)
-        names = [look_up(item.values, path) for path in stage.images]
+        names = [name for path in stage.images for name in _names(look_up(item.values, path))]
         return await self._answer(stage, item, part, words, names, shape)
 
     async def _compare(self, stage: Stage, item: Item, part: str) -> dict[str, str]:
         """Asks in both orders; whoever does not win both has not won."""
         words = fill(stage.prompt, item.values)
         before, after = (look_up(item.values, path) for path in (stage.before, stage.after))
+        shown = [name for path in stage.images for name in _names(look_up(item.values, path))]
         shape, said = self._shapes[stage.name], []
         for order, names in enumerate(((before, after), (after, before))):
-            found = await self._answer(stage, item, f"{part}.{order}", words, names, shape)
+            pictures = [*shown, *names]
+            found = await self._answer(stage, item, f"{part}.{order}", words, pictures, shape)
             said.append(found["winner"])
         if said == [_FIRST, _SECOND]:
             return {"winner": "before"}
@@ -208,7 +226,13 @@ class Player:
         if shape:
             request["response_format"] = shape.response_format()
         for attempt in range(stage.attempts):
-            answer = await self.cast[stage.role].chat(request, attempt)
+            try:
+                answer = await self.cast[stage.role].chat(request, attempt)
+            except CallFailure as error:
+                if error.kind != "server" or error.again:
+                    raise
+                item.lost += error.cost
+                continue  # no message, or one of another form
             self._note(stage, item, part, words, answer)
             if shape is None:
                 return answer.text.strip()
@@ -225,12 +249,13 @@ class Player:
 
     async def _draw(self, stage: Stage, item: Item, part: str) -> Kept:
         words = fill(stage.prompt, item.values)
-        pictures = [await self.journal.picture(look_up(item.values, path)) for path in stage.images]
+        names = [name for path in stage.images for name in _names(look_up(item.values, path))]
+        pictures = [await self.journal.picture(name) for name in names]
         for attempt in range(stage.attempts):
             lot = self._lot(item, f"{part} {attempt}" if attempt else part)
             request = drawing.Request(words, tuple(pictures), self.size, lot)
             role = self.cast[stage.role]
-            call = role.edit if stage.kind == "edit" else role.generate
+            call = role.edit if pictures else role.generate
             try:
                 answer = await call(request, attempt)
             except CallFailure as error:
@@ -260,6 +285,13 @@ class Player:
         name = f"{self.seed} {item.seed.id} {part}"
         word = hashlib.blake2b(name.encode(), digest_size=4).digest()
         return int.from_bytes(word, "big") >> 1
+
+
+def _names(value: Any) -> list[str]:
+    """Pictures that a value names: one, none yet, or those of all steps."""
+    if isinstance(value, list):
+        return [step["image"] for step in value]
+    return [] if value is None else [value]
 
 
 def unmet(when: Condition, values: Mapping[str, Any]) -> str:

@@ -35,15 +35,19 @@ class Stage(pydantic.BaseModel):
         program (a function of `synthesis.programs`).
       role: who is asked.
       prompt: a file of the recipe's folder, or the words themselves.
-      images: values that are pictures, in the order the prompt names them.
+      given: a value that, where there is one, is taken instead of asking.
+      images: values that are pictures, in the order the prompt names them; of a list of steps all.
+        An `edit` of a picture that is not there yet is drawn from words.
       answer: shape of a structured answer, see `synthesis.shapes`; none for plain text.
       attempts: for an answer that can be read, or a picture of the right size.
       temperature, max_tokens: of an `ask` or a `compare`.
       before, after: the two pictures of a `compare`.
       when: what must hold: yes or no, a number for at least so much, a word or one of several.
+      only: as `when`: where it does not hold the stage is left out, and has no value.
       run: the program; `values` are what it is given.
       body: stages of the rounds; `most` of them, or one for each of `over`, which is known as
-        `item`; `start` names values before the first round and `next` those of every further one.
+        `item`; `start` names values before the first round ("" for a picture that is not there yet)
+        and `next` those of every further one.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")
@@ -52,6 +56,7 @@ class Stage(pydantic.BaseModel):
     kind: Literal["ask", "draw", "edit", "compare", "gate", "rounds", "leave", "program"]
     role: str = ""
     prompt: str = ""
+    given: str = ""
     images: list[str] = []
     answer: dict[str, Any] = {}
     attempts: int = pydantic.Field(3, ge=1, le=20)
@@ -60,6 +65,7 @@ class Stage(pydantic.BaseModel):
     before: str = ""
     after: str = ""
     when: Condition = {}
+    only: Condition = {}
     run: str = ""
     values: list[str] = []
     body: list["Stage"] = []
@@ -101,7 +107,8 @@ class Recipe(pydantic.BaseModel):
     Attributes:
       name: of the recipe.
       about: one line.
-      inputs: fields of a seed: text, text? (may be missing), picture, or any.
+      inputs: fields of a seed: text, picture, graph (a scene graph), steps (drawn ones: a list
+        of ins, des and a picture); with a question mark what may be missing.
       stage: in order.
       record: one or more.
       limit: shares of the records.
@@ -112,7 +119,7 @@ class Recipe(pydantic.BaseModel):
 
     name: str
     about: str
-    inputs: dict[str, Literal["text", "text?", "picture", "any"]]
+    inputs: dict[str, Literal["text", "text?", "picture", "graph?", "steps"]]
     stage: list[Stage]
     record: list[Output] = pydantic.Field(min_length=1)
     limit: list[Limit] = []
@@ -212,7 +219,7 @@ def check(recipe: Recipe) -> None:
         if stage.name in seen:
             raise ValueError(f"stage '{stage.name}': the name is there twice")
         seen.add(stage.name)
-    scope = Scope(recipe.inputs)
+    scope = Scope({name: _INPUTS.get(kind, kind) for name, kind in recipe.inputs.items()})
     _walk(recipe.stage, scope, inside=False)
     if recipe.unique not in recipe.inputs:
         raise ValueError(f"unique: '{recipe.unique}' is no field of the inputs")
@@ -241,6 +248,10 @@ def _hint(near: list[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
+_INPUTS: dict[str, Any] = {
+    "graph?": "any",
+    "steps": [{"ins": "text", "des": "text", "image": "picture"}],
+}
 _NEEDS = {
     "ask": ("role", "prompt"),
     "draw": ("role", "prompt"),
@@ -272,9 +283,10 @@ def _walk(stages: list[Stage], scope: Scope, inside: bool) -> None:
             if scope.kind(path, f"{place}, prompt") == "picture":
                 raise ValueError(f"{place}, prompt: '{path}' is a picture; name it in 'images'")
         for path in [*stage.images, stage.before, stage.after]:
-            if path and scope.kind(path, f"{place}, images") not in ("picture", "any"):
+            kind = scope.kind(path, f"{place}, images") if path else "any"
+            if kind not in ("picture", "any", _INPUTS["steps"]):
                 raise ValueError(f"{place}, images: '{path}' is no picture")
-        for path in stage.when:
+        for path in [*stage.when, *stage.only, *([stage.given] if stage.given else [])]:
             scope.kind(path, f"{place}, when")
         scope.add(stage.name, _result(stage, scope, place))
 
@@ -306,7 +318,7 @@ def _rounds(stage: Stage, scope: Scope, place: str) -> None:
     if stage.over:
         scope.add("item", scope.element(stage.over, place))
     for name, path in stage.start.items():
-        scope.add(name, scope.kind(path, f"{place}, start"))
+        scope.add(name, scope.kind(path, f"{place}, start") if path else "picture")
     before = set(scope.names())
     _walk(stage.body, scope, inside=True)
     for name, path in stage.next.items():

@@ -10,12 +10,14 @@ from typing import Any
 
 from unireason_jax.endpoints.calls import content_key
 from unireason_jax.evals.published.base import read_rows
+from unireason_jax.synthesis import graphs
 from unireason_jax.synthesis.configuration import Configuration
 from unireason_jax.synthesis.neighbours import Texts
 from unireason_jax.synthesis.recipe import Recipe
 
 DUPLICATE, OVERLAP = "near-duplicate of an earlier seed", "prompt of a benchmark"
 _LONGEST = 40  # characters of an id
+_STEP = ("ins", "des", "image")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +105,7 @@ def _inputs(
     path: Path, number: int, row: Mapping[str, Any], configuration: Configuration, recipe: Recipe
 ) -> dict[str, Any]:
     values: dict[str, Any] = {}
+    row = _asked(row)
     for name, kind in recipe.inputs.items():
         source = configuration.fields.get(name, name)
         value = row.get(source)
@@ -125,11 +128,49 @@ def _inputs(
                     f"{path}, row {number}: field '{source}' names no picture ({place})."
                 )
             values[name] = str(place)
-        elif value is None:
-            raise ValueError(f"{path}, row {number}: field '{source}' is missing.")
+        elif kind == "steps":
+            values[name] = _steps(path, number, source, value)
         else:
-            values[name] = value
+            values[name] = _graph(path, number, source, value)
     return values
+
+
+def _asked(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row of LLaVA's layout with its first question and answer as fields."""
+    turns = row.get("conversations")
+    if not isinstance(turns, list) or "question" in row:
+        return row
+    said = [str(turn.get("value", "")) for turn in turns[:2] if isinstance(turn, Mapping)]
+    if len(said) < 2:
+        return row
+    return {**row, "question": said[0].replace("<image>", "").strip(), "answer": said[1].strip()}
+
+
+def _graph(path: Path, number: int, source: str, value: Any) -> Any:
+    """A scene graph as it is written, None where there is none. Raises ValueError."""
+    if value is not None:
+        try:
+            graphs.checked(value)
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path}, row {number}: field '{source}': {error}.") from None
+    return value
+
+
+def _steps(path: Path, number: int, source: str, value: Any) -> list[dict[str, str]]:
+    """Steps that were drawn, their pictures as paths. Raises ValueError."""
+    place = f"{path}, row {number}: field '{source}'"
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{place} is no list of steps, each with 'ins', 'des' and 'image'.")
+    found = []
+    for step, each in enumerate(value, 1):
+        texts = {key: each.get(key) if isinstance(each, Mapping) else None for key in _STEP}
+        if not all(isinstance(text, str) and text for text in texts.values()):
+            raise ValueError(f"{place}, step {step}: give texts 'ins', 'des' and 'image'.")
+        picture = path.parent / texts["image"]
+        if not picture.is_file():
+            raise ValueError(f"{place}, step {step}: 'image' names no picture ({picture}).")
+        found.append({**texts, "image": str(picture)})
+    return found
 
 
 def _id(row: Mapping[str, Any], values: Mapping[str, Any]) -> str:

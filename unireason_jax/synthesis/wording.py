@@ -55,5 +55,5 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return "\n".join(f"- {_text(each)}" for each in value)
     if isinstance(value, Mapping):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps({k: v for k, v in value.items() if k != "image"}, ensure_ascii=False)
     return str(value)

@@ -2,15 +2,17 @@
 
 It reads the request of a question between `<request>` and `</request>`, the stage from the name of
 the shape asked for, and the rest from pictures: what any model would get. `Errors` make it wrong at
-known rates, as models are.
+known rates, as models are; what it says at which stage is in `world_answers`.
 """
 
 import base64
 import dataclasses
+import hashlib
 import json
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,22 +25,31 @@ from unireason_jax.world import tasks
 from unireason_jax.world.dice import Dice
 from unireason_jax.world.drafts import inject_faults
 from unireason_jax.world.edits import NO_CHANGE, Edit, apply_edit, diff
-from unireason_jax.world.language import (
-    edit_text,
-    parse_edit,
-    parse_plan,
-    plan_text,
-    reflection_text,
-)
+from unireason_jax.world.language import parse_edit, parse_plan
 from unireason_jax.world.parser import parse, to_objects
 from unireason_jax.world.renderer import render
 from unireason_jax.world.repair import closest_scene, redrawn
-from unireason_jax.world.requirements import Requirement, sample_scene
 from unireason_jax.world.scenes import CELL, TRAIN_PAIRS, Object, cell_names, make_scene
 from unireason_jax.world.verifier import MAX_RESIDUAL, check_image
 
 MODEL = "world"
 _REQUEST = re.compile(r"<request>\s*(.*?)\s*</request>", re.DOTALL)
+_TASKS = {  # by recipe: task of the examples, field of the words, pictures of a row by their field
+    "refine_t2i": ("refine_t2i", "prompt", {}),
+    "reflect": ("refine_t2i", "prompt", {}),
+    "reason_t2i": ("think_knowledge", "prompt", {}),
+    "process": ("process", "prompt", {}),
+    "reason_edit": (
+        "think_edit",
+        "instruction",
+        {"image": "input_image", "target": "output_image"},
+    ),
+    "refine_edit": ("refine_edit", "instruction", {"image": "input_image"}),
+    "irg": ("irg_improving_full", "prompt", {"weak": "image", "strong": "improved"}),
+    "process_alignment": ("irg_improving_full", "prompt", {"bad": "image", "good": "improved"}),
+    "process_conflict": ("process_conflict", "prompt", {}),
+    "uni_edit": ("uni_edit", "question", {"image": "image"}),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +58,17 @@ class Errors:
 
     Attributes:
       draft: drafts with one or two faults.
-      verify: verdicts that overlook a fault.
+      verify: verdicts that overlook a fault, and thoughts that are not true.
       edit: edits that do something else.
       judge: comparisons won by whoever comes first, and checks that let a picture pass.
+      seed: rows of seeds whose two pictures stand in each other's place.
     """
 
     draft: float = 0.6
     verify: float = 0.0
     edit: float = 0.0
     judge: float = 0.0
+    seed: float = 0.0
 
 
 class Question(NamedTuple):
@@ -72,35 +85,76 @@ class WorldModels:
     """Answers of the world, for `endpoints.loopback`.
 
     Args:
-      seed, count: of the prompts that it knows.
+      seed, count: of the examples that it knows.
       side: cells per side of its pictures.
       errors: how often it is wrong.
+      recipe: whose examples they are.
     """
 
-    def __init__(self, seed: int, count: int, side: int = 4, errors: Errors | None = None):
-        self.side, self.errors = side, errors or Errors()
-        self.truths: dict[str, Requirement] = {}
+    def __init__(
+        self,
+        seed: int,
+        count: int,
+        side: int = 4,
+        errors: Errors | None = None,
+        recipe: str = "refine_t2i",
+    ):
+        self.side, self.errors, self.recipe = side, errors or Errors(), recipe
+        self.truths: dict[tuple[str, str], tasks.Example] = {}
         self._repairs: dict[tuple[str, bytes], list[Edit]] = {}
+        task, words, pictures = _TASKS[recipe]
         for index in range(count):
-            raw = tasks.example(seed, index, "refine_t2i", side=side, render=False)
-            self.truths[raw["prompt"]] = raw["requirement"]
+            raw = tasks.example(seed, index, task, side=side)
+            shown = next(iter(pictures.values()), None)
+            raw["steps"] = raw.get("steps") or []
+            self.truths[raw[words], _digest(raw[shown]) if shown else ""] = raw
 
-    def seeds(self) -> list[dict[str, str]]:
-        """Rows of seeds: all prompts it knows."""
-        return [{"id": f"world-{n}", "prompt": prompt} for n, prompt in enumerate(self.truths)]
+    def seeds(self, folder: Path) -> list[dict[str, Any]]:
+        """Rows of seeds, one for every example it knows; their pictures are written."""
+        _, words, pictures = _TASKS[self.recipe]
+        rows = []
+        for number, raw in enumerate(self.truths.values()):
+            row: dict[str, Any] = {"id": f"world-{number}", words: raw[words]}
+            row |= {key: raw[key] for key in ("domain", "answer") if key in raw}
+            names = list(pictures.values())
+            if len(names) == 2 and random.Random(number).random() < self.errors.seed:
+                names.reverse()
+            for field, name in zip(pictures, names):
+                row[field] = _written(folder, f"{number}_{field}", raw[name])
+            if self.recipe == "process_conflict":
+                row["steps"] = [
+                    {
+                        "ins": step["ins"],
+                        "des": step["des"],
+                        "image": _written(folder, f"{number}_{place}", step["image"]),
+                    }
+                    for place, step in enumerate(raw["steps"])
+                ]
+            rows.append(row)
+        return rows
 
-    def is_right(self, prompt: str, image: np.ndarray) -> bool:
+    def truth(self, words: str, pictures: Sequence[np.ndarray] = ()) -> tasks.Example:
+        """The example that a request is about. Raises CallFailure where it knows none."""
+        for key in (*(_digest(picture) for picture in pictures), ""):
+            if (words, key) in self.truths:
+                return self.truths[words, key]
+        alone = [raw for (text, _), raw in self.truths.items() if text == words]
+        if len(alone) != 1:
+            raise CallFailure("request", f"the world knows no request {words[:80]!r}")
+        return alone[0]
+
+    def is_right(self, raw: tasks.Example, image: np.ndarray) -> bool:
         """The exact verdict on a picture."""
-        return check_image(self.truths[prompt], image).passed
+        return check_image(raw["requirement"], image).passed
 
     def __call__(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """The answer to a call. Raises CallFailure for what it does not know."""
+        from unireason_jax.synthesis.world_answers import SAYS
+
         lot = random.Random(content_key(path, body))
-        if path == "images/generations":
-            return drawn(png(self._draft(body["prompt"], lot)))
-        if path == "images/edits":
-            (picture,) = body["pictures"]
-            return drawn(png(self._edited(body["prompt"], opened(picture), lot)))
+        if path in ("images/generations", "images/edits"):
+            pictures = [opened(picture) for picture in body.get("pictures", ())]
+            return drawn(png(self._drawn(body["prompt"], pictures, lot)))
         if path != "chat/completions":
             raise CallFailure("request", f"no {path} here")
         question = _question(body, lot)
@@ -109,11 +163,9 @@ class WorldModels:
         text = json.dumps(SAYS[question.stage](self, question))
         return completion(f"Here it is:\n```json\n{text}\n```", MODEL)
 
-    def requirement(self, prompt: str) -> Requirement:
-        """What a prompt asks for. Raises CallFailure for a prompt it does not know."""
-        if prompt not in self.truths:
-            raise CallFailure("request", f"the world knows no prompt {prompt[:80]!r}")
-        return self.truths[prompt]
+    def errs(self, kind: str, lot: random.Random) -> bool:
+        """Whether a model is wrong this time."""
+        return lot.random() < getattr(self.errors, kind)
 
     def objects(self, image: np.ndarray) -> tuple[Object, ...]:
         """What is seen. Raises CallFailure for a picture that is not the world's."""
@@ -122,44 +174,64 @@ class WorldModels:
             raise CallFailure("request", "this is no picture of the world")
         return to_objects(seen.objects, image.shape[0] // CELL)
 
-    def repairs(self, prompt: str, image: np.ndarray) -> list[Edit]:
+    def repairs(self, raw: tasks.Example, image: np.ndarray) -> list[Edit]:
         """The fewest edits that make a picture right."""
-        key = prompt, image.tobytes()
+        key = raw["id"], image.tobytes()
         if key not in self._repairs:  # the same picture is looked at four times
-            seen, wanted = self.objects(image), self.requirement(prompt)
+            seen, wanted = self.objects(image), raw["requirement"]
             right = check_image(wanted, image).passed
             target = seen if right else closest_scene(wanted, seen, self.side).objects
             self._repairs[key] = diff(target, seen)
         return self._repairs[key]
 
-    def _draft(self, prompt: str, lot: random.Random) -> np.ndarray:
-        request, _, plan = prompt.partition("\n\n")
-        requirement = self.requirement(request.strip())
-        scene = make_scene(parse_plan(plan, self.side).objects, self.side)
-        if lot.random() < self.errors.draft:
+    def _drawn(self, words: str, pictures: Sequence[np.ndarray], lot: random.Random) -> np.ndarray:
+        """What a painter or an editor makes of words: a plan drawn, or edits carried out."""
+        if asked := _REQUEST.search(words):
+            raw = self.truth(asked[1], pictures)
+            return raw["image"] if self.errs("edit", lot) else raw["output_image"]
+        edits = [edit for line in words.splitlines() if (edit := self._edit(line)) is not None]
+        request, _, plan = words.partition("\n\n")
+        if edits and not plan:
+            return self._edited(edits, pictures[0], lot)
+        raw = self._known(request.strip(), pictures)
+        scene = make_scene(parse_plan(plan, self.side).objects, self.side) if plan else raw["scene"]
+        if raw is not None and self.errs("draft", lot):
             dice = Dice(lot.getrandbits(31), 0)
-            scene, _ = inject_faults(dice, requirement, scene, 1 + (lot.random() < 0.3))
+            scene, _ = inject_faults(dice, raw["requirement"], scene, 1 + (lot.random() < 0.3))
+        elif raw is None and self.errs("edit", lot):
+            edit = _another(scene.objects, self.side, lot)
+            scene = make_scene(apply_edit(scene.objects, edit), self.side)
         return render(scene)
 
-    def _edited(self, words: str, image: np.ndarray, lot: random.Random) -> np.ndarray:
+    def _known(self, words: str, pictures: Sequence[np.ndarray]) -> tasks.Example | None:
+        try:
+            return self.truth(words, pictures)
+        except CallFailure:
+            return None
+
+    def _edit(self, line: str) -> Edit | None:
+        try:
+            return parse_edit(line.removeprefix("- "), self.side)
+        except ValueError:
+            return None
+
+    def _edited(self, edits: Sequence[Edit], image: np.ndarray, lot: random.Random) -> np.ndarray:
         seen = self.objects(image)
-        for line in words.splitlines():
+        for edit in edits:
+            if self.errs("edit", lot):
+                edit = _another(seen, self.side, lot)
             try:
-                edit = parse_edit(line.removeprefix("- "), self.side)
                 after = apply_edit(seen, edit)
             except ValueError:
                 continue
-            if lot.random() < self.errors.edit:
-                edit = _another(edit, seen, self.side, lot)
-                after = apply_edit(seen, edit)
             image, seen = redrawn(image, after, edit, self.side), after
         return image
 
 
-def _another(edit: Edit, seen: tuple[Object, ...], side: int, lot: random.Random) -> Edit:
+def _another(seen: Sequence[Object], side: int, lot: random.Random) -> Edit:
     """An edit that nobody asked for."""
     free = [cell for cell in cell_names(side) if cell not in {obj.cell for obj in seen}]
-    if free and (edit.op != "add" or not seen):
+    if free:
         return Edit("add", lot.choice(free), "", *lot.choice(TRAIN_PAIRS), "small")
     return Edit("remove", lot.choice(seen).cell) if seen else NO_CHANGE
 
@@ -177,45 +249,12 @@ def _question(body: Mapping[str, Any], lot: random.Random) -> Question:
     return Question(shape.get("name", ""), words, found[1] if found else "", pictures, lot)
 
 
-def _plan(world: WorldModels, asked: Question) -> dict[str, Any]:
-    requirement = world.requirement(asked.request)
-    scene = sample_scene(requirement, Dice(asked.lot.getrandbits(31), 0), world.side)
-    return {"reasoning": plan_text(scene.objects)}
+def _digest(image: np.ndarray) -> str:
+    return hashlib.sha256(image.tobytes()).hexdigest()
 
 
-def _verify(world: WorldModels, asked: Question) -> dict[str, Any]:
-    (image,) = asked.pictures
-    seen, edits = world.objects(image), world.repairs(asked.request, image)
-    if edits and asked.lot.random() < world.errors.verify:
-        edits = []
-    edit = edits[0] if edits else NO_CHANGE
-    axes = ("object_presence", "attribute_accuracy", "style_consistency", "realism", "aesthetics")
-    return {
-        **dict.fromkeys(axes, 5 if not edits else 2),
-        "passed": not edits,
-        "directives": [edit_text(edit, seen)] if edits else [],
-        "reflection": reflection_text(edit, seen),
-    }
-
-
-def _compare(world: WorldModels, asked: Question) -> dict[str, Any]:
-    if asked.lot.random() < world.errors.judge:
-        return {"winner": "first", "reason": "it comes first"}
-    first, second = (len(world.repairs(asked.request, image)) for image in asked.pictures)
-    winner = "tie" if first == second else "first" if first < second else "second"
-    return {"winner": winner, "reason": f"{first} and {second} edits away"}
-
-
-def _confirm(world: WorldModels, asked: Question) -> dict[str, Any]:
-    good = not world.repairs(asked.request, asked.pictures[-1])
-    if not good and asked.lot.random() < world.errors.judge:
-        good = True
-    return {"alignment": 5 if good else 2, "fidelity": 5, "reasoning": 5 if good else 2}
-
-
-SAYS: dict[str, Callable[[WorldModels, Question], dict[str, Any]]] = {
-    "plan": _plan,
-    "verify": _verify,
-    "compare": _compare,
-    "confirm": _confirm,
-}
+def _written(folder: Path, name: str, image: np.ndarray) -> str:
+    """Writes a picture of a seed; returns its path in the folder."""
+    (folder / "seeds").mkdir(parents=True, exist_ok=True)
+    (folder / "seeds" / f"{name}.png").write_bytes(png(image))
+    return f"seeds/{name}.png"
