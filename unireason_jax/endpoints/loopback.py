@@ -80,7 +80,7 @@ class Loopback:
         models: tuple[str, ...] = (),
         key: str = "",
     ):
-        self._answer, self._faults, self._seconds = answer, faults or Faults(), seconds
+        self._answer, self.faults, self._seconds = answer, faults or Faults(), seconds
         self._models, self._key = models, key
         self.calls: collections.Counter[str] = collections.Counter()
         self.answered: collections.Counter[str] = collections.Counter()
@@ -125,7 +125,7 @@ class Loopback:
         path, body = request.match_info["path"], await _body(request)
         content = content_key(path, body)
         self.calls[content] += 1
-        fault = self._faults.of(content) if self.calls[content] <= self._faults.times else ""
+        fault = self.faults.of(content) if self.calls[content] <= self.faults.times else ""
         await asyncio.sleep(self._seconds)
         if fault in ("429", "500"):
             return web.Response(status=int(fault), headers={"Retry-After": "0.01"}, text="later")
@@ -137,8 +137,8 @@ class Loopback:
             return web.json_response({"error": str(error)}, status=400)
         if fault in REPLY_FAULTS:
             found = _spoiled(fault, found, content)
-        elif fault in self._faults.spoil:
-            found = self._faults.spoil[fault](found)
+        elif fault in self.faults.spoil:
+            found = self.faults.spoil[fault](found)
         data = json.dumps(found).encode()
         if fault in WIRE_FAULTS:
             return await self._broken(request, fault, data)
@@ -149,11 +149,11 @@ class Loopback:
         if fault == "malformed":
             return web.Response(body=data[: len(data) // 2], content_type="application/json")
         if fault == "slow":
-            await asyncio.sleep(self._faults.seconds)
+            await asyncio.sleep(self.faults.seconds)
         response = web.StreamResponse(headers={"Content-Length": str(len(data))})
         await response.prepare(request)
         if fault == "drip":
-            for place in range(max(int(self._faults.seconds / 0.05), 1)):
+            for place in range(max(int(self.faults.seconds / 0.05), 1)):
                 await response.write(data[place : place + 1])
                 await asyncio.sleep(0.05)
         else:
