@@ -11,6 +11,7 @@
     unireason bench decode --batch 1 8            greedy text, at the sizes of that baseline
     unireason bench decode --text sampled nucleus    what choosing by chance costs
     unireason bench image --guidance text_image   a guided image, likewise
+    unireason bench serve --rates 0.5 1 2 4       a server under load: first words, first image, end
     unireason bench stages RUN1 RUN2              what a step of two runs costs, and their ratio
 
 Results are printed, one JSON object a line, and written to `--json FILE` as a list.
@@ -102,6 +103,15 @@ def parser() -> argparse.ArgumentParser:
             drawn.add_argument("--text", choices=ways, nargs="+", default=["greedy"], help=about)
         if verb == "image":
             drawn.add_argument("--guidance", choices=("text", "text_image"), default="text")
+
+    serve = verbs.add_parser("serve", parents=[common], help="a server under growing load")
+    serve.add_argument("--checkpoint", default="notebooks/demo", help="is served for this")
+    serve.add_argument("--address", help="of a server that runs already, http://host:port")
+    serve.add_argument("--model", default="unireason", help="a preset, as the server names it")
+    about = "requests a second; one run each"
+    serve.add_argument("--rates", type=float, nargs="+", default=[0.5, 1, 2, 4], help=about)
+    serve.add_argument("--seconds", type=float, default=20, help="requests come for so long")
+    serve.add_argument("--rows", type=int, default=4, help="conversations at a time")
 
     stages = verbs.add_parser("stages", parents=[common], help="what a step of a run costs")
     stages.add_argument("runs", nargs="+", type=Path, help="directories of training runs")
@@ -211,6 +221,23 @@ def bench_image(args: argparse.Namespace) -> list[dict]:
     return [sampling.image(args.size, batch=batch, **settings) for batch in args.batch]
 
 
+def bench_serve(args: argparse.Namespace) -> list[dict]:
+    """One run for each rate, against a server that runs or one of its own."""
+    from unireason_jax.speed import serve
+
+    if min(args.rates) <= 0 or args.seconds <= 0:
+        raise ValueError("--rates and --seconds must be > 0")
+    load = {"seconds": args.seconds, "model": args.model, "seed": args.seed}
+    load["key"] = os.environ.get("UNIREASON_KEY", "")
+    if args.address:
+        return serve.run(args.address.rstrip("/"), args.rates, **load)
+    from unireason_jax.inference.load import load as loaded
+    from unireason_jax.server import process
+
+    with process.running(loaded(args.checkpoint), rows=args.rows) as (address, _):
+        return serve.run(address, args.rates, **load)
+
+
 def bench_stages(args: argparse.Namespace) -> list[dict]:
     """Costs of every run; of two runs also their ratio."""
     from unireason_jax.speed import stages
@@ -260,7 +287,8 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         "attention": bench_attention,
         "convert": bench_convert,
     }
-    benches |= {"decode": bench_decode, "image": bench_image, "stages": bench_stages}
+    benches |= {"decode": bench_decode, "image": bench_image, "serve": bench_serve}
+    benches["stages"] = bench_stages
     try:
         results = benches[args.verb](args)
     except (ValueError, subprocess.CalledProcessError) as error:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.inference import toy
+from unireason_jax.inference import gradual
 from unireason_jax.inference.live import Live, visible
 from unireason_jax.inference.settings import TextSettings
 from unireason_jax.inference.trace import Step
@@ -40,10 +41,10 @@ class Heard(list):
         return texts[number]
 
 
-def add(live, reasoner, prompt, **options):
+def add(live, reasoner, prompt, previews=0, **options):
     heard = Heard()
     job = reasoner.prepare("generate", prompt, preset="refine_t2i", rounds=1, **options)
-    return live.add(*job, heard.append), heard
+    return live.add(*job, heard.append, previews), heard
 
 
 def finish(live, most=500):
@@ -98,11 +99,34 @@ def test_others_who_come_and_leave_change_no_bit(reasoner, alone):
 def test_one_that_fails_takes_nobody_along(reasoner, alone, monkeypatch):
     live = Live(reasoner.engine, 4)
     guest, broken = add(live, reasoner, PROMPTS[1])
-    monkeypatch.setattr(guest.batch, "draw", lambda rows: 1 / 0)
+    monkeypatch.setattr(guest.batch, "guides", lambda *row: 1 / 0)
     _, heard = add(live, reasoner, PROMPTS[0])
     finish(live)
     assert isinstance(broken[-1].error, ZeroDivisionError)
     assert heard.trace.texts == alone.trace.texts
+
+
+def test_images_are_seen_while_they_are_drawn_and_share_one_program(reasoner, alone):
+    live = Live(reasoner.engine, 4)
+    compiled = gradual.draw_some._cache_size()
+    _, heard = add(live, reasoner, PROMPTS[0], previews=4, timesteps=11, interval=(0.0, 1.0))
+    finish(live)
+    assert gradual.draw_some._cache_size() == compiled
+    shares = [news.share for news in heard if news.kind == "preview"]
+    assert shares == [0.4, 0.8] * 2
+    shown = next(news.image for news in heard if news.kind == "preview")
+    assert shown.shape == heard.trace.images[0].shape
+
+
+def test_a_solver_and_a_step_cache_draw_the_same_in_pieces(reasoner):
+    options = {"preset": "t2i", "solver": "ab2", "cache": "taylor", "timesteps": 11}
+    whole = reasoner.generate(PROMPTS[0], **options, interval=(0.3, 0.9))
+    live, heard = Live(reasoner.engine, 1), Heard()
+    job = reasoner.prepare("generate", PROMPTS[0], **options, interval=(0.3, 0.9))
+    live.add(*job, heard.append)
+    finish(live)
+    assert heard.trace.forwards == whole.forwards
+    assert np.abs(heard.trace.image.astype(int) - whole.image.astype(int)).max() <= 1
 
 
 def test_it_goes_on_from_a_reflection_that_was_edited(reasoner, alone):

@@ -70,7 +70,7 @@ class Live:
         self.rows, self.pause, self.guests, self.most = rows, pause, [], 0
         self.fault: Exception | None = None
 
-    def add(self, request, sample, settings, tell):
+    def add(self, request, sample, settings, tell, previews=0):
         guest = Guest(request, tell)
         self.guests.append(guest)
         self.most = max(self.most, len(self.guests))

@@ -91,7 +91,7 @@ class Batch:
         if self.engine.spec.by_codes:
             return talk.grid()
         tokens = bucket(turns.tokens_of(talk.grid()), 1)
-        flow, guides = self._guides(row, talk)
+        flow, guides = self.guides(row, talk)
         return flow, len(guides), tokens
 
     def _write(self, rows: Sequence[int], limit: int) -> None:
@@ -109,7 +109,7 @@ class Batch:
         if self.engine.spec.by_codes:
             return self._draw_codes(rows, seeds)
         grids = {row: talks[row].grid() for row in rows}
-        guided = {row: self._guides(row, talks[row]) for row in rows}
+        guided = {row: self.guides(row, talks[row]) for row in rows}
         flow, first = guided[rows[0]]
         branches = [{row: guided[row][1][n] for row in rows} for n in range(len(first))]
         pictures = self.context.draw(seeds, grids, flow, branches)
@@ -130,7 +130,7 @@ class Batch:
             image = spec.codec.decode(codes[row])
             talks[row].drew(image, seeds[row], grid[0] * grid[1] * (1 + len(guides)))
 
-    def _guides(self, row: int, talk: Conversation) -> tuple[FlowSettings, list[list[turns.Turn]]]:
+    def guides(self, row: int, talk: Conversation) -> tuple[FlowSettings, list[list[turns.Turn]]]:
         """How a row's next image is guided."""
         flow, seen = self.settings.flow_of(talk.hole.role), self.context.turns[row]
         return guidance.guides(flow, seen, talk.said(), self.engine.spec)

@@ -178,7 +178,7 @@ class Context:
         whole = count == self.rows
         rows = range(count) if whole else [*drawn, *drawn[:1] * (count - len(drawn))]
         local = {row: row if whole else place for place, row in enumerate(drawn)}
-        branches = self._branches(rows, local, guides)
+        branches = self.branches(rows, local, guides)
         places = [grid_places(grids[row], spec) for row in drawn]
         room = bucket(max(map(len, places)), 1)
         positions = np.zeros((count, room), np.int32)
@@ -191,7 +191,7 @@ class Context:
         latents, passes = sampler.draw_image(
             engine.params,
             branches,
-            _noise(numbers, spread, spec.patch_sizes[1]),
+            noise(numbers, spread, spec.patch_sizes[1]),
             spread,
             engine.place(counts),
             tuple(engine.place(np.full(count, s, np.float32)) for s in flow.scales),
@@ -236,7 +236,7 @@ class Context:
             numbers[place] = seeds[row]
         codes = sampler.draw_codes(
             engine.params,
-            self._branches(rows, local, guides),
+            self.branches(rows, local, guides),
             engine.place(numbers),
             np.float32(settings.guidance),
             np.float32(settings.temperature),
@@ -247,7 +247,7 @@ class Context:
         codes = np.asarray(codes)
         return {row: codes[place].reshape(grid) for row, place in local.items()}
 
-    def _branches(
+    def branches(
         self, rows: Sequence[int], local: Mapping[int, int], guides: Sequence[Mapping[int, Turns]]
     ) -> tuple[Cache, ...]:
         """The caches of a drawing, of equal slots: the full contexts of `rows`, then the guides."""
@@ -349,6 +349,6 @@ def _joined(rows: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _noise(seeds: jax.Array, positions: jax.Array, features: int) -> jax.Array:
+def noise(seeds: jax.Array, positions: jax.Array, features: int) -> jax.Array:
     """Jitted `flow.token_noise`."""
     return flows.token_noise(seeds, positions, features)

@@ -1,5 +1,6 @@
 """Integrating a flow from noise to an image under guidance."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -96,6 +97,34 @@ class Drawing(NamedTuple):
         memory = jax.lax.cond(jnp.any(needed), compute, lambda memory: memory, memory)
         return memory, memory.foretell(t)
 
+    def step(self, branches: Cache, carry: tuple, row: tuple) -> tuple[tuple, jax.Array]:
+        """One step of the solver.
+
+        Args:
+          branches: as `velocities`.
+          carry: the latents [B, T, P], what the solver remembers (None for Euler), the memory.
+          row: (t, the time after it, weight of `flow.look_back`), and whether the step computes.
+
+        Returns:
+          The carry after it, and the guided velocity [B, T, P].
+        """
+        (x, before, memory), ((t, following, weight), computed) = carry, row
+        if memory is None:
+            v = self.velocities(branches, x, t)
+        else:
+            memory, v = self.remembered(memory, branches, x, t, computed)
+        v = self.guided(v)
+        if before is None:
+            return (x - v * (t - following), before, memory), v
+        now = flow.remembered(self.settings.solver, x, v, t)
+        return (x - (v + weight * (now - before)) * (t - following), now, memory), v
+
+
+def timed(settings: FlowSettings, first: int, last: int) -> np.ndarray:
+    """(t, the time after it, weight of the look back) of steps of one segment: [n, 3] float32."""
+    ends = settings.times()[first : last + 1]
+    return np.stack([ends[:-1], ends[1:], flow.look_back(settings.solver, ends)], axis=1)
+
 
 def integrate(
     model: Any,
@@ -128,7 +157,7 @@ def integrate(
     """
     drawing = Drawing(model, positions, counts, scales, markers, settings)
     guided = concat_rows(list(branches)) if len(branches) > 1 else branches[0]
-    times, computes, solver = settings.times(), settings.computes(), settings.solver
+    times, computes = settings.times(), settings.computes()
     memory, velocities = None, []
     if settings.cache is not None:
         seen = drawing.embedded(noise, jnp.float32(times[0]))
@@ -137,25 +166,12 @@ def integrate(
     def run(
         x: jax.Array, memory: Memory | None, first: int, last: int, context: Cache
     ) -> tuple[jax.Array, Memory | None, jax.Array]:
-        ends = times[first : last + 1]
-        rows = np.stack([ends[:-1], ends[1:], flow.look_back(solver, ends)], axis=1)
-
-        def step(carry: tuple, row: tuple) -> tuple[tuple, jax.Array]:
-            (x, before, memory), ((t, following, weight), computed) = carry, row
-            if memory is None:
-                v = drawing.velocities(context, x, t)
-            else:
-                memory, v = drawing.remembered(memory, context, x, t, computed)
-            v = drawing.guided(v)
-            if solver == "euler":
-                return (x - v * (t - following), before, memory), v
-            now = flow.remembered(solver, x, v, t)
-            return (x - (v + weight * (now - before)) * (t - following), now, memory), v
-
+        rows = jnp.asarray(timed(settings, first, last)), computes[first:last]
+        step = functools.partial(drawing.step, context)
         if memory is not None:
             memory = memory.for_branches(context.rows // len(x))
-        start = x, None if solver == "euler" else jnp.zeros_like(x), memory
-        (x, _, memory), v = jax.lax.scan(step, start, (jnp.asarray(rows), computes[first:last]))
+        start = x, None if settings.solver == "euler" else jnp.zeros_like(x), memory
+        (x, _, memory), v = jax.lax.scan(step, start, rows)
         return x, memory, v
 
     x = noise

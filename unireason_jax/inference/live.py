@@ -18,6 +18,7 @@ from unireason_jax.inference.batch import Batch
 from unireason_jax.inference.context import FEWEST_SLOTS, Context
 from unireason_jax.inference.conversation import Conversation, Request
 from unireason_jax.inference.engine import Engine
+from unireason_jax.inference.gradual import STEPS, Gradual
 from unireason_jax.inference.pool import Pool, Shape
 from unireason_jax.inference.settings import Settings
 from unireason_jax.inference.trace import Step, Trace
@@ -64,13 +65,16 @@ class Guest:
       told: steps that it has heard of.
       words: of the text being written, that were told.
       pool: where it writes now, with the seed of the text.
+      drawing: the image on its way, with the seed.
+      previews: steps of a drawing after which it is shown; 0 shows it when it is complete.
     """
 
-    def __init__(self, batch: Batch, tell: Listener):
-        self.batch, self.tell = batch, tell
+    def __init__(self, batch: Batch, tell: Listener, previews: int = 0):
+        self.batch, self.tell, self.previews = batch, tell, previews
         batch.admit()
         self.told, self.words = len(self.talk.steps), ""
         self.pool: tuple[Pool, int] | None = None
+        self.drawing: tuple[Gradual, int] | None = None
 
     @property
     def talk(self) -> Conversation:
@@ -98,6 +102,13 @@ class Guest:
             self.told += 1
             self.tell(News("step", step.role, step=step))
 
+    def seen(self) -> None:
+        """Tells what the image on its way looks like, as often as it is wanted."""
+        drawing, role = self.drawing[0], self.talk.hole.role
+        if self.previews and drawing.done % max(self.previews, STEPS) < STEPS:
+            share = drawing.done / drawing.steps
+            self.tell(News("preview", role, image=drawing.image(), share=share))
+
     def _words(self, said: str, role: str = "") -> None:
         if said.startswith(self.words) and len(said) > len(self.words):
             new, self.words = said[len(self.words) :], said
@@ -121,12 +132,19 @@ class Live:
         self.guests: list[Guest] = []
         self.pools: dict[Shape, Pool] = {}
 
-    def add(self, request: Request, sample: int, settings: Settings, tell: Listener) -> Guest:
+    def add(
+        self,
+        request: Request,
+        sample: int,
+        settings: Settings,
+        tell: Listener,
+        previews: int = 0,
+    ) -> Guest:
         """Begins a conversation that `Reasoner.prepare` made; there must be a place for it."""
         if len(self.guests) >= self.rows:
             raise ValueError(f"there are {self.rows} conversations already.")
         context = Context(self.engine, 1, self.slots)
-        guest = Guest(Batch(context, settings, [(request, sample)]), tell)
+        guest = Guest(Batch(context, settings, [(request, sample)]), tell, previews)
         self.guests.append(guest)
         return guest
 
@@ -139,7 +157,7 @@ class Live:
             guest.pool = None
 
     def work(self) -> None:
-        """Does one piece of everything: reads, writes a few tokens, draws one image."""
+        """Does one piece of everything: reads, writes a few tokens, draws a few steps."""
         with self.engine.meshed():
             for guest in list(self.guests):
                 self._safely(guest, self._ready)
@@ -198,11 +216,28 @@ class Live:
             self._safely(guest, Guest.steps)
 
     def _draw(self, guest: Guest) -> None:
-        """Draws an image."""
+        """Draws some steps of an image, or an image of codes."""
         started = time.perf_counter()
-        guest.batch.draw([0])
+        if self.engine.spec.by_codes:
+            guest.batch.draw([0])
+        else:
+            self._draw_some(guest)
         guest.talk.seconds["draw"] += time.perf_counter() - started
         guest.steps()
+
+    def _draw_some(self, guest: Guest) -> None:
+        talk, batch = guest.talk, guest.batch
+        if guest.drawing is None:
+            flow, guides = batch.guides(0, talk)
+            seed = talk.seed()
+            guest.drawing = Gradual(batch.context, seed, talk.grid(), flow, guides), seed
+        drawing, seed = guest.drawing
+        drawing.draw()
+        if drawing.done < drawing.steps:
+            guest.seen()
+            return
+        guest.drawing = None
+        talk.drew(drawing.image(), seed, drawing.passes)
 
     def _safely(self, guest: Guest, work: Callable[[Guest], Any]) -> None:
         """Works for one conversation; if that fails, it ends, and no other."""

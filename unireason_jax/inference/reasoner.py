@@ -18,6 +18,7 @@ from unireason_jax.data.tokens import SampleSpec, copies, text_tokens
 from unireason_jax.inference import presets as systems
 from unireason_jax.inference import turns
 from unireason_jax.inference.batch import Batch
+from unireason_jax.inference.chat import Chat, Listener
 from unireason_jax.inference.context import Context
 from unireason_jax.inference.conversation import Conversation, Request, Shown, drawn_size
 from unireason_jax.inference.engine import Engine
@@ -28,6 +29,7 @@ from unireason_jax.inference.trace import Step, Trace
 from unireason_jax.inference.turns import text_turn
 
 Progress = Callable[[int], None]
+LISTENER = ("on_text", "on_image", "previews")
 VERBS = {"generate": "refine_t2i", "edit": "edit", "ask": "vqa"}
 
 
@@ -98,7 +100,9 @@ class Reasoner:
             steps; `sample` and `seed`, numbers that give other random draws; `name`, an id instead
             of the text, which keys the draws as well; and `settings.OPTIONS`: `size` (height,
             width), `timesteps`, `guidance`, `image_guidance`, `interval`, `renorm`, `shift`,
-            `solver`, `cache`, `temperature`, `top_p`, `max_text`, `min_rounds`.
+            `solver`, `cache`, `temperature`, `top_p`, `max_text`, `min_rounds`. For one prompt also
+            `on_text`, `on_image` and `previews`, which tell of it while it is made, see
+            `chat.Listener`.
 
         Returns:
           The conversation; in a notebook it shows itself as a strip.
@@ -108,6 +112,10 @@ class Reasoner:
             does not know, or a request that cannot be finished (see `check`).
         """
         return self._call("ask", question, image=image, **options)
+
+    def chat(self, **options: Any) -> Chat:
+        """A conversation that goes on, see `chat.Chat`; `options` are those of `ask`."""
+        return Chat(self, **options)
 
     def prepare(
         self,
@@ -165,11 +173,19 @@ class Reasoner:
 
     def _call(self, verb: str, text: str | Sequence[str], **options: Any) -> Trace | list[Trace]:
         image = options.get("image")
+        listener = Listener(**{name: options.pop(name) for name in LISTENER if name in options})
         texts = text if isinstance(text, list | tuple) else [text]
         jobs = [self.prepare(verb, one, **options) for one in texts]
         if not jobs:
             return []
-        found = dict(self.stream([job[:2] for job in jobs], jobs[0][2]))
+        if listener and len(jobs) > 1:
+            raise ValueError(
+                "on_text and on_image are for one prompt; give one, or leave them out."
+            )
+        if listener:
+            found = {0: listener.finish(self.engine, *jobs[0])}
+        else:
+            found = dict(self.stream([job[:2] for job in jobs], jobs[0][2]))
         traces = [found[n] for n in range(len(jobs))]
         if isinstance(image, Trace):
             traces = [image.then(trace) for trace in traces]

@@ -156,7 +156,7 @@ async def _events(feed: asyncio.Queue, count: int, form: Any) -> AsyncIterator[b
             yield answers.event(of(news.error).body)
             yield answers.DONE
             return
-        for chunk in form.chunks(number, news):
+        for chunk in await anyio.to_thread.run_sync(form.chunks, number, news):
             yield chunk
         if news.kind == "end":
             traces[number] = news.trace

@@ -1,6 +1,7 @@
 """What a request asks for: from a body of OpenAI's protocol to jobs of the model."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -114,7 +115,8 @@ def chat(given: Mapping[str, Any], models: Models, limits: Limits) -> Order:
     streams = given.get("stream_options") or {}
     if not isinstance(streams, dict):
         raise wrong("'stream_options' is not an object.", "stream_options")
-    jobs = _jobs(models, verb, name, prompt, options, _count(given, limits), limits)
+    previews = fields.number(given, "previews", 0, 0, 1000)
+    jobs = _jobs(models, verb, name, prompt, options, _count(given, limits), limits, previews)
     usage = bool(streams.get("include_usage"))
     return Order(model, jobs, fields.flag(given, "stream"), usage)
 
@@ -156,15 +158,14 @@ def _jobs(
     options: Mapping[str, Any],
     count: int,
     limits: Limits,
+    previews: int = 0,
 ) -> list[Job]:
     height, width = options.get("size", (1, 1))
     if height * width > limits.pixels:
         raise wrong(f"'size': at most {limits.pixels:,} pixels are drawn here.", "size")
+    prepare = functools.partial(models.reasoner.prepare, verb, prompt, preset=preset, **options)
     try:
-        return [
-            models.reasoner.prepare(verb, prompt, preset=preset, sample=number, **options)
-            for number in range(count)
-        ]
+        return [(*prepare(sample=number), previews) for number in range(count)]
     except ValueError as error:
         raise _by_field(error) from None
 

@@ -17,7 +17,8 @@ from unireason_jax.inference.settings import Settings
 from unireason_jax.server.errors import Refusal
 from unireason_jax.server.metrics import Metrics
 
-Job = tuple[Request, int, Settings]
+Job = tuple[Request, int, Settings, int]
+"""A conversation of `Reasoner.prepare`, and the steps after which a drawing is shown."""
 Tell = Callable[[int, News], None]
 _LONGEST_WAIT = 60
 
@@ -132,7 +133,8 @@ class Scheduler(threading.Thread):
 
     def _begin(self, ticket: Ticket) -> None:
         try:
-            ticket.guest = self.live.add(*ticket.job, lambda news: self._heard(ticket, news))
+            *job, previews = ticket.job
+            ticket.guest = self.live.add(*job, lambda news: self._heard(ticket, news), previews)
         except Exception as error:
             self._heard(ticket, News("error", error=error))
 
