@@ -1,6 +1,7 @@
 """Kills a multi-process run at random moments and proves that nothing was lost.
 
     python launch/kill_drill.py --kills 20 --out runs/drill [-- <flags of unireason_jax.train>]
+    python launch/kill_drill.py --kills 20 --out runs/drill --bucket      workdirs in a bucket
 
 Trains a tiny model once in peace, and once with `kill -9` of one process, or of all at once, at
 random moments: while starting, in a step, while a checkpoint is being written. Then it checks that
@@ -12,6 +13,7 @@ Ends with status 1 and says which check failed; the findings are kept in OUT/dri
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -29,8 +31,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from launch import member  # noqa: E402
+from launch import bucket, member  # noqa: E402
 from launch.local import LocalJob  # noqa: E402
+from unireason_jax.storage import lines, paths  # noqa: E402
 from unireason_jax.training import checkpoint, manifest  # noqa: E402
 
 # Seconds within which the processes that were left have to end: 60 for a lost one to join, from
@@ -43,12 +46,13 @@ class Drill:
     """One drill: where it happens, and how its jobs are started.
 
     Args:
-      out: folder for both runs, ledgers and logs.
+      out: folder for both runs (unless they are in a bucket), ledgers and logs.
       options: the parsed command line.
     """
 
     def __init__(self, out: Path, options: argparse.Namespace):
         self.out, self.options = out.resolve(), options
+        self.runs = paths.of(f"gs://{bucket.NAME}") if options.bucket else self.out
         self.random = random.Random(options.seed)
         self.failed: list[str] = []
 
@@ -57,7 +61,7 @@ class Drill:
         options, log = self.options, (self.out / f"{name}.log").open("a")
         flags = {
             "config": "configs/tiny.py",
-            "workdir": self.out / name,
+            "workdir": self.runs / name,
             "config.train.steps": options.steps,
             "config.train.save_every": options.save_every,
             "config.train.log_every": 1,
@@ -103,8 +107,8 @@ class Drill:
 
     def newest(self) -> int:
         """The newest sound checkpoint of the killed run, 0 when there is none."""
-        present = manifest.steps(self.out / "killed")
-        folder = self.out / "killed" / manifest.FOLDER
+        present = manifest.steps(self.runs / "killed")
+        folder = self.runs / "killed" / manifest.FOLDER
         return next((s for s in reversed(present) if not manifest.faults(folder / str(s))), 0)
 
     def kill_once(self, number: int) -> dict[str, Any] | None:
@@ -189,8 +193,9 @@ class Drill:
 
     def compare(self) -> None:
         """Data, losses and weights of both runs."""
-        peace, war = self.out / "unbroken", self.out / "killed"
-        wanted, seen = member.history(peace / "ledger"), member.history(war / "ledger")
+        peace, war = self.runs / "unbroken", self.runs / "killed"
+        ledgers = (self.out / name / "ledger" for name in ("unbroken", "killed"))
+        wanted, seen = map(member.history, ledgers)
         self.check(sorted(wanted) == sorted(seen), "a batch is missing, or there is one too many")
         different = [p for p in wanted if wanted[p] != seen.get(p)]
         self.check(not different, f"other rows at positions {different[:5]}")
@@ -204,7 +209,7 @@ class Drill:
 
 def _losses(workdir: Path) -> list[list[float]]:
     """Step and losses of every row of metrics.jsonl."""
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in lines.read(workdir / "metrics.jsonl")]
     return [[row["step"], *(row[name] for name in SAME)] for row in rows]
 
 
@@ -218,12 +223,16 @@ def main() -> int:
     parser.add_argument("--reach", type=int, default=7, help="most batches before a kill")
     parser.add_argument("--startup", type=float, default=30.0, help="seconds; kills while starting")
     parser.add_argument("--seed", type=int, default=0)
+    about = "keep the runs in gs://bucket, which an emulator serves meanwhile"
+    parser.add_argument("--bucket", action="store_true", help=about)
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("flags", nargs="*", help="-- and more flags of unireason_jax.train")
     options = parser.parse_args()
     if options.out.exists() and any(options.out.iterdir()):
         parser.error(f"{options.out} is not empty")
-    findings = Drill(options.out, options).run()
+    with bucket.emulated() if options.bucket else contextlib.nullcontext({}) as environment:
+        os.environ.update(environment)
+        findings = Drill(options.out, options).run()
     print(f"{len(findings['kills'])} kills, {len(findings['failed'])} failed checks")
     return min(len(findings["failed"]), 1)
 

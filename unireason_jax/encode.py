@@ -15,7 +15,8 @@ The autoencoder is kept beside the latents, so that a run on them can draw. The 
 folder like the input, and is read in its place; with --config it holds one
 for every group. An interrupted run goes on when the same command is given again. Several processes
 (of a pod, or of launch/local.py) that see one output folder share the shards between them; the
-result is the same for any number of them.
+result is the same for any number of them. Machines that know nothing of each other make `--share
+i/n` each, and one command with `--finish` ends it (see `data.shares`).
 """
 
 import collections
@@ -25,7 +26,7 @@ import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -33,9 +34,10 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
-from unireason_jax.data import latents, serialization, shards
+from unireason_jax.data import latents, serialization, shards, shares
 from unireason_jax.data.records import Record
 from unireason_jax.data.shards import Kept
+from unireason_jax.data.shares import Share
 from unireason_jax.data.sizes import SIZES
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.data.tokenizer import load_tokenizer
@@ -56,6 +58,7 @@ def main(argv: Sequence[str]) -> None:
         if not command_line.parse(options, argv, __doc__, read=overrides.read_flags):
             return
         jobs, file = _request(options)
+        share = shares.parse(options.share)
     except (flags.Error, ValueError, OSError) as error:
         sys.exit(f"encode: {error}")
     if sharding.initialize_distributed() == 1:
@@ -66,7 +69,13 @@ def main(argv: Sequence[str]) -> None:
             encoder = Encoder(codec, options.batch, file)
             for folder, output in jobs:
                 done = encode(
-                    folder, output, encoder, dtype=options.dtype, overwrite=options.overwrite
+                    folder,
+                    output,
+                    encoder,
+                    dtype=options.dtype,
+                    overwrite=options.overwrite,
+                    share=share,
+                    finish=options.finish,
                 )
                 if jax.process_index() == 0:
                     print(done, flush=True)
@@ -81,6 +90,8 @@ def encode(
     *,
     dtype: str = "float16",
     overwrite: bool = False,
+    share: Share | None = None,
+    finish: bool = False,
 ) -> str:
     """Writes the records of a prepared folder with moments of their latents into `output`.
 
@@ -93,6 +104,8 @@ def encode(
       encoder: runs the autoencoder, which must be of the stride and channels of the folder's sizes.
       dtype: of the stored moments, a name in `serialization.DTYPES`.
       overwrite: replace an earlier result.
+      share: only these of the shards, where other machines make the rest (see `data.shares`).
+      finish: the shares have made all shards; write what belongs to them.
 
     Returns:
       A report of one line, and the next command.
@@ -103,16 +116,37 @@ def encode(
       ValueError: the codec does not fit the folder's sizes, or the folder holds latents already.
       FolderBusy: another command is at work in `output`.
     """
+    source = ArrayRecordSource(folder)
+    job = Encoding(source, _spec(source, encoder.codec), encoder, dtype)
+    if share:
+        if overwrite or jax.process_count() > 1:
+            raise ValueError("--share is for single processes, and without --overwrite")
+        tasks = _tasks(source)
+        with shares.joining(output, _about(job), share, "unireason encode"):
+            shards.build(output, tasks, job, share=share.shards, about="encoding")
+        return f"share {share} of {len(tasks)} shards is made in {output}; in the end: --finish"
     with pod.holding(output, "unireason encode"):
-        return _encode(folder, output, encoder, dtype, overwrite)
+        if finish:
+            shares.check_finished(output, len(_tasks(source)))
+        return _encode(folder, output, job, overwrite and not finish)
 
 
-def _encode(folder: Path, output: Path, encoder: "Encoder", dtype: str, overwrite: bool) -> str:
-    source, codec = ArrayRecordSource(folder), encoder.codec
-    spec = _spec(source, codec)
-    made = {"codec": type(codec).__name__, "dtype": dtype, "probe": latents.probe(codec)}
-    about = {"source": repr(source), "sizes": source.manifest["sizes"], "latents": made}
-    about |= {key: source.manifest[key] for key in ("style", "system") if key in source.manifest}
+def _about(job: "Encoding") -> dict[str, Any]:
+    """What the result depends on."""
+    codec, manifest = job.encoder.codec, job.source.manifest
+    made = {"codec": type(codec).__name__, "dtype": job.dtype, "probe": latents.probe(codec)}
+    about = {"source": repr(job.source), "sizes": manifest["sizes"], "latents": made}
+    return about | {key: manifest[key] for key in ("style", "system") if key in manifest}
+
+
+def _tasks(source: ArrayRecordSource) -> list[tuple[range, int]]:
+    """The records of every shard, one for each of the source."""
+    ends = np.cumsum([0, *(shard["records"] for shard in source.manifest["shards"])]).tolist()
+    return [(range(a, b), b - a) for a, b in itertools.pairwise(ends)]
+
+
+def _encode(folder: Path, output: Path, job: "Encoding", overwrite: bool) -> str:
+    about, encoder, dtype = _about(job), job.encoder, job.dtype
     if jax.process_index() == 0:
         shards.tidy(output)
     if not overwrite and shards.is_made(output, about):
@@ -127,20 +161,18 @@ def _encode(folder: Path, output: Path, encoder: "Encoder", dtype: str, overwrit
         raise FileNotFoundError(
             f"process {jax.process_index()} does not see {output}; give a folder that all hosts see"
         )
-    ends = np.cumsum([0, *(shard["records"] for shard in source.manifest["shards"])]).tolist()
-    tasks = [(range(a, b), b - a) for a, b in itertools.pairwise(ends)]
-    job = Encoding(source, spec, encoder, dtype)
+    tasks = _tasks(job.source)
     share = slice(jax.process_index(), None, jax.process_count())
     shards.build(output, tasks, job, share=share, about="encoding")
     pod.gather(f"encoded {output}", None, timeout=_PATIENCE)
     report = ""
     if jax.process_index() == 0:
-        manifest = shards.finish(output, len(tasks), about)
+        manifest = shards.finish(output, [rows for _, rows in tasks], about)
         report = (
             f"{manifest['records']} records with {dtype} latents in {len(manifest['shards'])} "
             f"shards of {output}, {manifest['bytes'] / 2**20:.1f} MiB"
         )
-        if made["codec"] == "Autoencoder":
+        if about["latents"]["codec"] == "Autoencoder":
             source = f"--config.data.source={output} --config.init_from=CHECKPOINT"
             report += f"\nnext: unireason train --config configs/own_data.py {source} --workdir RUN"
     return pod.gather(f"finished {output}", report)[0]
@@ -298,6 +330,15 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     )
     flags.DEFINE_integer("batch", 1, "images a device encodes at a time", 1, flag_values=own)
     flags.DEFINE_bool("overwrite", False, "replace an earlier result", flag_values=own)
+    flags.DEFINE_string(
+        "share",
+        "",
+        "i/n: make this part of the shards only, as others make theirs",
+        flag_values=own,
+    )
+    flags.DEFINE_bool(
+        "finish", False, "all shares are made: write index and manifest", flag_values=own
+    )
     return own
 
 

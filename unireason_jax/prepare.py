@@ -19,11 +19,13 @@ folder), bytes in the rows, or data URIs. The output folder holds
 
 and is read by `data.sources.ArrayRecordSource`. Nothing is dropped silently. An interrupted run
 goes on where it stopped when the same command is given again, and ends with the same bytes; so does
-a run with another number of workers.
+a run with another number of workers. Many machines make `--share i/n` each, and one command with
+`--finish` ends it (see `data.shares`).
 """
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import pickle
@@ -37,12 +39,13 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from unireason_jax.data import rows, shards, words
+from unireason_jax.data import rows, shards, shares, words
 from unireason_jax.data.account import account
 from unireason_jax.data.conversion import Conversion
 from unireason_jax.data.files import KINDS, find_files
 from unireason_jax.data.files.streams import FileRecords, IndexedRecords, Reading, in_shards
 from unireason_jax.data.rows import Budgets
+from unireason_jax.data.shares import Share
 from unireason_jax.data.sizes import SIZES, row_tokens
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource
 from unireason_jax.data.templates import PLAIN, STYLES
@@ -101,8 +104,12 @@ def main(argv: Sequence[str]) -> None:
             upright=options.upright,
             max_bad=options.max_bad,
             about=about,
+            share=shares.parse(options.share),
+            finish=options.finish,
         )
         print(report)
+        if options.share:
+            return
         print(words.of_folder(paths.of(options.output), options.max_unknown))
         if sizes != "world":
             print(_next(options))
@@ -113,7 +120,6 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f"prepare: {error}")
 
 
-@lock.alone("unireason prepare", folder="output")
 def prepare(
     records: FileRecords | IndexedRecords,
     output: Path,
@@ -127,6 +133,8 @@ def prepare(
     upright: bool = False,
     max_bad: float = 1.0,
     about: Mapping[str, Any] | None = None,
+    share: Share | None = None,
+    finish: bool = False,
 ) -> str:
     """Writes `records` into the folder `output`, or goes on with what an interrupted run left.
 
@@ -142,13 +150,15 @@ def prepare(
       upright: turn photographs as their EXIF says (see `data.images`).
       max_bad: part of the records that may be in quarantine.
       about: further entries of the manifest: style and system, which a run on it records.
+      share: only these of the shards, where other machines make the rest (see `data.shares`).
+      finish: the shares have made all shards; write what belongs to them.
 
     Returns:
       A report of a few lines.
 
     Raises:
       FileExistsError: `output` holds prepared data, or an interrupted run of another request.
-      ValueError: there are no rows, none is usable, or too few are.
+      ValueError: there are no rows, none is usable, or too few are; shards of shares are missing.
       RuntimeError: a worker process died.
       FolderBusy: another command is at work in `output`.
     """
@@ -164,13 +174,33 @@ def prepare(
         "upright": upright,
         "tokenizer": tokenizer and hashlib.sha256(pickle.dumps(tokenizer)).hexdigest(),
     }
-    resumed = shards.begin(output, request, overwrite=overwrite)
-    tokenizer = _tokenizer(output / TOKENIZER, tokenizer, tasks, records, keep=resumed)
-    job = Conversion(records, SampleSpec(tokenizer, **SIZES[sizes]), upright)
-    shards.build(output, tasks, job, workers=workers, about="preparing")
-    made = {"source": repr(records), "sizes": sizes, **(about or {})}
-    manifest = shards.finish(output, len(tasks), made, max_bad=max_bad)
-    return account(output, manifest, tokens or row_tokens(sizes))
+    job = functools.partial(Conversion, records, upright=upright)
+    build = functools.partial(shards.build, output, tasks, workers=workers, about="preparing")
+    if share:
+        spec = SampleSpec(_needed(tokenizer, overwrite), **SIZES[sizes])
+        with shares.joining(output, request, share, "unireason prepare"):
+            build(job(spec), share=share.shards)
+        return f"share {share} of {len(tasks)} shards is made in {output}; in the end: --finish"
+    with lock.hold(output, "unireason prepare"):
+        if finish:
+            shares.check_finished(output, len(tasks))
+        resumed = shards.begin(output, request, overwrite=overwrite and not finish)
+        tokenizer = _tokenizer(output / TOKENIZER, tokenizer, tasks, records, keep=resumed)
+        build(job(SampleSpec(tokenizer, **SIZES[sizes])))
+        made = {"source": repr(records), "sizes": sizes, **(about or {})}
+        manifest = shards.finish(output, [rows for _, rows in tasks], made, max_bad=max_bad)
+        return account(output, manifest, tokens or row_tokens(sizes))
+
+
+def _needed(tokenizer: Tokenizer | None, overwrite: bool) -> Tokenizer:
+    """The tokenizer of a share. Raises ValueError where the flags do not suit shares."""
+    if tokenizer is None:
+        raise ValueError(
+            "--share needs --tokenizer, the same for all (--tokenizer_only makes one of all inputs)"
+        )
+    if overwrite:
+        raise ValueError("--share does not go with --overwrite; remove the folder first")
+    return tokenizer
 
 
 def show(folder: Path, picture: Path, *, sizes: str) -> None:
@@ -341,6 +371,15 @@ def _flags() -> flags.FlagValues:
         "max_bad", 1.0, "part of the records that may be in quarantine", 0, 1, flag_values=own
     )
     flags.DEFINE_bool("overwrite", False, "replace an earlier result", flag_values=own)
+    flags.DEFINE_string(
+        "share",
+        "",
+        "i/n: make this part of the shards only, as others make theirs",
+        flag_values=own,
+    )
+    flags.DEFINE_bool(
+        "finish", False, "all shares are made: write index and manifest", flag_values=own
+    )
     return own
 
 

@@ -89,7 +89,7 @@ def test_what_is_kept_and_set_aside_must_make_up_what_was_counted(tmp_path):
     lost = [Kept(b"x", (1, 0, 0)), Refused("a", "b", "c", 2)]
     shards.begin(tmp_path / "whole", {})
     shards.build(tmp_path / "whole", [(0, 3)], lambda _: lost, about="test")
-    manifest = shards.finish(tmp_path / "whole", 1, {})
+    manifest = shards.finish(tmp_path / "whole", [3], {})
     assert (manifest["records"], manifest["quarantined"]) == (1, 2)
     assert quarantine(tmp_path / "whole")[0]["records"] == 2
 

@@ -128,7 +128,7 @@ def test_shards_without_a_record_are_left_out(tmp_path):
         yield Refused("file", f"{task}: x", "no") if task != 1 else Kept(b"data", (1, 2, 3), ("a",))
 
     shards.build(tmp_path, tasks, job, about="test")
-    manifest = shards.finish(tmp_path, len(tasks), {})
+    manifest = shards.finish(tmp_path, [rows for _, rows in tasks], {})
     assert [shard["file"] for shard in manifest["shards"]] == ["records-00001.array_record"]
     assert manifest["quarantined"] == 2 and manifest["tokens"] == {"text": 1, "vit": 2, "latent": 3}
 
@@ -164,7 +164,7 @@ def test_what_is_there_is_compared_with_what_was_planned(tmp_path, damage, told)
     tasks = made(tmp_path)
     damage(tmp_path)
     with pytest.raises(RuntimeError, match=told):
-        shards.finish(tmp_path, len(tasks), {})
+        shards.finish(tmp_path, [rows for _, rows in tasks], {})
     assert not (tmp_path / "manifest.json").exists()
 
 
@@ -176,10 +176,10 @@ def test_a_run_killed_behind_its_manifest_goes_on_and_leaves_nothing(tmp_path, m
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(shards, "_end", killed)
-        shards.finish(tmp_path, len(tasks), {})
+        shards.finish(tmp_path, [rows for _, rows in tasks], {})
     (tmp_path / ".records-00001.part.array_record").write_bytes(b"half")
     assert shards.begin(tmp_path, {"n": 1})
-    shards.finish(tmp_path, len(tasks), {})
+    shards.finish(tmp_path, [rows for _, rows in tasks], {})
     names = ["lengths.npy", "manifest.json", "quarantine.jsonl"]
     assert sorted(p.name for p in tmp_path.glob("[!r]*")) == names
     with pytest.raises(FileExistsError, match="already holds"):

@@ -43,7 +43,7 @@ def fuzz(seed: int, size: int, folder: Path, tally: Tally) -> None:
     shards.begin(made, {})
     entries = [Kept(data, (4, 0, 4)) for data in stored]
     shards.build(made, [(None, 3)], lambda _: entries, about="made")
-    shards.finish(made, 1, {"sizes": "world", "source": "fuzz"})
+    shards.finish(made, [3], {"sizes": "world", "source": "fuzz"})
     files = sorted(path for path in made.iterdir() if path.suffix != ".jsonl")
     for trial in range(size):
         path = files[trial % len(files)]

@@ -27,7 +27,7 @@ from unireason_jax.storage import atomic, paths
 MANIFEST = "manifest.json"
 LENGTHS = "lengths.npy"
 QUARANTINE = "quarantine.jsonl"
-_UNFINISHED, _REQUEST = "unfinished", "request.json"
+NOTES, _REQUEST = "unfinished", "request.json"
 _READERS = 16  # of notes at a time; in a bucket each takes a moment
 
 
@@ -56,20 +56,25 @@ class Refused(NamedTuple):
 Job = Callable[[Any], Iterable[Kept | Refused]]
 
 
-def begin(folder: Path, request: dict[str, Any], *, overwrite: bool = False) -> bool:
+def begin(
+    folder: Path, request: dict[str, Any], *, overwrite: bool = False, joined: bool = False
+) -> bool:
     """Opens a folder for `build`; returns whether an interrupted run of the same request goes on.
 
     Args:
       folder: new, or what a run has left there; files of others stay.
       request: everything that the result depends on, as JSON.
       overwrite: throw away what another run has made.
+      joined: others with the same request work in it at this moment.
 
     Raises:
       FileExistsError: there is a finished result, or an interrupted run of another request.
     """
-    notes = folder / _UNFINISHED
-    tidy(folder)
-    if any(notes.glob("[0-9]*.json")) and not overwrite:
+    notes = folder / NOTES
+    if not joined:
+        tidy(folder)
+    begun = any(notes.glob("[0-9]*.json")) or (joined and is_unfinished(folder))
+    if begun and not overwrite:
         if json.loads((notes / _REQUEST).read_text()) == json.loads(json.dumps(request)):
             return True
         raise FileExistsError(
@@ -80,6 +85,9 @@ def begin(folder: Path, request: dict[str, Any], *, overwrite: bool = False) -> 
         raise FileExistsError(
             f"{folder} already holds prepared data; give --overwrite to replace it"
         )
+    if joined:  # all of them write the same
+        atomic.write_text(notes / _REQUEST, json.dumps(request), shared=True)
+        return True
     (folder / MANIFEST).unlink(missing_ok=True)  # first: without one nothing here is a result
     for path in folder.glob("records-*.array_record*"):
         path.unlink()
@@ -93,15 +101,15 @@ def begin(folder: Path, request: dict[str, Any], *, overwrite: bool = False) -> 
 def tidy(folder: Path) -> None:
     """Removes what killed processes have left half written; for who holds the folder's lock."""
     if not is_unfinished(folder):
-        paths.remove_tree(folder / _UNFINISHED)
-    for pattern in (".*.part.*", f"{_UNFINISHED}/.*.part.*", "*.part"):
+        paths.remove_tree(folder / NOTES)
+    for pattern in (".*.part.*", f"{NOTES}/.*.part.*", "*.part"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
 
 
 def is_unfinished(folder: Path) -> bool:
     """Whether a run has begun in a folder and not finished."""
-    return (folder / _UNFINISHED / _REQUEST).is_file()
+    return (folder / NOTES / _REQUEST).is_file()
 
 
 def is_made(folder: Path, about: dict[str, Any]) -> bool:
@@ -137,8 +145,8 @@ def build(
     """
     rows = [count for _, count in tasks]
     mine = range(len(tasks))[share]
-    made = {path.name for path in (folder / _UNFINISHED).glob("[0-9]*.json")}
-    todo = [number for number in mine if _note(folder, number).name not in made]
+    made = {path.name for path in (folder / NOTES).glob("[0-9]*.json")}
+    todo = [number for number in mine if note(folder, number).name not in made]
     total = sum(rows[number] for number in mine)
     done = total - sum(rows[number] for number in todo)
     with tqdm(total=total, initial=done, desc=about, unit=" rows", smoothing=0.05) as bar:
@@ -152,13 +160,13 @@ def build(
 
 
 def finish(
-    folder: Path, planned: int, about: dict[str, Any], *, max_bad: float = 1.0
+    folder: Path, planned: Sequence[int], about: dict[str, Any], *, max_bad: float = 1.0
 ) -> dict[str, Any]:
     """Joins the notes of all shards into index, quarantine and manifest; returns the manifest.
 
     Args:
       folder: all its shards made.
-      planned: number of tasks that `build` was given.
+      planned: records of each of the tasks that `build` was given.
       about: entries of the manifest beside those that follow from the shards.
       max_bad: part of the records that may be in quarantine.
 
@@ -172,15 +180,15 @@ def finish(
     shards, counts, quarantined, reasons = [], Counter(), 0, Reasons()
     lengths = []
     with atomic.replacing(folder / QUARANTINE) as part, part.open("w", encoding="utf-8") as book:
-        for note in map(json.loads, notes.values()):
-            for refused in itertools.starmap(Refused, note["refused"]):
+        for made in map(json.loads, notes.values()):
+            for refused in itertools.starmap(Refused, made["refused"]):
                 book.write(json.dumps(refused.entry()) + "\n")
                 reasons.add(refused.reason, refused.records)
                 quarantined += refused.records
-            counts.update(note["counts"])
-            if note["lengths"]:
-                lengths.append(np.array(note["lengths"], np.int32))
-                shards.append(note["shard"])
+            counts.update(made["counts"])
+            if made["lengths"]:
+                lengths.append(np.array(made["lengths"], np.int32))
+                shards.append(made["shard"])
     if not lengths:
         _end(folder)
         raise ValueError(
@@ -215,19 +223,25 @@ def finish(
 
 def _notes(folder: Path) -> dict[str, bytes]:
     """The notes of the shards that are done, by name, in order."""
-    found = sorted((folder / _UNFINISHED).glob("[0-9]*.json"))
+    found = sorted((folder / NOTES).glob("[0-9]*.json"))
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         return dict(zip((path.name for path in found), pool.map(lambda p: p.read_bytes(), found)))
 
 
-def _compare(folder: Path, notes: Mapping[str, bytes], planned: int) -> None:
+def _compare(folder: Path, notes: Mapping[str, bytes], planned: Sequence[int]) -> None:
     """Raises RuntimeError where shards and their notes are not what was planned."""
-    wanted = {_note(folder, number).name for number in range(planned)}
-    wrong = [f"the note of shard {int(name[:-5])} is missing" for name in wanted - notes.keys()]
-    wrong += [f"shard {int(name[:-5])} was not planned" for name in notes.keys() - wanted]
+    wanted = {note(folder, number).name: rows for number, rows in enumerate(planned)}
+    wrong = [
+        f"the note of shard {int(name[:-5])} is missing" for name in wanted.keys() - notes.keys()
+    ]
+    wrong += [f"shard {int(name[:-5])} was not planned" for name in notes.keys() - wanted.keys()]
     present = paths.sizes(folder, "records-*.array_record")
-    for name in sorted(wanted & notes.keys()):
-        shard = json.loads(notes[name])["shard"]
+    for name in sorted(wanted.keys() & notes.keys()):
+        found = json.loads(notes[name])
+        shard, refused = found["shard"], itertools.starmap(Refused, found["refused"])
+        rows = len(found["lengths"]) + sum(one.records for one in refused)
+        if rows != wanted[name]:
+            wrong.append(f"shard {int(name[:-5])} is of {rows} records instead of {wanted[name]}")
         size = present.pop(shard["file"], None)
         if size is None and shard["records"]:
             wrong.append(f"{shard['file']} is missing")
@@ -236,7 +250,7 @@ def _compare(folder: Path, notes: Mapping[str, bytes], planned: int) -> None:
     wrong += [f"{name} was not planned" for name in sorted(present)]
     if wrong:
         raise RuntimeError(
-            f"{folder} does not hold the {planned} shards that were planned: "
+            f"{folder} does not hold the {len(planned)} shards that were planned: "
             f"{'; '.join(sorted(wrong)[:3])}; something else has written here: run the command "
             "again with --overwrite"
         )
@@ -244,8 +258,8 @@ def _compare(folder: Path, notes: Mapping[str, bytes], planned: int) -> None:
 
 def _end(folder: Path) -> None:
     """Takes the notes away; `tidy` does it where this process is killed meanwhile."""
-    (folder / _UNFINISHED / _REQUEST).unlink()
-    paths.remove_tree(folder / _UNFINISHED)
+    (folder / NOTES / _REQUEST).unlink()
+    paths.remove_tree(folder / NOTES)
 
 
 def _statistics(tokens: np.ndarray) -> dict[str, float]:
@@ -280,8 +294,8 @@ def _make(folder: Path, number: int, found: Iterable[Kept | Refused]) -> None:
             shard["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     if not lengths:
         (folder / name).unlink()
-    note = {"shard": shard, "lengths": lengths, "refused": refused, "counts": counts}
-    atomic.write_text(_note(folder, number), json.dumps(note))
+    told = {"shard": shard, "lengths": lengths, "refused": refused, "counts": counts}
+    atomic.write_text(note(folder, number), json.dumps(told))
 
 
 def _complete(
@@ -332,5 +346,6 @@ def _work(number: int, task: Any, records: int) -> None:
     _make(folder, number, _complete(job(task), records))
 
 
-def _note(folder: Path, number: int) -> Path:
-    return folder / _UNFINISHED / f"{number:05}.json"
+def note(folder: Path, number: int) -> Path:
+    """Where it is noted that a shard is done."""
+    return folder / NOTES / f"{number:05}.json"
