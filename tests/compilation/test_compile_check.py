@@ -64,6 +64,34 @@ def test_wrong_requests_are_explained(monkeypatch):
         topology.devices("v5p:2x2x2")
 
 
+def test_gpus_are_named_by_kind_and_number(monkeypatch):
+    asked = {}
+
+    def described(topology_name, **more):
+        asked.update(more)
+        return SimpleNamespace(devices=["a GPU"] * 2)
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", described)
+    assert topology.devices("l40s:2") == (["a GPU"] * 2, 1)
+    assert asked["platform"] == "cuda" and asked["topology"] == "1x1x2"
+    assert "cuda_compute_capability { major: 8 minor: 9 }" in asked["target_config"]
+    for name in ("h100:2x2", "h100:8*2"):
+        with pytest.raises(topology.TopologyError, match="of GPUs write their number"):
+            topology.devices(name)
+
+    def absent(**_):
+        raise NotImplementedError("topology not implemented for cuda")
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", absent)
+    with pytest.raises(topology.TopologyError, match=r"pip install 'unireason-jax\[cuda\]'"):
+        topology.devices("h100:1")
+
+
+def test_adapters_are_named_in_a_report():
+    config = configuration.load(TINY, SMALL | {"lora.rank": 2})
+    assert check._changed(config) == "model nano in float32, adapters of rank 2"
+
+
 def test_a_program_that_does_not_fit_ends_with_status_1(found, tmp_path):
     sizes = {"argument": 4, "output": 4, "alias": 4, "temp": 9}
     analysis = SimpleNamespace(**{f"{k}_size_in_bytes": n << 30 for k, n in sizes.items()})

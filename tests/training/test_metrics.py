@@ -1,5 +1,6 @@
 """Counts, FLOPs, the meter's means and their resume, writers, and the heartbeat."""
 
+import dataclasses
 import io
 import json
 import sys
@@ -14,6 +15,7 @@ from PIL import Image
 
 from tests.batches import packed_batch
 from unireason_jax.models.config import variant
+from unireason_jax.models.sizes import LoraConfig
 from unireason_jax.rules import visibility
 from unireason_jax.training import metrics
 from unireason_jax.training.writers import Writers, duration
@@ -50,6 +52,9 @@ def test_flops_of_bagel_match_its_own_account():
     np.testing.assert_allclose(metrics.train_flops(model, counts), wanted, rtol=1e-3)
     frozen = metrics.train_flops(model, counts, und_backward=0.0)
     assert frozen < 0.45 * wanted
+    beside = dataclasses.replace(model, lora=LoraConfig(16))  # weights get no gradient
+    found = metrics.train_flops(beside, counts)
+    np.testing.assert_allclose(found, 4 * weights * tokens + 1_204_224 * tokens**2, rtol=1e-3)
 
 
 def test_frozen_and_latent_only_rows_cost_what_they_do():

@@ -18,6 +18,7 @@ from unireason_jax.compilation.reference import reference_row
 from unireason_jax.data.rows import Budgets
 from unireason_jax.models import functional
 from unireason_jax.pods import batches
+from unireason_jax.run import configuration
 from unireason_jax.run.run import Run
 from unireason_jax.storage import atomic
 from unireason_jax.training import metrics
@@ -116,7 +117,7 @@ def describe(run: Run, budgets: Budgets, memory: Any, text: str) -> dict[str, An
         "square_buffers": parsed.square_buffers(_token_counts(budgets, work.context)),
         "loops_counted_once": len(parsed.unknown_loops),
     }
-    if trains:
+    if trains and not topology.is_gpu(run.mesh.devices.flat[0]):
         found["flops"] = figures.flops(parsed, work)
         found["speed"] = figures.speed(parsed, chip, found)
     return found
@@ -140,6 +141,10 @@ def _token_counts(budgets: Budgets, context: int) -> set[int]:
 
 def _changed(config: Any) -> str:
     """What the config says about the model, in words."""
+    if config.lora.rank:
+        model = configuration.model_config(config)
+        kept = configuration.frozen_dtype(config, model)
+        return f"model {config.model.variant} in {kept}, adapters of rank {config.lora.rank}"
     return f"model {config.model.variant}, frozen {', '.join(config.optim.freeze) or 'nothing'}"
 
 

@@ -82,6 +82,11 @@ def chip(device: jax.Device) -> Chip:
     return Chip(metrics.peak_flops(device), *_CHIPS.get(kind, ()))
 
 
+def is_gpu(device: jax.Device) -> bool:
+    """Whether a device is a GPU; their programs call libraries whose work cannot be counted."""
+    return device.platform in ("cuda", "gpu")
+
+
 def devices(name: str) -> tuple[Sequence[jax.Device], int]:
     """The devices of a topology, and the number of slices they form.
 

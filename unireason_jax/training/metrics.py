@@ -55,7 +55,8 @@ def train_flops(
 
     Each token goes through one expert; recomputation is not counted (so this is the numerator of
     MFU), nor is padding. A forward pass costs 2 per weight and token and 4 per head feature and
-    visible pair; a backward pass twice that.
+    visible pair; a backward pass twice that, of weights beside adapters once (these themselves are
+    not counted, and the vision tower then has none).
 
     Args:
       model: the model's shape.
@@ -66,13 +67,13 @@ def train_flops(
     llm = model.llm
     attention = llm.width * llm.head_dim * (2 * llm.heads + 2 * llm.kv_heads)
     layer = attention + 3 * llm.width * llm.mlp
-    und = 2.0 * (counts["text"] + counts["vit"]) * layer * llm.layers
+    und, tower = 2.0 * (counts["text"] + counts["vit"]) * layer * llm.layers, 0.0
     if model.vit is not None:
         vit = model.vit
         weights = vit.layers * (4 * vit.width**2 + 2 * vit.width * vit.mlp)
         weights += 3 * vit.patch**2 * vit.width + vit.width * llm.width + llm.width**2
-        und += 2.0 * counts["vit"] * weights
-        und += 4.0 * counts["vit_pairs"] * vit.width * vit.layers
+        tower += 2.0 * counts["vit"] * weights
+        tower += 4.0 * counts["vit_pairs"] * vit.width * vit.layers
     gen = 2.0 * counts["latent"] * layer * llm.layers
     if isinstance(model, JanusConfig):
         codes = model.codes
@@ -81,7 +82,9 @@ def train_flops(
         gen += 2.0 * counts["latent"] * (2 * model.latent.features + 256 + llm.width) * llm.width
     head = 2.0 * counts["labels"] * llm.width * llm.vocab
     pairs = 4.0 * counts["pairs"] * llm.heads * llm.head_dim * llm.layers
-    return und * (1 + und_backward) + 3.0 * (gen + head + pairs)
+    if model.lora:
+        return und * (1 + min(und_backward, 1.0)) + tower + 2.0 * (gen + head) + 3.0 * pairs
+    return (und + tower) * (1 + und_backward) + 3.0 * (gen + head + pairs)
 
 
 def peak_flops(device: jax.Device | None = None) -> float | None:
