@@ -6,7 +6,6 @@ from typing import Any
 from etils import epath
 
 from unireason_jax.run import corpus, origin, start
-from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
 from unireason_jax.training import checkpoint, writers
 
@@ -37,8 +36,8 @@ def _weights(run: Run, workdir: epath.PathLike) -> None:
         checkpoint.check_state(config.resume_from, run.abstract)
     elif origin.named(config) != origin.SCRATCH:
         start.check_weights(run)
-    elif run.model.lora:
-        raise ConfigError(start.NO_SCRATCH)
+    else:
+        start.refuse_scratch(run)
 
 
 def _held_out(run: Run) -> None:

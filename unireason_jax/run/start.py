@@ -18,11 +18,6 @@ from unireason_jax.training.manifest import CheckpointMissing, find, read_manife
 from unireason_jax.training.optim import Params, flatten, merge, unflatten
 from unireason_jax.training.state import TrainState
 
-NO_SCRATCH = (
-    "config.lora: adapters need weights to stand beside; set --config.init_from to a run or a "
-    "converted release."
-)
-
 
 def starting_state(
     run: Run, checkpoints: Checkpoints
@@ -38,10 +33,14 @@ def starting_state(
         told = f"{config.resume_from} at step {int(state.step)}"
         return _beside(run, checkpoints, config.resume_from, state), saved, told
     if origin.named(config) == origin.SCRATCH:
-        if run.model.lora:
-            raise ConfigError(NO_SCRATCH)
-        init = functools.partial(functional.init, run.model, jax.random.key(config.seed))
-        return states.initialize(init, run.optimizer, run.shardings), None, "random weights"
+        refuse_scratch(run)
+        key = jax.random.key(config.seed)
+        made = states.initialize(
+            lambda: run.optimizer.stored(functional.init(run.model, key)),
+            run.optimizer,
+            run.shardings,
+        )
+        return made, None, "random weights"
     told = f"{config.init_which} weights of {config.init_from}"
     made = states.adopt(initial_params(run), run.optimizer, run.shardings)
     if run.model.lora:
@@ -50,6 +49,16 @@ def starting_state(
         )
         told = f"{functional.count(_adapters(run)):,} in adapters beside the {told}"
     return made, None, told
+
+
+def refuse_scratch(run: Run) -> None:
+    """Raises ConfigError where weights that never move would be random ones."""
+    what = "adapters stand beside" if run.model.lora else "few bits are kept of"
+    if run.model.lora or run.model.quantized:
+        raise ConfigError(
+            f"config.init_from=scratch: {what} weights that were trained; set it to a run or a "
+            "converted release."
+        )
 
 
 def check_weights(run: Run) -> None:
@@ -94,7 +103,7 @@ def _beside(
     directory = find(where, int(state.step))
     base = read_manifest(directory)["base"]
     weights_at = _located(run, base, directory)
-    checkpoints.base = base | {"path": str(weights_at)}
+    checkpoints.base = bases.moved(base, weights_at, checkpoints.workdir)
     alone = functional.with_adapters(run.model, None)
     options = {"which": base["which"], "mesh": run.mesh, "dtypes": run.dtypes}
     params = merge(state.params, weights.load_model(weights_at, alone, **options))

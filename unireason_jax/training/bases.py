@@ -32,14 +32,20 @@ def note(weights: epath.PathLike, which: str, scale: float, workdir: epath.PathL
     theirs = read_manifest(directory).get("base")
     if theirs:
         directory, which = locate(theirs, directory), theirs["which"]
-    relative = "" if "://" in f"{directory}{workdir}" else os.path.relpath(directory, workdir)
-    return {
-        "path": str(directory),
-        "relative": relative,
-        "which": which,
-        "checksum": checksum(directory),
-        "scale": scale,
-    }
+    known = {"which": which, "checksum": checksum(directory), "scale": scale}
+    return known | _place(directory, workdir)
+
+
+def moved(base: Mapping[str, Any], directory: epath.Path, workdir: epath.PathLike) -> dict:
+    """The same note for weights that lie in `directory` now, and an adapter in `workdir`."""
+    return {**base, **_place(directory, workdir)}
+
+
+def _place(directory: epath.Path, workdir: epath.PathLike) -> dict[str, str]:
+    """Where weights lie, and the way there from a workdir; "" where one is in a bucket."""
+    in_bucket = "://" in f"{directory}{workdir}"
+    relative = "" if in_bucket else os.path.relpath(directory, workdir)
+    return {"path": str(directory), "relative": relative}
 
 
 def is_same(base: Mapping[str, Any], directory: epath.PathLike) -> bool:

@@ -38,8 +38,8 @@ def compare(directory: epath.Path, part: str, stored: Mapping, expected: Mapping
 
 
 OTHER_MODEL = (
-    "It belongs to another model: give the same --config.model.* (see config.json in its workdir), "
-    "or another --workdir / --config.init_from."
+    "It belongs to another model: give the same --config.model.* and --config.lora.* (see "
+    "config.json in its workdir), or another --workdir / --config.init_from."
 )
 OTHER_OPTIMIZER = (
     "Keep --config.optim.freeze, .ema, .clip_norm and .spike_window as they were, or start a new "

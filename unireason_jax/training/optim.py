@@ -198,12 +198,12 @@ class Optimizer:
         """(trainable, frozen) parts of the parameters."""
         return split(params, self.config.freeze)
 
-    def stored(self, shapes: Params) -> Params:
-        """Shapes of all parameters, with the dtype that those have which never move."""
-        flat = flatten(shapes)
+    def stored(self, params: Params) -> Params:
+        """All parameters (or their shapes) with the dtype that those have which never move."""
+        flat, dtype = flatten(params), jnp.dtype(self.config.frozen_dtype)
         for path in frozen_paths(flat, self.config.freeze):
             if is_matrix(path.split("/")):
-                flat[path] = jax.ShapeDtypeStruct(flat[path].shape, self.config.frozen_dtype)
+                flat[path] = _cast(flat[path], dtype)
         return unflatten(flat)
 
     def chain(self) -> optax.GradientTransformation:
@@ -309,6 +309,13 @@ def make_optimizer(config: OptimConfig, logical: Params) -> Optimizer:
 def decays(path: str) -> bool:
     """Whether weight decay acts on the leaf of this path."""
     return f"/{path}".endswith(tuple(f"/{end}" for end in DECAYED))
+
+
+def _cast(leaf: Any, dtype: jnp.dtype) -> Any:
+    """An array, or the shape of one, in a dtype."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape, dtype)
+    return leaf.astype(dtype)
 
 
 def _choose(ok: jax.Array, new: Any, old: Any) -> Any:
