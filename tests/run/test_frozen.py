@@ -57,7 +57,7 @@ def test_few_bits_of_nothing_are_refused():
 
 def test_random_weights_get_no_adapters_and_stay_whole():
     for changes in ({"lora__rank": 2}, {"optim__freeze": ("/und/",), "model__frozen_dtype": "nf4"}):
-        with pytest.raises(ConfigError, match="config.init_from=scratch: "):
+        with pytest.raises(ConfigError, match=r"config\.init_from=scratch: "):
             start.refuse_scratch(leaves(**changes)[1])
     start.refuse_scratch(leaves()[1])
 
@@ -78,5 +78,5 @@ def test_adapters_of_the_demo_take_less_than_a_mebibyte():
     model = configuration.model_config(configuration.load_workdir(DEMO))
     shapes = functional.abstract(functional.with_adapters(model, LoraConfig(4)))
     assert 0.5 * 2**20 < 4 * functional.count(lora.own(flatten(shapes))) < 2**20
-    with pytest.raises(ValueError, match="lora.rank is -1"):
+    with pytest.raises(ValueError, match=r"lora\.rank is -1"):
         dataclasses.replace(LoraConfig(1), rank=-1)
