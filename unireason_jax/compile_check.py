@@ -25,7 +25,6 @@ from ml_collections import config_flags
 
 from unireason_jax.compilation import programs, summary
 from unireason_jax.compilation.check import DoesNotFit, check, require_fit, save
-from unireason_jax.models.janus.config import JANUS_VARIANTS
 from unireason_jax.run import overrides
 from unireason_jax.run.configuration import ConfigError
 
@@ -47,8 +46,6 @@ def main(argv: list[str]) -> None:
             return
         if CONFIG.value is None or not TOPOLOGY.value:
             raise app.UsageError("--config=<file> and --topology=<accelerator:chips> are needed.")
-        if CONFIG.value.model.variant in JANUS_VARIANTS:
-            raise ConfigError("config.model.variant: compile_check knows no Janus yet, only BAGEL.")
         _be_a_host(TOPOLOGY.value)
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         name = NAME.value or f"{Path(path).stem} {PROGRAM.value}"

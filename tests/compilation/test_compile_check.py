@@ -123,9 +123,22 @@ def test_what_the_compiler_finds_too_large_does_not_fit(monkeypatch):
         check.check(configuration.load(TINY, SMALL), "cpu:8", name="huge")
 
 
+@pytest.mark.parametrize("program", ["train", "image"])
+def test_a_model_that_draws_with_codes_is_checked_too(program, quick_compile):
+    changed = {"model.variant": "janus_nano", "data.rows": 8, "mesh.preset": "cpu"}
+    budgets = {"data.budgets.text": 64, "data.budgets.vit": 16, "data.budgets.latent": 32}
+    config = configuration.load("configs/janus_finetune.py", changed | budgets)
+    found = check.check(config, "cpu:8", program, name="janus")
+    assert found["tokens"] == 112 and found["memory"]["argument_gib"] > 0
+    if program == "train":
+        flops = found["flops"]
+        assert 1 <= flops["compiled_matmuls"] / (flops["model"] + flops["recomputation"]) < 3
+
+
+@pytest.mark.parametrize("name", ["nano", "janus_nano"])
 @pytest.mark.parametrize("budgets", [Budgets(96, 32, 64), Budgets(64, 0, 50), Budgets(40, 0, 0)])
-def test_the_reference_row_is_full(budgets):
-    row = reference.reference_row(variant("nano"), budgets)
+def test_the_reference_row_is_full(name, budgets):
+    row = reference.reference_row(variant(name), budgets)
     counts = metrics.batch_counts(row)
     assert [counts[k] for k in ("text", "vit", "latent")] == budgets.array().tolist()
     assert row["positions"].shape == (1, budgets.total)

@@ -12,7 +12,7 @@ import numpy as np
 from unireason_jax.compilation.hlo import Program
 from unireason_jax.compilation.reference import tile_counts
 from unireason_jax.compilation.topology import Chip
-from unireason_jax.models.config import BagelConfig
+from unireason_jax.models.config import ModelConfig
 from unireason_jax.training import metrics
 
 GIB = 1 << 30
@@ -33,7 +33,7 @@ class Work:
       und_trained: whether the understanding side is trained (else detached).
     """
 
-    model: BagelConfig
+    model: ModelConfig
     row: Mapping[str, np.ndarray]
     rows: int
     devices: int

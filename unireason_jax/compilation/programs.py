@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from unireason_jax.data.rows import Budgets
 from unireason_jax.inference import cache, sampler, writing
 from unireason_jax.models import functional
-from unireason_jax.models.config import BagelConfig
+from unireason_jax.models.config import ModelConfig
+from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.pods import batches, sharding
 from unireason_jax.run.run import Run
 from unireason_jax.training.state import with_shardings
@@ -51,7 +52,7 @@ def lower(
 
 
 def _lower_sampler(name: str, run: Run, budgets: Budgets) -> jax.stages.Lowered:
-    """`writing.write_text` or `sampler.draw_image` for one conversation per data x fsdp device."""
+    """`write_text`, `draw_image` or `draw_codes`, one conversation for each data x fsdp part."""
     mesh = run.mesh
     rows = batches.row_parts(mesh)
     model, shapes = _for_sampling(run.model)
@@ -74,6 +75,16 @@ def _lower_sampler(name: str, run: Run, budgets: Budgets) -> jax.stages.Lowered:
             max_tokens=512,
             greedy=True,
         )
+    if isinstance(model, JanusConfig):
+        return sampler.draw_codes.lower(
+            params,
+            (context, context),
+            _rows(mesh, (rows,), jnp.uint32),
+            *[jax.ShapeDtypeStruct((), jnp.float32)] * 2,
+            config=model,
+            markers=markers,
+            count=model.codes.count,
+        )
     tokens = min(model.latent.side**2, max(budgets.latent, 1))
     return sampler.draw_image.lower(
         params,
@@ -88,9 +99,9 @@ def _lower_sampler(name: str, run: Run, budgets: Budgets) -> jax.stages.Lowered:
     )
 
 
-def _for_sampling(model: BagelConfig) -> tuple[BagelConfig, Any]:
+def _for_sampling(model: ModelConfig) -> tuple[ModelConfig, Any]:
     """Config and shapes of the parameters as a sampler loads them."""
-    found: list[BagelConfig] = []
+    found: list[ModelConfig] = []
 
     def read(params: Any) -> Any:
         config, params = functional.for_sampling(model, params)
@@ -101,7 +112,7 @@ def _for_sampling(model: BagelConfig) -> tuple[BagelConfig, Any]:
     return found[0], shapes
 
 
-def _markers(model: BagelConfig) -> cache.Markers:
+def _markers(model: ModelConfig) -> cache.Markers:
     """Some control ids; which ones does not change the program."""
     vocab = model.llm.vocab
     return cache.Markers(bos=vocab - 4, eos=vocab - 3, soi=vocab - 2, eoi=vocab - 1)

@@ -11,41 +11,89 @@ import jax.numpy as jnp
 import numpy as np
 
 from unireason_jax.data import rows, samples
+from unireason_jax.data.janus.rendering import Builder as CodesBuilder
 from unireason_jax.data.rows import Budgets
+from unireason_jax.data.samples import Sample
 from unireason_jax.models.chunked import Ids
-from unireason_jax.models.config import BagelConfig
+from unireason_jax.models.config import BagelConfig, ModelConfig
 from unireason_jax.models.flash import active_tiles, default_tiles, padded
+from unireason_jax.models.janus.config import JanusConfig
 
 IMAGE = 4096  # latent tokens of a 1024 x 1024 image
 
 
-def patch_sizes(model: BagelConfig) -> tuple[int, int]:
-    """Features of a ViT patch (0 without a tower) and of a latent token."""
-    return 3 * model.vit.patch**2 if model.vit else 0, model.latent.features
+def patch_sizes(model: ModelConfig) -> tuple[int, int]:
+    """Features of a ViT patch (0 without a tower) and of a latent token (0 for codes)."""
+    latent = 0 if isinstance(model, JanusConfig) else model.latent.features
+    return 3 * model.vit.patch**2 if model.vit else 0, latent
 
 
-def reference_row(model: BagelConfig, budgets: Budgets) -> dict[str, np.ndarray]:
-    """The arrays [1, ...] of a row that refinement traces fill exactly.
+def reference_row(model: ModelConfig, budgets: Budgets) -> dict[str, np.ndarray]:
+    """The arrays [1, ...] of a row that refinement traces fill exactly."""
+    by_codes = isinstance(model, JanusConfig)
+    traces = (_by_codes if by_codes else _by_flow)(model, budgets)
+    row = rows.assemble(traces, budgets, patch_sizes(model), by_codes=by_codes)
+    return {name: values[None] for name, values in row.items()}
+
+
+def _share(total: int, parts: int, number: int) -> int:
+    """One of some parts of a whole, as equal as whole numbers can be."""
+    return total * (number + 1) // parts - total * number // parts
+
+
+def _controls(model: ModelConfig) -> SimpleNamespace:
+    """Some control ids; which ones is of no account."""
+    vocab = model.llm.vocab
+    return SimpleNamespace(bos=vocab - 4, eos=vocab - 3, soi=vocab - 2, eoi=vocab - 1)
+
+
+def _by_codes(model: JanusConfig, budgets: Budgets) -> list[Sample]:
+    """Traces of a model that draws with codes, as many as its row has room for pictures.
+
+    A trace: a supervised plan, a picture's codes as targets, the same as the tower sees it, a
+    supervised reflection.
+    """
+    side = model.vit.side if model.vit else 0
+    pictures = max(budgets.latent // model.codes.count, budgets.vit // max(side**2, 1), 1)
+    spec = SimpleNamespace(tokenizer=_controls(model), vit_patch=model.vit.patch if side else 0)
+    traces = []
+    for number in range(pictures):
+        build = CodesBuilder(spec)
+        codes, seen = (
+            _share(budgets.latent, pictures, number),
+            _share(budgets.vit, pictures, number),
+        )
+        words = _share(budgets.text, pictures, number) - 2 * (bool(codes) + bool(seen))
+        for part in range(2):
+            texts = _share(words, 2, part)
+            build.words([0] * min(texts, 1))
+            build.words([0] * (texts - 1), 1.0)
+            if part == 0 and codes:
+                build.draw(np.zeros(codes, np.int32), 1.0)
+            if part == 0 and seen:
+                patches = np.zeros((seen, patch_sizes(model)[0]), np.float32)
+                build.look(patches, np.arange(seen, dtype=np.int32) % side**2)
+        traces.append(build.finish(f"reference {number}", blank=False))
+    return traces
+
+
+def _by_flow(model: BagelConfig, budgets: Budgets) -> list[Sample]:
+    """Traces of a model that draws by flow.
 
     A trace: a supervised plan, a draft as flow target, its clean copy and its ViT copy, a
     supervised reflection, the refined image as flow target. There are as many traces as images of
     1024 x 1024 fit three times into the latent budget, at least one; a trace's images share its
     part of the latent and ViT budgets.
     """
-    vocab, widths = model.llm.vocab, patch_sizes(model)
-    controls = SimpleNamespace(bos=vocab - 4, eos=vocab - 3, soi=vocab - 2, eoi=vocab - 1)
+    widths, controls = patch_sizes(model), _controls(model)
     traces, sequences = max(1, budgets.latent // (3 * IMAGE)), []
-
-    def share(total: int, parts: int, number: int) -> int:
-        return total * (number + 1) // parts - total * number // parts
-
     for trace in range(traces):
         build = samples.Builder(controls, widths)
-        latent, vit = share(budgets.latent, traces, trace), share(budgets.vit, traces, trace)
+        latent, vit = _share(budgets.latent, traces, trace), _share(budgets.vit, traces, trace)
         images = min(3, latent)
         # Two markers for every copy of an image; bos and eos are words of the texts here.
-        words = share(budgets.text, traces, trace) - 2 * (images + bool(vit))
-        sizes = [share(latent, images, i) for i in range(images)]
+        words = _share(budgets.text, traces, trace) - 2 * (images + bool(vit))
+        sizes = [_share(latent, images, i) for i in range(images)]
         before = words // 2 if images > 1 else words
         _text(build, before)
         for number, tokens in enumerate(sizes):
@@ -60,7 +108,7 @@ def reference_row(model: BagelConfig, budgets: Budgets) -> dict[str, np.ndarray]
             else:
                 build.target(values, places, "none", weight=1.0, logit=0.0, seed=trace)
         sequences.append(build.finish(f"reference {trace}"))
-    return {k: v[None] for k, v in rows.assemble(sequences, budgets, widths).items()}
+    return sequences
 
 
 def _text(build: samples.Builder, words: int) -> None:
@@ -70,7 +118,7 @@ def _text(build: samples.Builder, words: int) -> None:
 
 
 def tile_counts(
-    row: Mapping[str, np.ndarray], model: BagelConfig, parts: int
+    row: Mapping[str, np.ndarray], model: ModelConfig, parts: int
 ) -> dict[tuple[int, int], dict[str, float]]:
     """What the flash kernel walks in the reference row.
 
@@ -88,11 +136,11 @@ def tile_counts(
     text, vit = row["text_ids"].shape[1], row["vit_images"].shape[1]
     whole = Ids(row["vis_lo"], row["vis_hi"], row["vis_own"], row["vis_key"])
     images, group = row["vit_images"], model.llm.heads // model.llm.kv_heads
-    calls = [
-        (Ids(*(x[:, : text + vit] for x in whole[:3]), whole.key), group),
-        (Ids(*(x[:, text + vit :] for x in whole[:3]), whole.key), group),
-        (Ids(images, images, images, images), 1),
-    ]
+    experts = [whole]  # the blocks of a row that each have weights of their own
+    if "latents" in row:
+        blocks = slice(text + vit), slice(text + vit, None)
+        experts = [Ids(*(x[:, block] for x in whole[:3]), whole.key) for block in blocks]
+    calls = [(ids, group) for ids in experts] + [(Ids(images, images, images, images), 1)]
     found: dict[tuple[int, int], dict[str, float]] = {}
     for ids, heads in calls:
         queries = ids.lo.shape[1]

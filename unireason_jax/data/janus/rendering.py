@@ -73,33 +73,33 @@ def tokenize(record: Record, spec: SampleSpec, rng: np.random.Generator) -> Samp
       RecordError: a hole, an unreadable image, a size that does not fit, or a record longer than
         the spec's limits; nothing is cut short.
     """
-    row = _Row(spec)
+    build = Builder(spec)
     for number, segment in enumerate(record.segments):
         try:
             refuse_hole(segment)
             around = script.said(record, number, spec.tokenizer)
-            row.words(around.opening)
+            build.words(around.opening)
             if segment.kind == "text":
                 weight = text_weight(segment, [0, *around.body], spec)
-                row.words(around.body, weight)
+                build.words(around.body, weight)
             shown = streams(segment, spec)
             for stream in shown:
                 if stream == VIT:
-                    row.look(*vit_tokens(segment.image, spec))
+                    build.look(*vit_tokens(segment.image, spec))
                 else:
                     codes = spec.codec.encode(latent_pixels(segment.image, spec))
-                    row.draw(codes.reshape(-1), segment.weight * (segment.loss == "flow"))
-            row.hand_over(segment.next)
-            row.words(around.closing)
+                    build.draw(codes.reshape(-1), segment.weight * (segment.loss == "flow"))
+            build.hand_over(segment.next)
+            build.words(around.closing)
         except (ValueError, OSError) as error:
             raise RecordError(record.id, number, str(error)) from error
-    blank = prompt_dropped(spec.dropout, rng) and any(row.code_weights)
-    sample = row.finish(record.id, blank=blank)
+    blank = prompt_dropped(spec.dropout, rng) and any(build.code_weights)
+    sample = build.finish(record.id, blank=blank)
     check_limits(record, sample.lengths, spec)
     return sample
 
 
-class _Row:
+class Builder:
     """The tokens of one record in true order, as they are added."""
 
     def __init__(self, spec: SampleSpec):
