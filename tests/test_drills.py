@@ -12,35 +12,33 @@ from launch.drills import commands, drill
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def held(out, kind, **options):
-    """A drill in its own process; returns what it found."""
-    words = [sys.executable, "-m", "launch.drills", kind, "--out", str(out)]
+def held(out, *kinds, **options):
+    """Drills in their own process; returns what they found."""
+    words = [sys.executable, "-m", "launch.drills", *kinds, "--out", str(out)]
     words += [f"--{name}={value}" for name, value in options.items()]
     ended = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return json.loads((out / "drill.json").read_text())["found"]
 
 
-def test_a_killed_prepare_ends_with_the_same_bytes(tmp_path):
-    assert len(held(tmp_path, "kills", only="prepare", times=1, seed=1)) == 1
-
-
-def test_of_two_prepares_one_works(tmp_path):
-    (pair,) = held(tmp_path, "pairs", only="prepare", times=1)
-    assert pair["statuses"] == [0, 1]
+def test_a_killed_prepare_ends_with_the_same_bytes_and_of_two_one_works(tmp_path):
+    killed, pair = held(tmp_path, "kills", "pairs", only="prepare", times=1, seed=1)
+    assert killed["kill"] == 1 and pair["statuses"] == [0, 1]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["encode", "convert", "generate", "train"])
-def test_other_commands_are_killed_and_doubled_too(name, tmp_path):
-    assert held(tmp_path / "kills", "kills", only=name, times=1)
-    assert held(tmp_path / "pairs", "pairs", only=name, times=1)
+def test_other_commands_are_killed_and_doubled_too_and_a_training_is_stopped(tmp_path):
+    names = ["encode", "convert", "generate", "train"]
+    found = held(tmp_path, "kills", "pairs", "stops", only=",".join(names), times=1)
+    assert [one["command"] for one in found] == [*names, *names, "train"]
+    assert [one["statuses"] for one in found if "pair" in one] == [[0, 1]] * 4
+    assert found[-1]["slow"] and found[-1]["status"] == 0
 
 
-@pytest.mark.slow
-def test_a_training_is_stopped_quick_and_slow(tmp_path):
+@pytest.mark.drill
+def test_a_training_with_a_slow_and_a_quick_loader_is_stopped(tmp_path):
     found = held(tmp_path, "stops", times=2)
-    assert [stop["slow"] for stop in found] == [False, True]
+    assert [stop["slow"] for stop in found] == [True, False]
 
 
 def test_a_difference_is_seen(tmp_path, monkeypatch):

@@ -117,7 +117,7 @@ def stops(drill: Drill, command: Command, times: int) -> None:
     wanted = drill.peace(command)
     folder = drill.out / f"{command.name}_stopped"
     for number in range(times):
-        about, slow = f"{command.name}, stop {number + 1}", number % 2 == 1
+        about, slow = f"{command.name}, stop {number + 1}", number % 2 == 0
         shared = memory()
         size = drill.log(command).stat().st_size
         process = drill.start(command, folder, PACE="0.15" if slow else "0")
