@@ -81,7 +81,7 @@ def curves(
     for tick in range(6):
         y = _height(tick / 5)
         draw.line([(LEFT, y), (width - 16, y)], LINE if tick else FAINT, 1)
-        draw.text((LEFT - 10, y), f"{top * tick / 5:.2g}", FAINT, font(13), anchor="rm")
+        draw.text((LEFT - 10, y), f"{top * tick / 5:.3g}", FAINT, font(13), anchor="rm")
     label = f"{across}, 0 to {right:g}"
     draw.text((width - 16, TOP + HEIGHT + 8), label, FAINT, font(13), anchor="ra")
     for number, (name, line) in enumerate(lines.items()):
