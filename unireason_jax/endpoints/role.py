@@ -144,7 +144,7 @@ class Role:
         call: Callable[[Transport, dict[str, Any]], Awaitable[None]],
     ) -> Answer:
         """The answer that the journal holds, that is on its way, or that is asked for now."""
-        order = self._order(content_key(kind, request))
+        order = self._order(kind, request)
         first = self.endpoints[order[0]]
         key = content_key(kind, first.model, first.extra, request, attempt)
         row = self.journal.get(key) if self.journal else None
@@ -241,8 +241,11 @@ class Role:
             self.budget.settle(held, bill.cost, bill.read + bill.written)
             self.bill.add(bill)
 
-    def _order(self, content: str) -> list[int]:
+    def _order(self, kind: str, request: Mapping[str, Any]) -> list[int]:
         """Endpoints in the order in which they are asked about this content."""
+        if len(self.endpoints) == 1:
+            return [0]
+        content = content_key(kind, request)
 
         def draw(number: int) -> float:
             name = f"{content} {self.endpoints[number].url} {self.endpoints[number].model}"

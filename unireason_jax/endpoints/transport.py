@@ -8,8 +8,10 @@ import json
 import random
 import re
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import aiolimiter
@@ -52,6 +54,7 @@ class Transport:
         rate = endpoint.per_minute
         self._pace = aiolimiter.AsyncLimiter(1, 60 / rate) if rate else None
         self._not_before = 0.0
+        self._proxy = proxy_of(endpoint.url)
 
     async def get(self, path: str) -> Any:
         """The JSON at a path. Raises CallFailure."""
@@ -72,21 +75,26 @@ class Transport:
             self._session = None
 
     async def _retrying(self, method: str, path: str, body: Body | None, tries: Tries) -> Any:
+        try:
+            return await self._once(method, path, body, tries)
+        except CallFailure as failure:
+            if not failure.again or not self.endpoint.retries:
+                raise
+            await asyncio.sleep(self._pause(0, failure))
         attempts = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(self.endpoint.retries + 1),
+            stop=tenacity.stop_after_attempt(self.endpoint.retries),
             retry=tenacity.retry_if_exception(lambda e: isinstance(e, CallFailure) and e.again),
-            wait=self._wait,
+            wait=lambda state: self._pause(state.attempt_number, state.outcome.exception()),
             reraise=True,
         )
         async for attempt in attempts:
             with attempt:
-                tries.retries = attempt.retry_state.attempt_number - 1
+                tries.retries = attempt.retry_state.attempt_number
                 return await self._once(method, path, body, tries)
 
-    def _wait(self, state: tenacity.RetryCallState) -> float:
-        """Doubling pauses with jitter, never shorter than what the endpoint asks for."""
-        failure = state.outcome.exception()
-        pause = self.endpoint.wait * 2 ** min(state.attempt_number - 1, 16)
+    def _pause(self, retries: int, failure: CallFailure) -> float:
+        """Seconds after so many retries: doubling, with jitter, at least what is asked for."""
+        pause = self.endpoint.wait * 2 ** min(retries, 16)
         pause = min(pause * random.uniform(0.75, 1.25), LONGEST_WAIT)
         if failure.pause:
             self._not_before = max(self._not_before, time.monotonic() + failure.pause)
@@ -98,7 +106,8 @@ class Transport:
             await self._pace.acquire()
         async with self._turns:
             # who asks for patience asks it of all calls, not only of the one that was turned away
-            await asyncio.sleep(self._not_before - time.monotonic())
+            if (left := self._not_before - time.monotonic()) > 0:
+                await asyncio.sleep(left)
             try:
                 async with asyncio.timeout(self.endpoint.timeout):
                     async with self._answer(method, path, body) as response:
@@ -131,7 +140,6 @@ class Transport:
                 headers={"Accept-Encoding": "identity", "User-Agent": "unireason-jax"},
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=True,
             )
         given = {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
         data = None if body is None else body()
@@ -139,7 +147,7 @@ class Transport:
             given["Content-Type"] = "application/json"
         address = f"{self.endpoint.url}{path}"
         async with self._session.request(
-            method, address, data=data, headers=given, allow_redirects=False
+            method, address, data=data, headers=given, proxy=self._proxy, allow_redirects=False
         ) as response:
             yield response
 
@@ -178,6 +186,14 @@ class Transport:
         """A stranger's words for a message, the key hidden even where JSON escapes it."""
         text = re.sub(r"\\u00([0-7][0-9a-fA-F])", lambda m: chr(int(m[1], 16)), str(text))
         return shown(text.replace("\\/", "/"), (self._secret,))
+
+
+def proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for an address, None for none."""
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
 
 
 def seconds(asked: str) -> float:
