@@ -37,6 +37,7 @@ from unireason_jax.evals.published.base import Item, Scored, Suite
 from unireason_jax.evals.published.world_judge import ProgramJudge
 from unireason_jax.inference import choice
 from unireason_jax.inference.load import add_flags, from_flags, told
+from unireason_jax.inference.settings import identity
 from unireason_jax.pods import pod, sharding
 from unireason_jax.run import command_line
 from unireason_jax.storage.journal import Journal, shared
@@ -105,11 +106,9 @@ def drawn(suite: Suite, items: Sequence[Item], arguments: argparse.Namespace) ->
         raise ValueError("give --preset or --mode, not both.")
     preset = arguments.preset or draw.preset_of(arguments.mode or "prompt", items)
     reasoner = from_flags(arguments)
-    settings = dataclasses.asdict(reasoner.settings)
-    del settings["batch_rows"]  # has no influence on results
     rounds = 3 if arguments.rounds is None and not arguments.preset else arguments.rounds
     facts = {"checkpoint": told(arguments), "preset": preset, "rounds": rounds}
-    facts["sampling"] = settings
+    facts["sampling"] = identity(reasoner.settings)
     if jax.process_index() == 0:
         Journal(arguments.out / "drawn.jsonl", {"suite": suite.name} | facts)  # of no other setting
     draw.draw(

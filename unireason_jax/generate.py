@@ -11,9 +11,10 @@
 Every conversation gets a folder with trace.json, one PNG per image and strip.png, which shows it as
 a whole. It depends on the id of its prompt, the number of its sample and the seed only: not on what
 else is generated, nor on how many devices or processes share the work (each process takes its share
-of the prompts). A conversation whose trace.json is there is done; run the same command again after
-an interruption, and it goes on. Requests that cannot be generated are listed with their reasons in
-refused.jsonl; the others are generated, and the status is 1.
+of the prompts); up to rounding, or with --exact to the last bit, one conversation at a time. A
+conversation whose trace.json is there is done; run the same command again after an interruption,
+and it goes on. Requests that cannot be generated are listed with their reasons in refused.jsonl;
+the others are generated, and the status is 1.
 """
 
 import argparse

@@ -141,6 +141,8 @@ def _drafts(arguments: argparse.Namespace) -> Path:
     }
     if arguments.preset:
         settings["preset"] = arguments.preset
+    if reasoner.settings.exact:
+        settings["exact"] = True
     number, processes = jax.process_index(), jax.process_count()
     counts = critiques.criticise(
         requests,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.inference import toy
-from unireason_jax.data.templates import TEMPLATES
+from unireason_jax.data.templates import PLAIN, TEMPLATES
 from unireason_jax.inference.context import Context
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import TextSettings
@@ -81,6 +81,25 @@ def test_a_conversation_does_not_depend_on_its_batch(batch):
         assert same(traces[number], alone, latents, own) >= 1
     assert len({t.texts[0] for t in traces}) > 1
     assert len({t.images[0].tobytes() for t in traces}) == 8
+
+
+@pytest.mark.slow
+def test_exact_is_the_same_to_the_bit_in_bfloat16():
+    config = dataclasses.replace(toy.config(), dtype="bfloat16")
+    raws = [example(0, i, "t2i", side=toy.SIDE) for i in range(4)]
+    records = [TEMPLATES["t2i"]({key: raw[key] for key in ("id", "prompt")}, PLAIN) for raw in raws]
+    settings = toy.settings(flow={"timesteps": 4})
+    reasoner = Reasoner(config, toy.params(), toy.spec(), settings)
+    exact = dataclasses.replace(settings, exact=True)
+    together = reasoner.run(records, settings=exact)
+    fewer = reasoner.run(records[2:], settings=dataclasses.replace(exact, batch_rows=1))
+    for one, other in zip(
+        together, [*reasoner.run(records[:2][::-1], settings=exact)[::-1], *fewer]
+    ):
+        np.testing.assert_array_equal(one.image, other.image)
+    batch = reasoner.run(records)
+    off = np.abs([a.image.astype(int) - b.image.astype(int) for a, b in zip(batch, together)])
+    assert off.max() <= 1 and (off > 0).mean() < 0.1
 
 
 def test_eight_devices_give_the_same():

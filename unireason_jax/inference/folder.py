@@ -16,6 +16,7 @@ from unireason_jax.inference import trace as traces
 from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import FlowSettings, Settings
+from unireason_jax.inference.settings import identity as identity_of
 from unireason_jax.storage import atomic
 
 IDENTITY = "settings.json"
@@ -37,9 +38,7 @@ class Folder:
 
     def __init__(self, path: Path, identity: dict[str, Any], settings: Settings):
         self.path = path
-        own = dataclasses.asdict(settings)
-        del own["batch_rows"]  # has no influence on results
-        told = json.dumps({**identity, "settings": own}, indent=1) + "\n"
+        told = json.dumps({**identity, "settings": identity_of(settings)}, indent=1) + "\n"
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; choose a folder for the results.")
         path.mkdir(parents=True, exist_ok=True)

@@ -135,6 +135,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="in pixels")
     group.add_argument("--min_rounds", type=int, help="rounds before the model may stop")
     group.add_argument("--batch", type=int, help="conversations at a time")
+    about = "one at a time: the same bits whatever else is asked, in any dtype; slower"
+    group.add_argument("--exact", action="store_true", default=None, help=about)
     about = "its name in the checkpoint's adapters/, or its folder: a run's, or PEFT's"
     group.add_argument("--adapter", metavar="NAME", help=about)
     about = "multiply adapters on their own instead of adding them to the weights"
@@ -183,4 +185,6 @@ def with_flags(settings: Settings, arguments: argparse.Namespace) -> Settings:
     """
     if arguments.batch is not None:
         settings = dataclasses.replace(settings, batch_rows=arguments.batch)
+    if arguments.exact:
+        settings = dataclasses.replace(settings, exact=True)
     return with_options(settings, vars(arguments))

@@ -202,7 +202,12 @@ class Reasoner:
         """Finishes every record.
 
         The result of a record depends on its id and the number of the sample, not on what else is
-        in the call, how many rows a batch has, or on how many devices it runs.
+        in the call, how many rows a batch has, or on how many devices it runs. That is so up to the
+        rounding of sums, whose order depends on the shapes of a program: in float32 latents agree
+        to 1e-5, and pictures are nearly always the same to the bit; in bfloat16 0.6 to 7 % of the
+        values of a picture were found to differ, by one of 255 levels. With `settings.exact` every
+        record has programs of its own shapes and is the same to the bit in any dtype, on devices
+        of one kind and number, at the price of batching.
 
         Args:
           requests: records with holes, or requests that say how a record goes on.
@@ -236,10 +241,12 @@ class Reasoner:
         Yields:
           Number of the job, and its trace.
         """
-        if jobs:
-            rows = self.engine.rows_for(len(jobs), settings.batch_rows)
+        size = 1 if settings.exact else max(len(jobs), 1)
+        rows = self.engine.rows_for(size, settings.batch_rows)
+        for start in range(0, len(jobs), size):
             context = self.contexts(self.engine, rows)
-            yield from Batch(context, settings, jobs).run()
+            for place, trace in Batch(context, settings, jobs[start : start + size]).run():
+                yield start + place, trace
 
     def check(self, given: Record | Request, settings: Settings | None = None) -> None:
         """Raises ValueError when a record cannot be finished; the message names it."""

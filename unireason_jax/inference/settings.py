@@ -173,6 +173,7 @@ class Settings:
       learned_stop: end a conversation when the hand-over of a reflection is "stop"; otherwise it
         goes through all of its record.
       batch_rows: conversations that are generated together.
+      exact: one at a time, in programs whose shapes depend on nothing else; see `Reasoner.run`.
     """
 
     text: TextSettings = dataclasses.field(default_factory=TextSettings)
@@ -190,11 +191,14 @@ class Settings:
     min_rounds: int = 0
     learned_stop: bool = True
     batch_rows: int = 64
+    exact: bool = dataclasses.field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         """Raises ValueError on values that cannot work."""
         if self.size_from not in ("first", "last"):
             raise ValueError(f"size_from {self.size_from!r} is not one of first, last.")
+        if not isinstance(self.exact, bool):
+            raise ValueError(f"exact must be True or False, not {_shown(self.exact)}.")
         _set(self, "max_text", whole("max_text", self.max_text, least=1, most=1 << 20))
         _set(self, "min_rounds", whole("min_rounds", self.min_rounds, least=0))
         _set(self, "batch_rows", whole("batch", self.batch_rows, least=1))
@@ -219,6 +223,17 @@ class Settings:
     def flow_of(self, role: str) -> FlowSettings:
         """How an image of a role is drawn."""
         return self.refine if role == "refined" and self.refine else self.flow
+
+
+def identity(settings: Settings) -> dict[str, Any]:
+    """What results depend on, as a nested dict: all but the number of rows. `exact` is there only
+    where it is on, so that folders from before it go on.
+    """
+    found = dataclasses.asdict(settings)
+    del found["batch_rows"]
+    if not found["exact"]:
+        del found["exact"]
+    return found
 
 
 def with_options(settings: Settings, given: Mapping[str, Any]) -> Settings:

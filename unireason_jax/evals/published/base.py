@@ -306,6 +306,14 @@ def in_range(value: Any, low: float, high: float) -> float:
     return number
 
 
+def smaller_score(answer: str, most: float) -> float:
+    """The smaller number of `{"score": [a, b]}`, both 0 to `most`. Raises Malformed otherwise."""
+    score = json_object(clean(answer)).get("score")
+    if not isinstance(score, list) or len(score) != 2:
+        raise Malformed(f"'score' is {score!r}, not two numbers")
+    return min(in_range(value, 0, most) for value in score)
+
+
 def mean(values: Iterable[float]) -> float:
     """Mean, nan of nothing."""
     values = list(values)

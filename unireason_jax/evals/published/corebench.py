@@ -9,21 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from unireason_jax.evals.published.base import (
-    Item,
-    Malformed,
-    Question,
-    Scored,
-    Scores,
-    Suite,
-    by_group,
-    checked,
-    clean,
-    field,
-    fill,
-    mean,
-    read_all,
-)
+from unireason_jax.evals.published import base
+from unireason_jax.evals.published.base import Item, Malformed, Question, Scored, Scores, Suite
 
 IMAGES = 4
 HALVES = {"C": "composition", "R": "reasoning"}
@@ -40,17 +27,17 @@ def load(path: Path) -> list[Item]:
     folder.
     """
     items = []
-    for number, row in enumerate(read_all(path)):
-        name = field(path, number, {"ID": row.get("ID", row.get("key"))}, "ID")
+    for number, row in enumerate(base.read_all(path)):
+        name = base.field(path, number, {"ID": row.get("ID", row.get("key"))}, "ID")
         if not re.fullmatch(r"[CR]-[A-Z]+-.+", name):
             raise ValueError(f"{path}, item {number}: the id '{name}' is not like C-MI-001.")
-        asked = field(path, number, row, "Checklist", list)
+        asked = base.field(path, number, row, "Checklist", list)
         if not asked or not all(isinstance(q, dict) and q.get("question") for q in asked):
             raise ValueError(
                 f"{path}, item {number}: field 'Checklist' is no list of {{question}}."
             )
-        items.append(Item(name, field(path, number, row, "Prompt"), (), row))
-    return checked(path, items)
+        items.append(Item(name, base.field(path, number, row, "Prompt"), (), row))
+    return base.checked(path, items)
 
 
 def dimension(item: Item) -> str:
@@ -68,14 +55,14 @@ def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -
     found = []
     for number, row in enumerate(item.raw["Checklist"]):
         step = f"question {number}"
-        words = fill(rubrics["question"], prompt=item.prompt, question=row["question"])
+        words = base.fill(rubrics["question"], prompt=item.prompt, question=row["question"])
         found.append(Question(f"{place}/{step}", step, words, (image,), item))
     return found
 
 
 def read(question: Question, answer: str) -> Scores:
     """The first word that is yes or no."""
-    found = re.search(r"\b(yes|no)\b", clean(answer), re.IGNORECASE)
+    found = re.search(r"\b(yes|no)\b", base.clean(answer), re.IGNORECASE)
     if not found:
         raise Malformed(f"neither yes nor no: {answer[:120]!r}")
     return {question.step: float(found[1].lower() == "yes")}
@@ -84,15 +71,15 @@ def read(question: Question, answer: str) -> Scores:
 def aggregate(scored: Sequence[Scored]) -> Scores:
     """Mean of the dimensions, of both halves, then the dimensions; 0 to 100."""
     found = {
-        name: 100 * mean(mean(image.all().values()) for image in images)
-        for name, images in by_group(scored, dimension).items()
+        name: 100 * base.mean(base.mean(image.all().values()) for image in images)
+        for name, images in base.by_group(scored, dimension).items()
     }
     halves = {
-        name: mean(value for kind, value in found.items() if kind.startswith(letter))
+        name: base.mean(value for kind, value in found.items() if kind.startswith(letter))
         for letter, name in HALVES.items()
         if any(kind.startswith(letter) for kind in found)
     }
-    return {"overall, mean of dimensions": mean(found.values())} | halves | found
+    return {"overall, mean of dimensions": base.mean(found.values())} | halves | found
 
 
 SUITE = Suite(

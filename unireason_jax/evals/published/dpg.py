@@ -11,20 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from unireason_jax.evals.published.base import (
-    Crop,
-    Item,
-    Malformed,
-    Question,
-    Scored,
-    Scores,
-    Suite,
-    checked,
-    clean,
-    fill,
-    mean,
-    one_png,
-)
+from unireason_jax.evals.published import base
+from unireason_jax.evals.published.base import Crop, Item, Question, Scored, Scores, Suite
 
 GRID = 2
 CROPS = GRID * GRID
@@ -64,7 +52,7 @@ def load(path: Path) -> list[Item]:
         prompts.setdefault(row["item_id"], []).append(question)
     if not prompts:
         raise ValueError(f"{path}: no rows; give the benchmark's csv.")
-    return checked(path, (_item(name, asked) for name, asked in prompts.items()))
+    return base.checked(path, (_item(name, asked) for name, asked in prompts.items()))
 
 
 def _item(name: str, asked: list[dict]) -> Item:
@@ -81,7 +69,7 @@ def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -
         Question(
             f"{place}/{crop}/{question['id']}",
             f"{crop}/{question['id']}",
-            fill(rubrics["answer"], question=question["words"]),
+            base.fill(rubrics["answer"], question=question["words"]),
             (Crop(image, GRID, crop),),
             item,
         )
@@ -92,9 +80,9 @@ def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -
 
 def read(question: Question, answer: str) -> Scores:
     """The first word, yes or no."""
-    words = clean(answer).lower().strip(" .!\"'").split()
+    words = base.clean(answer).lower().strip(" .!\"'").split()
     if not words or words[0].strip(".,!") not in ("yes", "no"):
-        raise Malformed(f"neither yes nor no: {answer[:120]!r}")
+        raise base.Malformed(f"neither yes nor no: {answer[:120]!r}")
     return {question.step: float(words[0].startswith("yes"))}
 
 
@@ -106,7 +94,7 @@ def score(item: Item, answers: Mapping[str, float], crop: int, *, skip_first: bo
             continue
         parents = [kept.get(parent, 1.0) for parent in question["parents"]]
         kept[question["id"]] = answers[f"{crop}/{question['id']}"] * min(parents, default=1.0)
-    return mean(kept.values())
+    return base.mean(kept.values())
 
 
 def aggregate(scored: Sequence[Scored]) -> Scores:
@@ -114,23 +102,25 @@ def aggregate(scored: Sequence[Scored]) -> Scores:
     found = {}
     for name, skip in (("overall, official", True), ("overall, all questions", False)):
         each = [
-            mean(score(image.item, image.all(), crop, skip_first=skip) for crop in range(CROPS))
+            base.mean(
+                score(image.item, image.all(), crop, skip_first=skip) for crop in range(CROPS)
+            )
             for image in scored
         ]
-        found[name] = 100 * mean(x for x in each if x == x)
+        found[name] = 100 * base.mean(x for x in each if x == x)
     categories: dict[str, list[float]] = {}
     for image in scored:
         for question in image.item.raw["questions"]:
             answer = image.all()[f"{CROPS - 1}/{question['id']}"]
             categories.setdefault(question["category"], []).append(100 * answer)
-    return found | {name: mean(values) for name, values in categories.items()}
+    return found | {name: base.mean(values) for name, values in categories.items()}
 
 
 SUITE = Suite(
     "dpg",
     "mPLUG-large",
     load,
-    one_png,
+    base.one_png,
     questions,
     read,
     lambda item: "",

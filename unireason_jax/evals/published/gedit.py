@@ -8,25 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from unireason_jax.evals.published.base import (
-    Fitted,
-    Item,
-    Malformed,
-    Question,
-    Scored,
-    Scores,
-    Suite,
-    by_group,
-    checked,
-    clean,
-    field,
-    fill,
-    in_range,
-    json_object,
-    mean,
-    read_rows,
-    sources,
-)
+from unireason_jax.evals.published import base
+from unireason_jax.evals.published.base import Fitted, Item, Question, Scored, Scores, Suite
 
 RUBRICS = {
     "semantics": (
@@ -43,15 +26,15 @@ RUBRICS = {
 def load(path: Path) -> list[Item]:
     """Items {task_type, key, instruction, instruction_language, input_image, ...}."""
     items = []
-    for number, row in enumerate(read_rows(path)):
-        language = field(path, number, row, "instruction_language")
+    for number, row in enumerate(base.read_rows(path)):
+        language = base.field(path, number, row, "instruction_language")
         if language not in ("en", "cn"):
             raise ValueError(f"{path}, item {number}: instruction_language is en or cn.")
-        task, key = (field(path, number, row, name) for name in ("task_type", "key"))
-        pictures = sources(path, number, row, "input_image")
+        task, key = (base.field(path, number, row, name) for name in ("task_type", "key"))
+        pictures = base.sources(path, number, row, "input_image")
         name = f"{task}/{language}/{key}"
-        items.append(Item(name, field(path, number, row, "instruction"), pictures, row))
-    return checked(path, items)
+        items.append(Item(name, base.field(path, number, row, "instruction"), pictures, row))
+    return base.checked(path, items)
 
 
 def places(item: Item) -> tuple[str, ...]:
@@ -64,7 +47,7 @@ def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -
     result = Fitted(image, item.sources[0])
     pictures = {"semantics": (*item.sources, result), "quality": (result,)}
     return [
-        Question(f"{place}/{step}", step, fill(rubrics[step], prompt=item.prompt), seen, item)
+        Question(f"{place}/{step}", step, base.fill(rubrics[step], prompt=item.prompt), seen, item)
         for step, seen in pictures.items()
     ]
 
@@ -76,25 +59,24 @@ def copies(item: Item) -> dict[str, Path]:
 
 def read(question: Question, answer: str) -> Scores:
     """`{"score": [a, b]}`; the smaller one counts."""
-    score = json_object(clean(answer)).get("score")
-    if not isinstance(score, list) or len(score) != 2:
-        raise Malformed(f"'score' is {score!r}, not two numbers")
-    return {question.step: min(in_range(value, 0, 10) for value in score)}
+    return {question.step: base.smaller_score(answer, 10)}
 
 
 def aggregate(scored: Sequence[Scored]) -> Scores:
     """SC, PQ and O by language: all items, and the subset on which all official models answered."""
     found = {}
-    for language, images in by_group(scored, lambda i: i.raw["instruction_language"]).items():
+    for language, images in base.by_group(scored, lambda i: i.raw["instruction_language"]).items():
         shared = [image for image in images if image.item.raw.get("Intersection_exist")]
         for subset, chosen in {"": images, ", intersection": shared}.items():
-            tasks = by_group(chosen, _task)
+            tasks = base.by_group(chosen, _task)
             for name, measure in _MEASURES.items():
                 if tasks:
-                    value = mean(mean(map(measure, each)) for each in tasks.values())
+                    value = base.mean(base.mean(map(measure, each)) for each in tasks.values())
                     found[f"{name}, {language}{subset}"] = value
-        tasks = by_group(images, _task)
-        found |= {f"O, {language}, {t}": mean(map(_overall, each)) for t, each in tasks.items()}
+        tasks = base.by_group(images, _task)
+        found |= {
+            f"O, {language}, {t}": base.mean(map(_overall, each)) for t, each in tasks.items()
+        }
     return found
 
 

@@ -11,20 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.evals.published.base import (
-    Item,
-    Malformed,
-    Question,
-    Scored,
-    Scores,
-    Suite,
-    by_group,
-    checked,
-    clean,
-    field,
-    mean,
-    read_rows,
-)
+from unireason_jax.evals.published import base
+from unireason_jax.evals.published.base import Item, Malformed, Question, Scored, Scores, Suite
 
 SAMPLES = 4
 THRESHOLD, COUNTING_THRESHOLD, MOST = 0.3, 0.9, 16
@@ -35,13 +23,13 @@ Detection = Mapping[str, Any]
 def load(path: Path) -> list[Item]:
     """Items of JSON lines {tag, include: [{class, count, color?, position?}], exclude?, prompt}."""
     items = []
-    for number, row in enumerate(read_rows(path)):
-        field(path, number, row, "tag")
-        for clause in field(path, number, row, "include", list):
-            field(path, number, clause, "class")
-            field(path, number, clause, "count", int)
-        items.append(Item(f"{number:05d}", field(path, number, row, "prompt"), (), row))
-    return checked(path, items)
+    for number, row in enumerate(base.read_rows(path)):
+        base.field(path, number, row, "tag")
+        for clause in base.field(path, number, row, "include", list):
+            base.field(path, number, clause, "class")
+            base.field(path, number, clause, "count", int)
+        items.append(Item(f"{number:05d}", base.field(path, number, row, "prompt"), (), row))
+    return base.checked(path, items)
 
 
 def places(item: Item) -> tuple[str, ...]:
@@ -69,7 +57,7 @@ RUBRICS = {
 
 def read(question: Question, answer: str) -> Scores:
     """The verdict on a JSON list of detections."""
-    answer = clean(answer)
+    answer = base.clean(answer)
     try:
         found = json.loads(answer[answer.find("[") : answer.rfind("]") + 1])
         return {"correct": float(verdict(question.item.raw, found))}
@@ -150,12 +138,12 @@ def read_detections(path: Path, items: Sequence[Item]) -> list[Scored]:
 
 def aggregate(scored: Sequence[Scored]) -> Scores:
     """Mean of tags, share of right images and of prompts with only right images; then the tags."""
-    tags = {t: mean(map(_correct, each)) for t, each in by_group(scored, _tag).items()}
-    prompts = by_group(scored, lambda item: item.id).values()
+    tags = {t: base.mean(map(_correct, each)) for t, each in base.by_group(scored, _tag).items()}
+    prompts = base.by_group(scored, lambda item: item.id).values()
     return {
-        "overall, mean of tags": mean(tags.values()),
-        "right images": mean(map(_correct, scored)),
-        "prompts with all images right": mean(min(map(_correct, each)) for each in prompts),
+        "overall, mean of tags": base.mean(tags.values()),
+        "right images": base.mean(map(_correct, scored)),
+        "prompts with all images right": base.mean(min(map(_correct, each)) for each in prompts),
     } | tags
 
 

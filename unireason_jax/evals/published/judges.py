@@ -177,10 +177,7 @@ def _vie(scale: float) -> Callable[[Question, str], Scores]:
     """Reads `{"score": [a, b]}` of a judge whose best is `scale`, as 0 to 10."""
 
     def read(question: Question, answer: str) -> Scores:
-        score = base.json_object(base.clean(answer)).get("score")
-        if not isinstance(score, list) or len(score) != 2:
-            raise base.Malformed(f"'score' is {score!r}, not two numbers")
-        return {question.step: min(base.in_range(x, 0, scale) for x in score) * 10 / scale}
+        return {question.step: base.smaller_score(answer, scale) * 10 / scale}
 
     return read
 

@@ -8,26 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unireason_jax.evals.published.base import (
-    Item,
-    Malformed,
-    Question,
-    Scored,
-    Scores,
-    Suite,
-    by_group,
-    checked,
-    clean,
-    field,
-    fill,
-    in_range,
-    json_object,
-    mean,
-    number_after,
-    one_png,
-    read_rows,
-    sources,
-)
+from unireason_jax.evals.published import base
+from unireason_jax.evals.published.base import Item, Malformed, Question, Scored, Scores, Suite
 
 DIMENSIONS = {
     "Attribute": (
@@ -85,28 +67,28 @@ def load(path: Path) -> list[Item]:
     Pictures lie in a folder per type beside the file, or at the path they are given with.
     """
     items = []
-    for number, row in enumerate(read_rows(path)):
-        kind = field(path, number, row, "type")
+    for number, row in enumerate(base.read_rows(path)):
+        kind = base.field(path, number, row, "type")
         if kind not in DIMENSION:
             raise ValueError(f"{path}, item {number}: unknown type '{kind}' of {sorted(DIMENSION)}")
-        name = field(path, number, row, "id", (str, int))
-        given = field(path, number, row, "ori_img", (str, list))
+        name = base.field(path, number, row, "id", (str, int))
+        given = base.field(path, number, row, "ori_img", (str, list))
         names = [given] if isinstance(given, str) else given
         found = [n if (path.parent / n).is_file() else f"{kind}/{n}" for n in names]
-        pictures = sources(path, number, {**row, "ori_img": found}, "ori_img")
-        prompt = field(path, number, row, "ins_en")
+        pictures = base.sources(path, number, {**row, "ori_img": found}, "ori_img")
+        prompt = base.field(path, number, row, "ins_en")
         truth = _truth(path, number, row) if kind == "viewpoint_change" else None
         items.append(Item(f"{kind}/{name}", prompt, pictures, {**row, "_truth": truth}))
-    return checked(path, items)
+    return base.checked(path, items)
 
 
 def _truth(path: Path, number: int, row: Mapping[str, Any]) -> Path | None:
     """The picture of the right answer, where the row names one; it must exist."""
     if not row.get("gt_img"):
         return None
-    name = field(path, number, row, "gt_img")
+    name = base.field(path, number, row, "gt_img")
     name = name if (path.parent / name).is_file() else f"{row['type']}/{name}"
-    (found,) = sources(path, number, {**row, "gt_img": name}, "gt_img")
+    (found,) = base.sources(path, number, {**row, "gt_img": name}, "gt_img")
     return found
 
 
@@ -125,7 +107,7 @@ def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -
     explanation, found = item.raw.get("explain_en", ""), []
     for step in ("consistency", "quality", last):
         rubric = rubrics.get(f"{step}.{item.raw['type']}", rubrics[step])
-        words = fill(rubric, prompt=item.prompt, explanation=explanation)
+        words = base.fill(rubric, prompt=item.prompt, explanation=explanation)
         seen, labels = _pictures(item, image, step)
         found.append(Question(f"{place}/{step}", step, words, seen, item, labels))
     return found
@@ -148,19 +130,19 @@ def _pictures(item: Item, image: Path, step: str) -> tuple[tuple[Path, ...], tup
 
 def read(question: Question, answer: str) -> Scores:
     """The JSON fields of a step; a single score may also stand as `n/5` or `name: n`."""
-    answer, names = clean(answer), FIELDS[question.step]
+    answer, names = base.clean(answer), FIELDS[question.step]
     try:
-        found = json_object(answer)
-        return {name: in_range(found.get(name), 1, 5) for name in names}
+        found = base.json_object(answer)
+        return {name: base.in_range(found.get(name), 1, 5) for name in names}
     except Malformed:
         if len(names) > 1:
             raise
-        return {names[0]: number_after(answer.replace('"', ""), names[0], 1, 5)}
+        return {names[0]: base.number_after(answer.replace('"', ""), names[0], 1, 5)}
 
 
 def aggregate(scored: Sequence[Scored]) -> Scores:
     """Overall and the three levels in both conventions, then the dimensions by sample."""
-    samples = {name: _points(images) for name, images in by_group(scored, dimension).items()}
+    samples = {name: _points(images) for name, images in base.by_group(scored, dimension).items()}
     found = {}
     for convention, flat in (("mean of samples", False), ("mean of scores", True)):
         groups = {"overall": tuple(samples)} | LEVELS
@@ -177,9 +159,13 @@ def _points(images: Sequence[Scored]) -> list[list[float]]:
 
 
 def _average(points: Sequence[Sequence[float]], flat: bool) -> float:
-    return mean(p for sample in points for p in sample) if flat else mean(map(mean, points))
+    return (
+        base.mean(p for sample in points for p in sample)
+        if flat
+        else base.mean(map(base.mean, points))
+    )
 
 
 SUITE = Suite(
-    "kris", "gpt-4o-2024-11-20", load, one_png, questions, read, dimension, aggregate, RUBRICS
+    "kris", "gpt-4o-2024-11-20", load, base.one_png, questions, read, dimension, aggregate, RUBRICS
 )

@@ -9,22 +9,8 @@ the share of images whose scores are all 5.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from unireason_jax.evals.published.base import (
-    Item,
-    Question,
-    Scored,
-    Scores,
-    Suite,
-    by_group,
-    checked,
-    clean,
-    field,
-    fill,
-    mean,
-    number_after,
-    read_rows,
-    sources,
-)
+from unireason_jax.evals.published import base
+from unireason_jax.evals.published.base import Item, Question, Scored, Scores, Suite
 
 CATEGORIES = ("temporal_reasoning", "causal_reasoning", "spatial_reasoning", "logical_reasoning")
 LOGICAL = CATEGORIES[-1]
@@ -57,24 +43,24 @@ def load(path: Path) -> list[Item]:
     Pictures lie beside the file or in a folder `data` there.
     """
     items = []
-    for number, row in enumerate(read_rows(path)):
-        category = field(path, number, row, "category")
+    for number, row in enumerate(base.read_rows(path)):
+        category = base.field(path, number, row, "category")
         if category not in CATEGORIES:
             raise ValueError(f"{path}, item {number}: category '{category}' of {CATEGORIES}.")
-        name = str(field(path, number, row, "index", (str, int)))
-        prompt = field(path, number, row, "instruction")
+        name = str(base.field(path, number, row, "index", (str, int)))
+        prompt = base.field(path, number, row, "instruction")
         raw = {**row, "_truth": None}
         if row.get("reference_img"):
             (raw["_truth"],) = _pictures(path, number, row, "reference_img")
         pictures = _pictures(path, number, row, "image")
         items.append(Item(f"{category}/{name}", prompt, pictures, raw))
-    return checked(path, items)
+    return base.checked(path, items)
 
 
 def _pictures(path: Path, number: int, row: Mapping, name: str) -> tuple[Path, ...]:
-    given = field(path, number, row, name)
+    given = base.field(path, number, row, name)
     beside = (path.parent / given).is_file()
-    return sources(path, number, {**row, name: given if beside else f"data/{given}"}, name)
+    return base.sources(path, number, {**row, name: given if beside else f"data/{given}"}, name)
 
 
 def places(item: Item) -> tuple[str, ...]:
@@ -96,7 +82,7 @@ def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -
     found, truth = [], item.raw["_truth"]
     for step in steps(item):
         rubric = rubrics.get(f"{step}.{item.raw['category']}", rubrics[step])
-        words = fill(rubric, prompt=item.prompt, reference=item.raw.get("reference", ""))
+        words = base.fill(rubric, prompt=item.prompt, reference=item.raw.get("reference", ""))
         seen = (image,) if step == "quality" else (*item.sources, image)
         if step == "reasoning" and truth:
             seen = (*item.sources, truth, image)
@@ -106,19 +92,19 @@ def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -
 
 def read(question: Question, answer: str) -> Scores:
     """The last `Final Score: n`, 1 to 5; of a logical item 0 or 1."""
-    answer, logical = clean(answer), question.item.raw["category"] == LOGICAL
+    answer, logical = base.clean(answer), question.item.raw["category"] == LOGICAL
     low, high = (0, 1) if logical else (1, 5)
-    score = number_after(answer, "Final Score", low, high)
+    score = base.number_after(answer, "Final Score", low, high)
     return {question.step: 4 * score + 1 if logical else score}
 
 
 def aggregate(scored: Sequence[Scored]) -> Scores:
     """Accuracy and score, then both by category."""
-    found = {"accuracy": mean(map(_exact, scored)), "score": mean(map(points, scored))}
-    for name, images in by_group(scored, _category).items():
+    found = {"accuracy": base.mean(map(_exact, scored)), "score": base.mean(map(points, scored))}
+    for name, images in base.by_group(scored, _category).items():
         found |= {
-            f"accuracy, {name}": mean(map(_exact, images)),
-            f"score, {name}": mean(map(points, images)),
+            f"accuracy, {name}": base.mean(map(_exact, images)),
+            f"score, {name}": base.mean(map(points, images)),
         }
     return found
 

@@ -10,21 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unireason_jax.evals.published.base import (
-    Item,
-    Malformed,
-    Question,
-    Scored,
-    Scores,
-    Suite,
-    by_group,
-    checked,
-    clean,
-    field,
-    fill,
-    mean,
-    read_rows,
-)
+from unireason_jax.evals.published import base
+from unireason_jax.evals.published.base import Item, Malformed, Question, Scored, Scores, Suite
 
 LENGTHS = ("short", "long")
 MODEL = "model"
@@ -66,20 +53,20 @@ def load(path: Path) -> list[Item]:
     of its lines in the `*_eval_prompts.jsonl` of its name.
     """
     items, lines = [], {}
-    for number, row in enumerate(_joined(path) if path.is_dir() else read_rows(path)):
-        kind = field(path, number, row, "type")
+    for number, row in enumerate(_joined(path) if path.is_dir() else base.read_rows(path)):
+        kind = base.field(path, number, row, "type")
         line = lines[kind] = lines.get(kind, -1) + 1
-        asked = field(path, number, row, "yn_question_list", list)
-        right = field(path, number, row, "yn_answer_list", list)
+        asked = base.field(path, number, row, "yn_question_list", list)
+        right = base.field(path, number, row, "yn_answer_list", list)
         if len(asked) != len(right) or not asked:
             raise ValueError(
                 f"{path}, item {number}: {len(asked)} questions, {len(right)} answers."
             )
         for length in LENGTHS:
-            prompt = field(path, number, row, f"{length}_description")
+            prompt = base.field(path, number, row, f"{length}_description")
             raw = {**row, "_length": length, "_line": line}
             items.append(Item(f"{kind}/{length}/{line}", prompt, (), raw))
-    return checked(path, items)
+    return base.checked(path, items)
 
 
 def _joined(folder: Path) -> list[Mapping[str, Any]]:
@@ -99,7 +86,7 @@ def _joined(folder: Path) -> list[Mapping[str, Any]]:
     for name, file in told.items():
         if name not in asked:
             raise ValueError(f"{file}: {name}{_QUESTIONS}.jsonl with its questions is missing.")
-        prompts, questions = read_rows(file), read_rows(asked[name])
+        prompts, questions = base.read_rows(file), base.read_rows(asked[name])
         if len(prompts) != len(questions):
             raise ValueError(
                 f"{asked[name]}: {len(questions)} lines for {len(prompts)} prompts of {file.name}."
@@ -127,13 +114,13 @@ def places(item: Item) -> tuple[str, ...]:
 
 def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -> list[Question]:
     """All questions of an image in one call."""
-    words = fill(rubrics["answers"], questions="\n".join(item.raw["yn_question_list"]))
+    words = base.fill(rubrics["answers"], questions="\n".join(item.raw["yn_question_list"]))
     return [Question(f"{place}/answers", "answers", words, (image,), item)]
 
 
 def read(question: Question, answer: str) -> Scores:
     """Lines that start with yes or no, by number; as many as there are questions."""
-    lines = [line.strip(" *-.\t") for line in clean(answer).splitlines() if line.strip()]
+    lines = [line.strip(" *-.\t") for line in base.clean(answer).splitlines() if line.strip()]
     found = [re.match(r"(?:\d+[.)]\s*)?(yes|no)\b", line, re.IGNORECASE) for line in lines]
     if not found or not all(found):
         raise Malformed(f"a line does not start with yes or no: {answer[:120]!r}")
@@ -147,16 +134,16 @@ def aggregate(scored: Sequence[Scored]) -> Scores:
     found, details = {}, {}
     for length in LENGTHS:
         images = [image for image in scored if image.item.raw["_length"] == length]
-        types = by_group(images, lambda item: item.raw["type"])
+        types = base.by_group(images, lambda item: item.raw["type"])
         groups: dict[str, list[float]] = {}
         for name, each in types.items():
             hits = [hit for image in each for hit in _hits(image)]
-            details[f"{length}, {name}"] = 100 * mean(hits)
+            details[f"{length}, {name}"] = 100 * base.mean(hits)
             group = str(each[0].item.raw.get("group", GROUP.get(name, name)))
-            groups.setdefault(group, []).append(100 * mean(hits))
+            groups.setdefault(group, []).append(100 * base.mean(hits))
         if groups:
-            found[f"overall, {length}"] = mean(map(mean, groups.values()))
-            details |= {f"{length}, group {name}": mean(x) for name, x in groups.items()}
+            found[f"overall, {length}"] = base.mean(map(base.mean, groups.values()))
+            details |= {f"{length}, group {name}": base.mean(x) for name, x in groups.items()}
     return found | details
 
 

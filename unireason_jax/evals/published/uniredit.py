@@ -7,23 +7,8 @@ images with three fives. Images without all scores are left out, as in the offic
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from unireason_jax.evals.published.base import (
-    Item,
-    Question,
-    Scored,
-    Scores,
-    Suite,
-    by_group,
-    checked,
-    clean,
-    field,
-    fill,
-    mean,
-    number_after,
-    one_png,
-    read_rows,
-    sources,
-)
+from unireason_jax.evals.published import base
+from unireason_jax.evals.published.base import Item, Question, Scored, Scores, Suite
 
 WEIGHTS = {"consistency": 0.3, "reasoning": 0.5, "quality": 0.2}
 RUBRICS = {
@@ -42,17 +27,17 @@ RUBRICS = {
 def load(path: Path) -> list[Item]:
     """Items {original_image_path, reference_image_path, instruction, rules?, name, idx, ...}."""
     items = []
-    for number, row in enumerate(read_rows(path)):
-        name = field(path, number, row, "name")
-        index = field(path, number, row, "idx", (str, int))
-        prompt = field(path, number, row, "instruction")
+    for number, row in enumerate(base.read_rows(path)):
+        name = base.field(path, number, row, "name")
+        index = base.field(path, number, row, "idx", (str, int))
+        prompt = base.field(path, number, row, "instruction")
         if row.get("rules"):
-            prompt = f"{field(path, number, row, 'rules')} {prompt}"
-        sources(path, number, row, "reference_image_path")
-        pictures = sources(path, number, row, "original_image_path")
+            prompt = f"{base.field(path, number, row, 'rules')} {prompt}"
+        base.sources(path, number, row, "reference_image_path")
+        pictures = base.sources(path, number, row, "original_image_path")
         root = {**row, "_reference": path.parent / row["reference_image_path"]}
         items.append(Item(f"{name}/{index}", prompt, pictures, root))
-    return checked(path, items)
+    return base.checked(path, items)
 
 
 def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -> list[Question]:
@@ -67,7 +52,7 @@ def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -
     effect = item.raw.get("reference_effect", "")
     return [
         Question(
-            f"{place}/{step}", step, fill(rubrics[step], prompt=prompt, effect=effect), p, item
+            f"{place}/{step}", step, base.fill(rubrics[step], prompt=prompt, effect=effect), p, item
         )
         for step, p in pictures.items()
     ]
@@ -75,14 +60,17 @@ def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -
 
 def read(question: Question, answer: str) -> Scores:
     """The last `Final Score: n`."""
-    return {question.step: number_after(clean(answer), "Final Score", 1, 5)}
+    return {question.step: base.number_after(base.clean(answer), "Final Score", 1, 5)}
 
 
 def aggregate(scored: Sequence[Scored]) -> Scores:
     """Overall and accuracy, then both by name."""
-    found = {"overall": mean(map(_points, scored)), "accuracy": mean(map(_exact, scored))}
-    for name, images in by_group(scored, _name).items():
-        found |= {name: mean(map(_points, images)), f"{name}, accuracy": mean(map(_exact, images))}
+    found = {"overall": base.mean(map(_points, scored)), "accuracy": base.mean(map(_exact, scored))}
+    for name, images in base.by_group(scored, _name).items():
+        found |= {
+            name: base.mean(map(_points, images)),
+            f"{name}, accuracy": base.mean(map(_exact, images)),
+        }
     return found
 
 
@@ -99,5 +87,5 @@ def _name(item: Item) -> str:
 
 
 SUITE = Suite(
-    "uniredit", "gpt-4.1-2025-04-14", load, one_png, questions, read, _name, aggregate, RUBRICS
+    "uniredit", "gpt-4.1-2025-04-14", load, base.one_png, questions, read, _name, aggregate, RUBRICS
 )

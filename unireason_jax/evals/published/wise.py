@@ -9,23 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from unireason_jax.evals.published.base import (
-    Item,
-    Malformed,
-    Question,
-    Scored,
-    Scores,
-    Suite,
-    by_group,
-    checked,
-    clean,
-    field,
-    fill,
-    mean,
-    number_after,
-    one_png,
-    read_all,
-)
+from unireason_jax.evals.published import base
+from unireason_jax.evals.published.base import Item, Malformed, Question, Scored, Scores, Suite
 
 LEGACY = {"CULTURE": 400, "TIME": 567, "SPACE": 700, "BIOLOGY": 800, "PHYSICS": 900}
 LEGACY |= {"CHEMISTRY": 1000}
@@ -53,12 +38,12 @@ def load(path: Path) -> list[Item]:
     A folder is all its JSON files but those of rewritten prompts: the benchmark comes in three.
     """
     items = []
-    for number, row in enumerate(read_all(path, "rewrite")):
-        name = str(field(path, number, row, "prompt_id", int))
-        field(path, number, row, "Explanation")
-        field(path, number, row, "Category")
-        items.append(Item(name, field(path, number, row, "Prompt"), (), row))
-    return checked(path, items)
+    for number, row in enumerate(base.read_all(path, "rewrite")):
+        name = str(base.field(path, number, row, "prompt_id", int))
+        base.field(path, number, row, "Explanation")
+        base.field(path, number, row, "Category")
+        items.append(Item(name, base.field(path, number, row, "Prompt"), (), row))
+    return base.checked(path, items)
 
 
 def category(item: Item, limits: Mapping[str, int] = LEGACY) -> str:
@@ -73,7 +58,7 @@ def questions(
     item: Item, place: str, image: Path, rubrics: Mapping[str, str], step: str = "wise"
 ) -> list[Question]:
     """One question an image."""
-    words = fill(rubrics[step], prompt=item.prompt, explanation=item.raw["Explanation"])
+    words = base.fill(rubrics[step], prompt=item.prompt, explanation=item.raw["Explanation"])
     return [Question(f"{place}/{step}", step, words, (image,), item)]
 
 
@@ -82,12 +67,12 @@ def read(question: Question, answer: str) -> Scores:
 
     Of the legacy answer, as the official script does: three numbers alone where labels are absent.
     """
-    answer = clean(answer)
+    answer = base.clean(answer)
     if question.step == "verified":
-        score = number_after(answer, "Score", 0, 1)
+        score = base.number_after(answer, "Score", 0, 1)
         return {"score": float(score >= 0.5)}
     try:
-        return {part: number_after(answer, part, 0, 2) for part in PARTS}
+        return {part: base.number_after(answer, part, 0, 2) for part in PARTS}
     except Malformed:
         numbers = re.findall(r"(?<![\d.])[0-2](?!\d|\.\d)", answer)
         if len(numbers) != len(PARTS) or any(part.lower() in answer.lower() for part in PARTS):
@@ -103,10 +88,10 @@ def wi_score(scores: Mapping[str, float]) -> float:
 def aggregate(scored: Sequence[Scored]) -> Scores:
     """Both overall numbers, then the categories."""
     groups = {
-        name: mean(wi_score(image.all()) for image in images)
-        for name, images in by_group(scored, category).items()
+        name: base.mean(wi_score(image.all()) for image in images)
+        for name, images in base.by_group(scored, category).items()
     }
-    found = {"overall, mean of categories": mean(groups.values())}
+    found = {"overall, mean of categories": base.mean(groups.values())}
     if set(WEIGHTS) <= set(groups):
         official = sum(weight * groups[name] for name, weight in WEIGHTS.items())
         found = {"overall, official weights": official} | found
@@ -115,21 +100,29 @@ def aggregate(scored: Sequence[Scored]) -> Scores:
 
 def aggregate_verified(scored: Sequence[Scored]) -> Scores:
     """Mean over items, then the categories."""
-    groups = by_group(scored, lambda item: category(item, VERIFIED))
-    overall = {"overall": mean(image.all()["score"] for image in scored)}
+    groups = base.by_group(scored, lambda item: category(item, VERIFIED))
+    overall = {"overall": base.mean(image.all()["score"] for image in scored)}
     return overall | {
-        name: mean(x.all()["score"] for x in images) for name, images in groups.items()
+        name: base.mean(x.all()["score"] for x in images) for name, images in groups.items()
     }
 
 
 SUITE = Suite(
-    "wise_legacy", "gpt-4o-2024-05-13", load, one_png, questions, read, category, aggregate, RUBRICS
+    "wise_legacy",
+    "gpt-4o-2024-05-13",
+    load,
+    base.one_png,
+    questions,
+    read,
+    category,
+    aggregate,
+    RUBRICS,
 )
 VERIFIED_SUITE = Suite(
     "wise",
     "Qwen3.5-35B-A3B",
     load,
-    one_png,
+    base.one_png,
     lambda item, place, image, rubrics: questions(item, place, image, rubrics, "verified"),
     read,
     lambda item: category(item, VERIFIED),
