@@ -194,3 +194,33 @@ def test_near_duplicates():
     assert not texts.seen("a red circle right of a blue square")
     pictures = Pictures(0.01)
     assert not pictures.seen(2**700) and pictures.seen(2**700 + 5) and not pictures.seen(2**40 - 1)
+
+
+def test_a_seed_whose_picture_cannot_be_read_is_dropped_alone(tmp_path):
+    server = agents.serve(6, errors=Errors(draft=0.0), recipe="uni_edit")
+    try:
+        config = agents.write(tmp_path, server, "uni_edit")
+        (tmp_path / "seeds" / "2_image.png").write_bytes(b"\x89PNG\r\n\x1a\n no more")
+        out = agents.run(config, tmp_path / "out", "uni_edit")
+    finally:
+        server.close()
+    assert len(agents.records(out)) == 5 or "near-duplicate" in (out / "report.md").read_text()
+    assert (
+        "| dropped at `seeds`: a picture that cannot be read | 1 |"
+        in (out / "report.md").read_text()
+    )
+
+
+def test_a_disk_that_is_full_is_one_line(tmp_path, monkeypatch):
+    server = agents.serve(6)
+    config = agents.write(tmp_path, server)
+
+    def full(self, rows):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("unireason_jax.storage.indexed.IndexedJournal.add", full)
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            agents.run(config, tmp_path / "out")
+    finally:
+        server.close()

@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from etils import epath
 
@@ -60,14 +60,18 @@ class IndexedJournal:
     def get(self, key: str) -> dict[str, Any] | None:
         """The row of a key, None where there is none or it can no longer be read."""
         place = self._places.get(_name(key))
-        return None if place is None else self._at(place)
+        if place is None:
+            return None
+        with open(self._file, "rb") as file:
+            return _at(file, place)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All rows in the order of their first writing, one in memory at a time."""
-        for place in list(self._places.values()):
-            row = self._at(place)
-            if row is not None:
-                yield row
+        with open(self._file, "rb") as file:
+            for place in list(self._places.values()):
+                row = _at(file, place)
+                if row is not None:
+                    yield row
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows, each with its "key", and forces them to the disk."""
@@ -81,15 +85,6 @@ class IndexedJournal:
             for key, line in rows:
                 self._places[_name(key)] = start * _LENGTH + len(line)
                 start += len(line)
-
-    def _at(self, place: int) -> dict[str, Any] | None:
-        offset, length = divmod(place, _LENGTH)
-        with open(self._file, "rb") as file:
-            file.seek(offset)
-            try:
-                return sealed.unseal(file.read(length).strip(), always=True)
-            except ValueError:
-                return None
 
     def _read(self, header: Mapping[str, Any]) -> bool:
         """Finds the rows of an earlier run; False where not even the header is whole."""
@@ -117,6 +112,16 @@ class IndexedJournal:
         if offset < self._file.stat().st_size:
             os.truncate(self._file, offset)
         return True
+
+
+def _at(file: BinaryIO, place: int) -> dict[str, Any] | None:
+    """The row at a place, None where it can no longer be read."""
+    offset, length = divmod(place, _LENGTH)
+    file.seek(offset)
+    try:
+        return sealed.unseal(file.read(length).strip(), always=True)
+    except ValueError:
+        return None
 
 
 def _name(key: str) -> bytes:

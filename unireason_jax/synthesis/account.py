@@ -58,6 +58,7 @@ def write(
     lines += ["## Fates", "", "| what | count |", "|---|---|", f"| rows of seeds | {seeds.rows} |"]
     lines += [f"| row left out: {why} | {n} |" for why, n in sorted(seeds.dropped.items())]
     lines += [f"| rows of other shares | {seeds.elsewhere} |"] if seeds.elsewhere else []
+    lines += [f"| items beyond the limit | {seeds.beyond} |"] if seeds.beyond else []
     lines += [f"| **items** | {len(ids)} |"]
     lines += [
         f"| dropped at `{stage}`: {reason} | {n} |"

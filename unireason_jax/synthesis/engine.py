@@ -107,9 +107,12 @@ async def _all(
             await asyncio.to_thread(found.fates.add, [row])
             progress(1)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(workers):
-            group.create_task(worker())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(worker())
+    except ExceptionGroup as errors:  # a full disk ends all workers; the first says why
+        raise errors.exceptions[0] from None
 
 
 async def _fate(player: Player, seed: Seed) -> dict[str, Any]:

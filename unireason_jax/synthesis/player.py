@@ -9,6 +9,7 @@ from typing import Any
 from unireason_jax.endpoints import chat, drawing
 from unireason_jax.endpoints.calls import CallJournal
 from unireason_jax.endpoints.failures import CallFailure
+from unireason_jax.endpoints.pictures import opened
 from unireason_jax.endpoints.role import Answer, Role
 from unireason_jax.evals.published.base import Malformed
 from unireason_jax.storage import paths
@@ -111,7 +112,12 @@ class Player:
 
     async def _kept(self, path: str) -> Kept:
         """A picture of the seeds, laid beside those that come back."""
-        return Kept(await self.journal.keep(await asyncio.to_thread(paths.of(path).read_bytes)))
+        try:
+            data = await asyncio.to_thread(paths.of(path).read_bytes)
+            opened(data)
+        except (OSError, CallFailure):
+            raise Dropped("seeds", "a picture that cannot be read", 0.0) from None
+        return Kept(await self.journal.keep(data))
 
     async def _walk(self, stages: Sequence[Stage], item: Item, prefix: str) -> None:
         for stage in stages:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unireason_jax.endpoints.calls import CallJournal
 from unireason_jax.evals.progress import Progress
-from unireason_jax.storage import lock
+from unireason_jax.storage import lock, paths
 from unireason_jax.synthesis import account, assembly, engine, rehearsal
 from unireason_jax.synthesis import configuration as configurations
 from unireason_jax.synthesis import recipe as recipes
@@ -30,6 +30,7 @@ def prepared(
     configuration = configurations.load(config, recipe)
     seeds = seeding.read(configuration, config.parent, recipe, share)
     if limit:
+        seeds.beyond = max(len(seeds.items) - limit, 0)
         del seeds.items[limit:]
     if not seeds.items:
         why = ", ".join(f"{why} ({n})" for why, n in seeds.dropped.items()) or f"share {share}"
@@ -104,6 +105,8 @@ def _models(configuration: Configuration) -> list[str]:
 
 def _writable(out: Path) -> None:
     """Raises OSError that names the folder where nothing can be written into it."""
+    if not paths.is_local(out):
+        return  # a bucket tells with the first object
     place = out
     while not place.exists():
         place = place.parent

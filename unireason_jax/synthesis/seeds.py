@@ -33,7 +33,7 @@ class Seed:
     values: Mapping[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Seeds:
     """Items of this share, and why the other rows are none of them."""
 
@@ -41,6 +41,7 @@ class Seeds:
     rows: int
     dropped: Counter
     elsewhere: int = 0
+    beyond: int = 0
 
 
 def read(
