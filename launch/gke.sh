@@ -16,8 +16,10 @@
 #   TPU, TOPOLOGY     such as tpu-v5p-slice and 2x2x4 (labels of the node pool)
 #   SLICES, HOSTS     slices, 1 by default, and hosts of one slice
 #   CHIPS             chips of one host, 4 by default
-#   CLAIM             persistent volume claim that all hosts mount at /runs; put the workdir there
-#   RESTARTS          restarts after a failure or a lost slice, 100 by default
+#   CLAIM             persistent volume claim that all hosts mount at /runs, for a workdir there;
+#                     none is needed where the workdir is in a bucket (gs://...)
+#   RESTARTS          restarts after a failure or a lost slice, 100 by default; none after status 2,
+#                     by which a command says that its user has to mend something
 #   SPOT=1            on spot nodes
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=launch/lib.sh
@@ -34,9 +36,13 @@ json() {
 }
 
 job_set() {
-  need NAME IMAGE TPU TOPOLOGY HOSTS CLAIM
-  local spot=""
+  need NAME IMAGE TPU TOPOLOGY HOSTS
+  local spot="" mounts="" volumes=""
   if [[ -n ${SPOT:-} ]]; then spot='cloud.google.com/gke-spot: "true"'; fi
+  if [[ -n ${CLAIM:-} ]]; then
+    mounts="volumeMounts: [{name: runs, mountPath: /runs}]"
+    volumes="volumes: [{name: runs, persistentVolumeClaim: {claimName: $CLAIM}}]"
+  fi
   cat << YAML
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
@@ -47,6 +53,9 @@ metadata:
 spec:
   failurePolicy:
     maxRestarts: ${RESTARTS:-100}
+    rules:
+      - action: FailJobSet
+        onJobFailureReasons: [PodFailurePolicy]
   replicatedJobs:
     - name: slice
       replicas: ${SLICES:-1}
@@ -55,6 +64,10 @@ spec:
           parallelism: $HOSTS
           completions: $HOSTS
           backoffLimit: 0
+          podFailurePolicy:
+            rules:
+              - action: FailJob
+                onExitCodes: {containerName: train, operator: In, values: [2]}
           template:
             spec:
               restartPolicy: Never
@@ -72,10 +85,8 @@ spec:
                   resources:
                     requests: {google.com/tpu: ${CHIPS:-4}}
                     limits: {google.com/tpu: ${CHIPS:-4}}
-                  volumeMounts: [{name: runs, mountPath: /runs}]
-              volumes:
-                - name: runs
-                  persistentVolumeClaim: {claimName: $CLAIM}
+                  $mounts
+              $volumes
 YAML
 }
 
@@ -96,7 +107,8 @@ case $command in
     elif [[ -n $DRY_RUN ]]; then
       printf '%s\n' "kubectl apply -f - << 'YAML'" "$made" YAML
     else
-      kubectl apply -f - <<< "$made"
+      apply() { kubectl apply -f - <<< "$made"; }
+      again apply ""
     fi
     ;;
   state)
@@ -109,7 +121,8 @@ case $command in
     ;;
   stop)
     need NAME
-    run bash -c "kubectl exec \$(kubectl get pods -o name -l $(pod)) -- kill -TERM 1"
+    tell="import os, signal; os.kill(1, signal.SIGTERM)" # a slim image has no kill
+    run bash -c "kubectl exec \$(kubectl get pods -o name -l $(pod)) -- python -c '$tell'"
     ;;
   delete)
     need NAME

@@ -40,6 +40,22 @@ run() {
   fi
 }
 
+# note WORD...: a line with the time.
+note() {
+  echo "$(date +%H:%M:%S) $*"
+}
+
+# again WORD...: runs a command until it succeeds, TRIES times (5) at most, with growing pauses.
+again() {
+  local try
+  for ((try = 1; ; try++)); do
+    "$@" && return
+    ((try < ${TRIES:-5})) || return 1
+    note "failed ($try of ${TRIES:-5}): $1 $2" >&2
+    sleep "$((try * ${PAUSE:-5}))"
+  done
+}
+
 # usage: the comment at the top of the script, without its marks.
 usage() {
   sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"

@@ -4,8 +4,9 @@
 #   launch/slurm.sh [--dry-run] -- WORDS
 #
 # Submits a batch job that runs a command on every node. Two minutes before the time limit, or when
-# the job is preempted, it gets SIGTERM: it saves, and the job queues itself again and goes on. A
-# failed task ends the others.
+# the job is preempted, it gets SIGTERM: it saves, and the job queues itself again and goes on (also
+# where SLURM tells the tasks only, and they have ended well before it ends the job). A failed task
+# ends the others.
 #
 # Environment:
 #   NODES             nodes, 1 by default
@@ -36,12 +37,19 @@ source ${PYTHON_ENV:-.venv}/bin/activate
 export JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((${GPUS:-8} - 1)))
 told=
 tell() { told=1; scancel --signal=TERM "\$SLURM_JOB_ID"; }
+preempted() { scontrol show job "\$SLURM_JOB_ID" | grep -q "PreemptTime=[0-9]"; }
 trap tell USR1
+trap 'told=1' TERM
 srun --kill-on-bad-exit=1 $(show "$@") &
 wait \$!
 status=\$?
 while [[ -n \$told ]] && kill -0 \$! 2> /dev/null; do wait \$!; status=\$?; done
-if [[ -n \$told && \$status == 0 ]]; then scontrol requeue "\$SLURM_JOB_ID"; fi
+if [[ \$status == 0 ]] && { [[ -n \$told ]] || preempted; }; then
+  for try in 1 2 3 4 5; do
+    scontrol requeue "\$SLURM_JOB_ID" && break
+    sleep \$try
+  done
+fi
 exit \$status
 BATCH
 }

@@ -13,7 +13,8 @@
 #   stop              SIGTERM to one worker's process: all save, and end with status 0
 #   delete            gives the slice back
 #   babysit -- WORDS  create, setup, run, and again whenever the slice is taken away, until the
-#                     command ends with 0; training goes on from its newest checkpoint
+#                     command ends with 0; training goes on from its newest checkpoint. A call of
+#                     gcloud that fails is tried again; only what is not found is taken for gone
 #
 # Environment:
 #   PROJECT, ZONE     where
@@ -22,9 +23,11 @@
 #   RUNTIME           image of the TPU VM; by default the one of the accelerator
 #   SPOT=1            spot capacity; RESERVED=1: a reservation
 #   POLL              seconds between two looks of babysit, 60 by default
-#   ATTEMPTS          failures of the command itself that babysit accepts, 3 by default
+#   ATTEMPTS          failures of the command in a row that babysit accepts, 3 by default; one that
+#                     had run for STEADY seconds (1800) begins another row. Status 2, by which a
+#                     command says that its user has to mend something, is final
 #
-# The workdir of a run must be a folder that every worker sees, for example a mounted bucket.
+# The workdir of a run must be a folder that every worker sees: a bucket (gs://...), or NFS.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=launch/lib.sh
 source "$here/lib.sh"
@@ -71,12 +74,12 @@ delete() {
 setup() {
   local archive
   archive=${TMPDIR:-/tmp}/$TPU_NAME.tar.gz
-  run git -C "$here/.." archive --format=tar.gz "--output=$archive" HEAD
-  gcloud_tpus tpu-vm scp "$archive" "$TPU_NAME:$FOLDER.tar.gz" --worker=all
-  on all "mkdir -p $FOLDER && tar -xzf $FOLDER.tar.gz -C $FOLDER && cd $FOLDER && \
+  run git -C "$here/.." archive --format=tar.gz "--output=$archive" HEAD &&
+    gcloud_tpus tpu-vm scp "$archive" "$TPU_NAME:$FOLDER.tar.gz" --worker=all &&
+    on all "mkdir -p $FOLDER && tar -xzf $FOLDER.tar.gz -C $FOLDER && cd $FOLDER && \
 python3 -m pip install --user --quiet uv && \
 python3 -m uv venv --quiet --allow-existing --python 3.12 .venv && \
-python3 -m uv pip install --quiet --python .venv/bin/python -c constraints/py312.txt -e '.[tpu]'"
+python3 -m uv pip install --quiet --python .venv/bin/python -c constraints/py312.txt -e '.[tpu,gcs]'"
 }
 
 start() {
@@ -91,8 +94,46 @@ status() {
 2> /dev/null && echo running) || echo absent"
 }
 
+# look: the state of the slice; GONE where there is none, UNREACHABLE where nobody knows.
+look() {
+  local told
+  if told=$(state 2>&1); then
+    echo "${told##*$'\n'}"
+  elif [[ $told == *NOT_FOUND* || $told == *"not found"* ]]; then
+    echo GONE
+  else
+    echo UNREACHABLE
+  fi
+}
+
+# attend WORDS: what a slice that is there needs; status 1 when the command has ended well.
+attend() {
+  local now
+  now=$(status 2> /dev/null || echo unreachable)
+  case ${now##*$'\n'} in
+    0) return 1 ;;
+    running) ;;
+    absent)
+      if setup && start "$@"; then
+        began=$SECONDS
+      else
+        note "the command could not be started; looking again"
+      fi
+      ;;
+    2) die "the command has ended with status 2: mend what it says (tpu.sh logs), and start again" ;;
+    [1-9]*)
+      if ((SECONDS - began >= ${STEADY:-1800})); then failures=0; fi
+      failures=$((failures + 1))
+      [[ $failures -lt ${ATTEMPTS:-3} ]] || die "the command failed $failures times; see logs"
+      note "the command failed ($failures of ${ATTEMPTS:-3}): starting it again"
+      if start "$@"; then began=$SECONDS; fi
+      ;;
+    *) note "the slice does not answer; looking again" ;;
+  esac
+}
+
 babysit() {
-  local failures=0 now
+  local failures=0 began=0 now
   if [[ -n $DRY_RUN ]]; then
     echo "# not there: create; then every ${POLL:-60} s:"
     create
@@ -107,31 +148,21 @@ babysit() {
     return
   fi
   while true; do
-    now=$(state 2> /dev/null || echo GONE)
+    now=$(look)
     case $now in
-      GONE) create ;;
+      GONE) create || note "the slice could not be asked for; trying again" ;;
       SUSPENDED | FAILED)
-        echo "$(date +%H:%M:%S) the slice is $now: creating it again"
-        delete
-        continue
+        note "the slice is $now: creating it again"
+        delete || note "it could not be given back; trying again"
         ;;
       ACTIVE)
-        case $(status 2> /dev/null || echo unreachable) in
-          0)
-            echo "$(date +%H:%M:%S) the command has ended with status 0"
-            return
-            ;;
-          running | unreachable) ;;
-          absent) setup && start "$@" ;;
-          *)
-            failures=$((failures + 1))
-            [[ $failures -lt ${ATTEMPTS:-3} ]] || die "the command failed $failures times; see logs"
-            echo "$(date +%H:%M:%S) the command failed ($failures of ${ATTEMPTS:-3}): starting it again"
-            start "$@"
-            ;;
-        esac
+        if ! attend "$@"; then
+          note "the command has ended with status 0"
+          return
+        fi
         ;;
-      *) echo "$(date +%H:%M:%S) $now" ;;
+      UNREACHABLE) note "gcloud does not answer; looking again" ;;
+      *) note "$now" ;;
     esac
     sleep "${POLL:-60}"
   done

@@ -100,7 +100,8 @@ case "$*" in
     echo $((look + 1)) > "$CLOUD/look"
     states=(GONE WAITING_FOR_RESOURCES ACTIVE ACTIVE SUSPENDED GONE ACTIVE ACTIVE)
     state=${states[$look]}
-    [[ $state != GONE ]] && echo "$state" ;;
+    [[ $state != GONE ]] || { echo "NOT_FOUND: Resource pod was not found" >&2; exit 1; }
+    echo "$state" ;;
   *queued-resources\ create*) echo create >> "$CLOUD/calls" ;;
   *queued-resources\ delete*) echo delete >> "$CLOUD/calls" ;;
   *tpu-vm\ scp*) echo scp >> "$CLOUD/calls" ;;
