@@ -1,6 +1,7 @@
 """A new project: its rows can be prepared, its config trains, its Makefile's commands are known."""
 
 import json
+import os
 import re
 import subprocess
 
@@ -56,6 +57,25 @@ def test_the_makefile_runs_known_commands_in_order(tmp_path):
     assert "--input data/edits --output pictures/edits --sizes bagel_512" in told
     listed = subprocess.run(["make"], cwd=project, capture_output=True, text=True, check=True)
     assert listed.stdout.startswith("make train")
+
+
+def test_only_what_has_changed_is_prepared_again(tmp_path):
+    project = tmp_path / "mine"
+    new.main([str(project)])
+    made = [project / step / group for step in ("pictures", "latents") for group in new.ROWS]
+    for number, folder in enumerate(made):
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+        os.utime(folder / "manifest.json", (2e9 + number, 2e9 + number))
+
+    def told():
+        command = ["make", "-n", "train"]
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
+        return re.findall(r"^unireason (\w+)(?: --input (\S+))?", done.stdout, re.MULTILINE)
+
+    assert told() == [("train", "")]
+    os.utime(project / "data" / "edits" / "metadata.jsonl", (3e9, 3e9))
+    assert told() == [("prepare", "data/edits"), ("encode", "pictures/edits"), ("train", "")]
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(project, tmp_path):

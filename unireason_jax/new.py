@@ -110,8 +110,9 @@ help:
 	@echo "make export     write BAGEL's own format into release"
 	@echo "CHECKPOINT=$(CHECKPOINT) SIZES=$(SIZES) (bagel_256, bagel_512, or bagel for 1024)"
 
-pictures/%/manifest.json: data/%
-	$(UNIREASON) prepare --input $< --output $(@D) --sizes $(SIZES) \\
+.SECONDEXPANSION:
+pictures/%/manifest.json: $$(wildcard data/$$*/*)
+	$(UNIREASON) prepare --input data/$* --output $(@D) --sizes $(SIZES) \\
 	--tokenizer $(CHECKPOINT)/tokenizer --overwrite
 latents/%/manifest.json: pictures/%/manifest.json
 	$(UNIREASON) encode --input $(<D) --output $(@D) --vae $(CHECKPOINT)/ae.safetensors \\

@@ -91,3 +91,12 @@ def test_what_a_run_does_otherwise_from_now_on_is_announced(trained):
         "changed since the last start: data.rows 4 -> 8",
         "changed since the last start: optim.lr 0.003 -> 0.0001",
     }
+
+
+def test_what_was_taken_from_the_records_is_no_change(trained):
+    config = configuration.load_workdir(trained[0])
+    config.system, config.data.style, config.data.sizes = "bagel", "bagel", "bagel_256"
+    configuration.save(trained[0], config)
+    assert origin.settle(tiny(), trained[0]) == []
+    (line,) = origin.settle(tiny(data__sizes="bagel_512"), trained[0])
+    assert line == "changed since the last start: data.sizes 'bagel_256' -> 'bagel_512'"

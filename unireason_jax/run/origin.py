@@ -23,6 +23,8 @@ NOT_SHAPE = (
     "unroll",
     "frozen_dtype",
 )  # how a model is computed
+_OF_RECORDS = {"system": "", "data.style": "plain", "data.sizes": ""}
+"""Values with which a config leaves these to its records (`run.systems.told`)."""
 _HERE = ("train.", "eval.", "mesh.", "data.workers", "data.prefetch", "resume_from", "init_")
 
 
@@ -108,7 +110,10 @@ def _changes(config: ConfigDict, theirs: ConfigDict) -> list[str]:
     return [
         f"changed since the last start: {key} {before[key]!r} -> {now[key]!r}"
         for key in now
-        if key in before and before[key] != now[key] and not key.startswith(_HERE)
+        if key in before
+        and before[key] != now[key]
+        and not key.startswith(_HERE)
+        and _OF_RECORDS.get(key) != now[key]
     ]
 
 
