@@ -161,3 +161,18 @@ def test_a_folder_belongs_to_settings_and_says_which_differ(tmp_path):
     file.write_text("{")
     with pytest.raises(ValueError, match="it cannot be read"):
         Folder(tmp_path, {}, SETTINGS)
+
+
+def test_exact_is_part_of_a_folder_only_where_it_is_on(tmp_path):
+    Folder(tmp_path / "old", {}, SETTINGS)
+    told = json.loads((tmp_path / "old" / "settings.json").read_text())["settings"]
+    assert not {"exact", "batch_rows"} & set(told)  # as in folders from before it existed
+    Folder(tmp_path / "old", {}, dataclasses.replace(SETTINGS, batch_rows=2))
+    exact = dataclasses.replace(SETTINGS, exact=True)
+    with pytest.raises(ValueError, match="exact"):
+        Folder(tmp_path / "old", {}, exact)
+    Folder(tmp_path / "exact", {}, exact)
+    with pytest.raises(ValueError, match="exact"):
+        Folder(tmp_path / "exact", {}, SETTINGS)
+    with pytest.raises(ValueError, match="exact must be True or False"):
+        dataclasses.replace(SETTINGS, exact="yes")

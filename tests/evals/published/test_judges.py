@@ -45,6 +45,7 @@ def test_list_shows_all_of_them(capsys):
 
 def test_viescore_judges_rate_up_to_25_and_gedit_still_reads_10():
     suite = judges.asked(gedit.SUITE, judges.find("editscore", "gedit"), None)
+    assert all("0 to 25" in words and "10" not in words for words in suite.rubrics.values())
     item = Item("t/en/k", "p", (), {"task_type": "t", "instruction_language": "en"})
     answers = {
         "semantics": '{"reasoning": "r", "score": [20, 15]}',

@@ -170,7 +170,12 @@ def asked(suite: Suite, preset: JudgePreset, against: Path | None) -> Suite:
         raise ValueError(f"--against: {preset.model} rates pictures and compares none.")
     if against is not None:
         return _of_pairs(suite, against)
-    return dataclasses.replace(suite, read=_vie(preset.scale)) if preset.scale else suite
+    if not preset.scale:
+        return suite
+    asks = {
+        step: w.replace("0 to 10", f"0 to {preset.scale:g}") for step, w in suite.rubrics.items()
+    }
+    return dataclasses.replace(suite, read=_vie(preset.scale), rubrics=asks)
 
 
 def _vie(scale: float) -> Callable[[Question, str], Scores]:
