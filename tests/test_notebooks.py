@@ -78,3 +78,9 @@ def test_scale_out_dry_run(notebook, capsys):
     values = notebook("scale_out")
     assert len(pictures(values)) == 2 and len(values[1]) == 8
     assert "model.frozen_dtype=nf4" in capsys.readouterr().out
+
+
+def test_agents_over_http_give_right_records(notebook):
+    values = notebook("agents_over_http")
+    right, count = values[-1]
+    assert right == count > 5 and isinstance(values[-2], Image.Image)

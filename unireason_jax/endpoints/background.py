@@ -6,6 +6,15 @@ from collections.abc import Coroutine
 from typing import Any
 
 
+def finish(work: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine returns or raises, also where a loop runs already, as in a notebook."""
+    background = Background()
+    try:
+        return background.run(work)
+    finally:
+        background.close()
+
+
 class Background:
     """Runs coroutines for any number of threads; ended by `close` or with the process."""
 
@@ -15,8 +24,13 @@ class Background:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """What a coroutine returns or raises; waits for it."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        """What a coroutine returns or raises; waits for it, and ends it where waiting is ended."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
 
     def close(self, last: Coroutine[Any, Any, Any] | None = None) -> None:
         """Runs a last coroutine, then ends the thread."""

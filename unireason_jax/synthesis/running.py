@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from unireason_jax.endpoints.background import finish
 from unireason_jax.endpoints.calls import CallJournal
 from unireason_jax.evals.progress import Progress
 from unireason_jax.storage import lock, paths
@@ -61,7 +62,7 @@ def run(recipe: Recipe, configuration: Configuration, seeds: Seeds, out: Path) -
     _writable(out)
     _models(configuration)
     progress = Progress("synthesize", len(seeds.items), "items")
-    work = asyncio.run(engine.work(recipe, configuration, seeds.items, out, progress))
+    work = finish(engine.work(recipe, configuration, seeds.items, out, progress))
     made = assembly.assemble(
         recipe,
         [seed.id for seed in seeds.items],
@@ -100,7 +101,7 @@ def _models(configuration: Configuration) -> list[str]:
         finally:
             await asyncio.gather(*(role.close() for role in cast.values()))
 
-    return asyncio.run(check())
+    return finish(check())
 
 
 def _writable(out: Path) -> None:
