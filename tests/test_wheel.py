@@ -32,6 +32,10 @@ def site(tmp_path_factory):
 
 
 def test_a_wheel_holds_configs_and_licence(site):
+    recipes = site / "unireason_jax" / "synthesis" / "recipes"
+    assert {"recipe.toml", "plan.txt", "CARD.md"} <= {
+        file.name for file in (recipes / "refine_t2i").iterdir()
+    }
     assert (site / "configs" / "tiny.py").exists() and not (site / "tests").exists()
     (metadata,) = site.glob("*.dist-info/METADATA")
     assert "License-Expression: Apache-2.0" in metadata.read_text()

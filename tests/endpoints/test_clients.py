@@ -189,9 +189,11 @@ def test_the_key_goes_to_no_other_host(raw, monkeypatch):
     assert not other.seen
 
 
-@pytest.mark.parametrize(
-    "echo", [KEY, f"Bearer {KEY}", json.dumps({"e": KEY}), KEY.replace("/", "\\/"), "x" * 190 + KEY]
-)
+ECHOES = [KEY, f"Bearer {KEY}", json.dumps({"e": KEY}), "x" * 190 + KEY]
+ECHOES += [KEY.replace("/", other) for other in ("\\/", "%2F", "\\u002f")]
+
+
+@pytest.mark.parametrize("echo", ECHOES)
 @pytest.mark.parametrize("status", [200, 401, 302])
 def test_an_echoed_key_is_shown_to_nobody(raw, monkeypatch, tmp_path, echo, status):
     monkeypatch.setenv("A_KEY", KEY)
@@ -331,3 +333,25 @@ def test_rewards_are_finite_numbers_one_a_picture(raw, found, scores):
             assert client("a cat", [PICTURE]) == scores
     finally:
         client.close()
+
+
+def test_an_endpoint_of_several_roles_is_one(serve):
+    server, wires = serve(seconds=0.05), {}
+    both = [Role(name, [endpoint(server.url, concurrency=3)], wires=wires) for name in "ab"]
+
+    async def ask_both():
+        await asyncio.gather(*(r.chat(ask(f"{r.name} {n}")) for r in both for n in range(8)))
+        await both[0].close()
+
+    asyncio.run(ask_both())
+    assert server.most == 3
+
+
+def test_tokens_have_a_budget_too(serve):
+    server = serve()
+    role = Role("r", [endpoint(server.url)], budget=Budget(tokens=300))
+    for number in range(4):  # 100 tokens are read for each, and a few written
+        run(role, lambda r, n=number: r.chat(ask(f"{n}")))
+    (failure,) = run(role, lambda r: r.chat(ask("one more")))
+    assert failure.kind == "budget" and "of 300 tokens" in str(failure)
+    assert sum(server.calls.values()) == 3

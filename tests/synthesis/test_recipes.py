@@ -1,10 +1,12 @@
 """Every recipe against the world: what it keeps is right, and `prepare` reads it."""
 
+import json
+
 import pytest
 
 from tests.synthesis import agents
 from unireason_jax.data.sources import JsonSource
-from unireason_jax.synthesis import graphs, programs
+from unireason_jax.synthesis import graphs, programs, running
 from unireason_jax.synthesis import recipe as recipes
 from unireason_jax.synthesis.neighbours import Pictures, Texts
 from unireason_jax.synthesis.world_models import Errors
@@ -224,3 +226,46 @@ def test_a_disk_that_is_full_is_one_line(tmp_path, monkeypatch):
             agents.run(config, tmp_path / "out")
     finally:
         server.close()
+
+
+def test_layouts_of_questions_are_read(tmp_path):
+    server = agents.serve(3, recipe="uni_edit")
+    server.close()
+    rows = server.world.seeds(tmp_path)
+    talk = [
+        {
+            "id": row["id"],
+            "image": row["image"],
+            "conversations": [
+                {"from": "human", "value": f"<image>\n{row['question']}"},
+                {"from": "gpt", "value": row["answer"]},
+            ],
+        }
+        for row in rows
+    ]
+    told = [(row["image"], row["question"], row["answer"]) for row in rows]
+    config = agents.write(tmp_path, server, "uni_edit", talk)
+    _, _, seeds = running.prepared("uni_edit", config, (1, 1), 0)
+    read = [
+        tuple(seed.values[key] for key in ("image", "question", "answer")) for seed in seeds.items
+    ]
+    assert read == [(str(tmp_path / image), *rest) for image, *rest in told]
+    questions = [
+        {"question_id": n, "image_id": n, "question": row["question"]} for n, row in enumerate(rows)
+    ]
+    answers = [
+        {"question_id": n, "multiple_choice_answer": row["answer"]} for n, row in enumerate(rows)
+    ]
+    (tmp_path / "q.json").write_text(json.dumps({"questions": questions}))
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": answers}))
+    top = {"seeds": "q.json", "answers": "a.json", "picture": "seeds/{image_id}_image.png"}
+    config = agents.write(tmp_path, server, "uni_edit", rows, top=top)
+    _, _, seeds = running.prepared("uni_edit", config, (1, 1), 0)
+    assert [seed.values["answer"] for seed in seeds.items] == [row["answer"] for row in rows]
+    top["picture"] = "{imageid}.png"
+    config = agents.write(tmp_path, server, "uni_edit", rows, top=top)
+    with pytest.raises(ValueError, match="does not fit question 1"):
+        running.prepared("uni_edit", config, (1, 1), 0)
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": answers[1:]}))
+    with pytest.raises(ValueError, match="no answer to question 0"):
+        running.prepared("uni_edit", config, (1, 1), 0)

@@ -58,6 +58,8 @@ class Role:
       budget: None for no limit.
       journal: where finished calls are kept; None keeps none.
       secrets: keys of the endpoints; None reads those that their variables hold.
+      wires: shared by all roles of a run, so that an endpoint that several roles name alike is
+        one, with one limit of calls and one pace.
 
     Raises:
       ValueError: no endpoint, or the variable of a key is not set.
@@ -71,13 +73,18 @@ class Role:
         budget: Budget | None = None,
         journal: CallJournal | None = None,
         secrets: Sequence[str] | None = None,
+        wires: dict[str, Transport] | None = None,
     ):
         if not endpoints:
             raise ValueError(f"role '{name}' has no endpoint.")
         secrets = [secret_of(each) for each in endpoints] if secrets is None else secrets
         self.name, self.endpoints = name, tuple(endpoints)
         self.bill, self.budget, self.journal = Bill(), budget or Budget(name=name), journal
-        self._transports = [Transport(each, secret) for each, secret in zip(endpoints, secrets)]
+        wires = {} if wires is None else wires
+        self._transports = [
+            wires.setdefault(each.model_dump_json(), Transport(each, secret))
+            for each, secret in zip(endpoints, secrets)
+        ]
         self._away = [0.0] * len(endpoints)
         self._flying: dict[str, asyncio.Future] = {}
 

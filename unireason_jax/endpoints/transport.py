@@ -11,7 +11,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import aiolimiter
@@ -49,6 +49,7 @@ class Transport:
 
     def __init__(self, endpoint: Endpoint, secret: str = ""):
         self.endpoint, self._secret = endpoint, secret
+        self._secrets = (secret, quote(secret, safe=""))
         self._session: aiohttp.ClientSession | None = None
         self._turns = asyncio.Semaphore(endpoint.concurrency)
         rate = endpoint.per_minute
@@ -122,7 +123,7 @@ class Transport:
                 raise CallFailure("connection", what, again=True) from None
         try:
             found = json.loads(data)
-            return scrub(found, (self._secret,)) if len(self._secret) >= _SECRET else found
+            return scrub(found, self._secrets) if len(self._secret) >= _SECRET else found
         except (ValueError, RecursionError):
             tries.spoiled += 1
             what = f"no JSON in {self._shown(data[:_READABLE].decode('utf-8', 'replace'))!r}"
@@ -185,7 +186,7 @@ class Transport:
     def _shown(self, text: Any) -> str:
         """A stranger's words for a message, the key hidden even where JSON escapes it."""
         text = re.sub(r"\\u00([0-7][0-9a-fA-F])", lambda m: chr(int(m[1], 16)), str(text))
-        return shown(text.replace("\\/", "/"), (self._secret,))
+        return shown(text.replace("\\/", "/"), self._secrets)
 
 
 def proxy_of(url: str) -> str | None:

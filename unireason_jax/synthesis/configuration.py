@@ -32,6 +32,9 @@ class Configuration(pydantic.BaseModel):
 
     Attributes:
       seeds: JSON lines, JSON, or a text of one prompt a line; relative to this file.
+      answers: VQAv2's annotations, where the seeds are its questions.
+      picture: path of a question's picture beside the seeds, such as
+        "val2014/COCO_val2014_{image_id:012}.jpg".
       fields: names that the seeds have for the recipe's inputs, where they differ.
       licence: of the records; written into every one.
       benchmarks: prompt files of benchmarks; seeds that are in them are refused.
@@ -47,6 +50,8 @@ class Configuration(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
 
     seeds: str
+    answers: str = ""
+    picture: str = ""
     fields: dict[str, str] = {}
     licence: str = pydantic.Field(min_length=1)
     benchmarks: list[str]
@@ -59,8 +64,8 @@ class Configuration(pydantic.BaseModel):
 
     def workers(self) -> int:
         """Items worked on at a time."""
-        places = sum(e.concurrency for role in self.roles.values() for e in role.endpoints)
-        return self.in_flight or min(2 * places, 1024)
+        alike = {e.model_dump_json(): e for role in self.roles.values() for e in role.endpoints}
+        return self.in_flight or min(2 * sum(e.concurrency for e in alike.values()), 1024)
 
     def digest(self, recipe: Recipe) -> str:
         """A short name for everything that a record depends on, addresses aside."""
@@ -115,10 +120,12 @@ def load(path: Path, recipe: Recipe) -> Configuration:
 
 def roles(configuration: Configuration, journal: CallJournal | None) -> dict[str, Role]:
     """The roles, not yet connected. Raises ValueError where the variable of a key is not set."""
+    wires: dict = {}
     return {
         name: Role(
             name,
             each.endpoints,
+            wires=wires,
             budget=Budget(each.budget, each.budget_tokens, name=f"role '{name}'"),
             journal=journal,
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from unireason_jax.endpoints.calls import content_key
 from unireason_jax.evals.published.base import read_rows
-from unireason_jax.synthesis import graphs
+from unireason_jax.synthesis import graphs, vqa
 from unireason_jax.synthesis.configuration import Configuration
 from unireason_jax.synthesis.neighbours import Texts
 from unireason_jax.synthesis.recipe import Recipe
@@ -59,7 +59,11 @@ def read(
       ValueError, FileNotFoundError: a file or a field that cannot be; names file, row and remedy.
     """
     path = base / configuration.seeds
-    rows = _rows(path)
+    rows = (
+        vqa.joined(path, base / configuration.answers, configuration.picture)
+        if (configuration.answers)
+        else _rows(path)
+    )
     for name in configuration.fields:
         if name not in recipe.inputs:
             have = ", ".join(recipe.inputs)
@@ -106,7 +110,7 @@ def _inputs(
     path: Path, number: int, row: Mapping[str, Any], configuration: Configuration, recipe: Recipe
 ) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    row = _asked(row)
+    row = vqa.asked(row)
     for name, kind in recipe.inputs.items():
         source = configuration.fields.get(name, name)
         value = row.get(source)
@@ -134,17 +138,6 @@ def _inputs(
         else:
             values[name] = _graph(path, number, source, value)
     return values
-
-
-def _asked(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A row of LLaVA's layout with its first question and answer as fields."""
-    turns = row.get("conversations")
-    if not isinstance(turns, list) or "question" in row:
-        return row
-    said = [str(turn.get("value", "")) for turn in turns[:2] if isinstance(turn, Mapping)]
-    if len(said) < 2:
-        return row
-    return {**row, "question": said[0].replace("<image>", "").strip(), "answer": said[1].strip()}
 
 
 def _graph(path: Path, number: int, source: str, value: Any) -> Any:
