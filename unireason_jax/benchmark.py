@@ -208,9 +208,10 @@ def judged(
         settings["request"] = extra
     if arguments.judge_preset:
         settings["judge preset"] = arguments.judge_preset
-    if arguments.against:
-        settings["against"] = str(arguments.against)
-    journal = answers_of(arguments.out, judge.name, settings)
+    who = judge.name
+    if arguments.against:  # every other run has its own answers
+        settings["against"], who = str(arguments.against), f"{who} {arguments.against.name}"
+    journal = answers_of(arguments.out, who, settings)
     pod.gather("benchmark asks", None, timeout=_SLOWEST)  # nobody reads what another writes
     if hasattr(judge, "budget"):
         judge.spent = _bill(journal)  # --budget is that of all starts and processes together
@@ -234,7 +235,7 @@ def judged(
     )
     pod.gather("benchmark asked", None, timeout=_SLOWEST)
     if jax.process_index() == 0 and jax.process_count() > 1:
-        journal = answers_of(arguments.out, judge.name, settings)
+        journal = answers_of(arguments.out, who, settings)
     return *asking.collect(suite, items, images, journal, rubrics), journal
 
 
@@ -298,6 +299,8 @@ def _run(arguments: argparse.Namespace) -> Path:
         facts |= {"judge": judge.name, "rubrics": f"{whose} ({digest(rubrics)})"}
         if preset:
             facts["judge preset"] = f"{arguments.judge_preset}; ours: {preset.ours}"
+        if arguments.against:
+            facts["against"] = str(arguments.against)
         if extra := request_of(arguments):
             facts["judge's request"] = json.dumps(extra, sort_keys=True)
         facts["judge's bill"] = f"{_bill(journal):.4g}"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,11 @@ def test_pairs_are_asked_in_both_orders_and_the_report_says_against_whom(edits, 
     text = (ours / "report.md").read_text()
     assert "pvc-judge; ours: " in text and "theirs" in text
     assert f"| {report['protocol']} |" in text.splitlines()[-1]
+    shutil.copytree(edits / "theirs", edits / "others")
+    other = run("imgedit", prompts, ours, *flags, "--against", str(edits / "others"))
+    assert other["protocol"] != report["protocol"]
+    assert len(asked) == 2  # the same pictures: answers of the cache
+    assert len(list(ours.glob("answers_*.jsonl"))) == 2
     with pytest.raises(ValueError, match=r"give --against DIR"):
         run("imgedit", prompts, ours, *flags)
     (edits / "theirs" / "images" / "1.png").unlink()
