@@ -1,5 +1,6 @@
 # make quickstart   set up, draw with the shipped model, train and judge a small one; pictures in
 #                   runs/quickstart
+# make demo         serve the shipped model and its page at http://127.0.0.1:$(PORT); Ctrl-C ends it
 # make report       the whole report of that run: 504 prompts in three modes, controls, questions
 # make test         set up and run every test
 # make drill        kill, double and stop every command $(TIMES) times: hours (launch/README.md)
@@ -9,6 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV ?= .venv
 RUN ?= runs/quickstart
+PORT ?= 8000
 DRILL ?= runs/drills
 TIMES ?= 20
 BIN = $(VENV)/bin
@@ -27,7 +29,7 @@ SHORT = --prompts 24 --controls 0 --pairs 8 --knowledge 24 --edits 12 --question
 TRAIN = XLA_FLAGS=--xla_force_host_platform_device_count=2 $(QUICK) -m unireason_jax.train
 LEG = $(shell $(PYTHON) -c 'import sys; print("py311" if sys.version_info < (3, 12) else "py312")' 2>/dev/null)
 
-.PHONY: quickstart report test test-fast smoke drill lint freeze clean
+.PHONY: quickstart demo report test test-fast smoke drill lint freeze clean
 
 quickstart: $(STAMP)
 	@echo "1 of 4: the model in notebooks/demo draws a first picture into $(RUN)/first"
@@ -40,6 +42,10 @@ quickstart: $(STAMP)
 	  --config.init_from=$(RUN)/alignment
 	@echo "4 of 4: it is judged on prompts it has not seen, in $(RUN)/report"
 	$(QUICK) -m unireason_jax.evaluate --checkpoint $(RUN) --out $(RUN)/report --seed 2 $(SHORT)
+
+demo: $(STAMP)
+	@echo "The model in notebooks/demo; the page says its address once it answers"
+	$(QUICK) -m unireason_jax.serve --checkpoint notebooks/demo --port $(PORT) --warm --open
 
 report: $(STAMP)
 	$(QUICK) -m unireason_jax.evaluate --checkpoint $(RUN) --out $(RUN)/whole_report --seed 2
