@@ -224,3 +224,17 @@ def test_chunked_memory_is_linear_in_the_row():
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temp(8192) < 2.6 * temp(4096)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_few_queries_of_bfloat16_read_a_cache(rows):
+    """Of a row at a time and of several: a processor has no product of bfloat16 in every order."""
+    q, new = jnp.ones((rows, 1, 4, 16), jnp.bfloat16), jnp.ones((rows, 1, 2, 16), jnp.bfloat16)
+    old = jnp.ones((rows, 2, 64, 16), jnp.bfloat16)
+    seen = jnp.broadcast_to(jnp.arange(65, dtype=jnp.int32), (rows, 65))
+    last = seen[:, 64:]
+    queries = Queries(jnp.zeros_like(last), last, jnp.full_like(last, -1))
+    cached = CachedKeys(old, 2 * old, seen[:, :64])
+    out = jax.jit(attend)(q, queries, Keys(new, 2 * new, last), cached)
+    assert out.dtype == jnp.bfloat16 and out.shape == q.shape
+    np.testing.assert_allclose(np.asarray(out, np.float32), 2.0)

@@ -117,8 +117,9 @@ def _dense(q: jax.Array, queries: Queries, keys: Keys, cached: CachedKeys | None
     weights = [jnp.exp(s - top) for s in scores]
     total = sum(jnp.sum(w, axis=-1) for w in weights)
     parts = [
-        jnp.einsum(f"BKGTS,{axes}->BTKGH", w.astype(block.v.dtype), block.v, **mode)
+        jnp.einsum(f"BKGTS,{axes}->BKGTH", w.astype(block.v.dtype), block.v, **mode)
         for w, (block, axes) in zip(weights, blocks)
     ]
-    out = sum(parts) / jnp.moveaxis(total, 3, 1)[..., None]
+    # not in the order of the result: XLA's CPU backend has no such product of bfloat16
+    out = jnp.moveaxis(sum(parts) / total[..., None], 3, 1)
     return out.reshape(rows, length, heads, size).astype(q.dtype)
