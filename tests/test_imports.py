@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "unireason_jax"
 LEVELS = {
     5: {
         "train",
+        "rl",
         "generate",
         "evaluate",
         "benchmark",
@@ -30,6 +31,7 @@ LEVELS = {
         "inference",
         "pictures",
         "proof",
+        "reinforcement",
         "server",
         "speed",
         "synthesis",

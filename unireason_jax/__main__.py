@@ -7,6 +7,7 @@ import sys
 VERBS = {
     "new": "start a project for your own pictures: config, data folders, Makefile",
     "train": "train from a config; resumes by itself",
+    "rl": "reinforce a trained model on its own trajectories; resumes by itself",
     "generate": "plan, draft, reflect and refine a prompt with a trained model",
     "serve": "answer OpenAI's protocol over HTTP, with a page to try a model in a browser",
     "evaluate": "judge a checkpoint in the embedded world and write a report with pictures",

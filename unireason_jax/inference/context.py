@@ -46,11 +46,15 @@ class Written(NamedTuple):
       ids: tokens without markers.
       handover: "text", "image" or "stop": what the model wanted next.
       cut: the limit ended the text, not the model.
+      logps: log-probabilities of the tokens and of the closing eos, see `writing.Drawn`.
+      forced: the eos was put there, not chosen.
     """
 
     ids: list[int]
     handover: str
     cut: bool
+    logps: Sequence[float] = ()
+    forced: bool = False
 
 
 class Picture(NamedTuple):
@@ -132,11 +136,13 @@ class Context:
             max_tokens=room,
             greedy=settings.temperature == 0,
         )
-        ids, counts, handover, cut = (np.asarray(x) for x in drawn)
+        found = writing.Drawn(*(np.asarray(x) for x in drawn))
         out = {}
         for row in seeds:
-            made = ids[row, : counts[row]].tolist()
-            out[row] = Written(made, self.word(handover[row]), bool(cut[row]))
+            count = found.counts[row]
+            made, logps = found.ids[row, :count].tolist(), found.logps[row, : count + 1].tolist()
+            told = self.word(found.handover[row]), bool(found.cut[row])
+            out[row] = Written(made, *told, logps, bool(found.forced[row]))
         self.close({row: text.ids for row, text in out.items()})
         return out
 
@@ -188,17 +194,9 @@ class Context:
             counts[local[row]], numbers[local[row]] = len(place), seeds[row]
         spread = engine.place(positions)
         numbers = engine.place(np.broadcast_to(numbers, positions.shape))
-        latents, passes = sampler.draw_image(
-            engine.params,
-            branches,
-            noise(numbers, spread, spec.patch_sizes[1]),
-            spread,
-            engine.place(counts),
-            tuple(engine.place(np.full(count, s, np.float32)) for s in flow.scales),
-            config=engine.config,
-            markers=engine.markers,
-            settings=flow.program,
-        )
+        drawn_from = noise(numbers, spread, spec.patch_sizes[1])
+        inputs = branches, numbers, drawn_from, spread, engine.place(counts)
+        latents, passes = self._integrate(*inputs, flow)
         latents, passes = np.asarray(latents), np.asarray(passes)
         out = {}
         for row, place in zip(drawn, places):
@@ -206,6 +204,32 @@ class Context:
             made = images.unpatchify(latents[local[row], : len(place)], **size)
             out[row] = Picture(made, int(passes[local[row]]))
         return out
+
+    def _integrate(
+        self,
+        branches: tuple[Cache, ...],
+        seeds: jax.Array,
+        noise: jax.Array,
+        positions: jax.Array,
+        counts: jax.Array,
+        flow: FlowSettings,
+    ) -> tuple[jax.Array, jax.Array]:
+        """From noise to latents [B, T, P], and the passes [B] that it took.
+
+        `seeds` [B, T] are those that the noise was made of.
+        """
+        engine = self.engine
+        return sampler.draw_image(
+            engine.params,
+            branches,
+            noise,
+            positions,
+            counts,
+            tuple(engine.place(np.full(len(counts), s, np.float32)) for s in flow.scales),
+            config=engine.config,
+            markers=engine.markers,
+            settings=flow.program,
+        )
 
     def draw_codes(
         self,

@@ -25,12 +25,17 @@ class Drawn(NamedTuple):
       handover: [B] int32 what the model predicts at eos: bos (more text), soi (draw now) or eos
         (stop); -1 for rows that were not active.
       cut: [B] bool, the limit ended the text, not the model.
+      logps: [B, max_tokens + 1] float32 log-probabilities of the tokens and, behind the last, of
+        the eos, among the whole vocabulary at the temperature; beyond that they mean nothing.
+      forced: [B] bool, the eos was put there, not chosen.
     """
 
     ids: jax.Array
     counts: jax.Array
     handover: jax.Array
     cut: jax.Array
+    logps: jax.Array
+    forced: jax.Array
 
 
 class Texts(NamedTuple):
@@ -104,6 +109,8 @@ def start_texts(active: jax.Array, markers: Markers, max_tokens: int) -> Texts:
         counts=jnp.zeros(rows, jnp.int32),
         handover=jnp.full(rows, NEVER, jnp.int32),
         cut=jnp.zeros(rows, bool),
+        logps=jnp.zeros((rows, max_tokens + 1), jnp.float32),
+        forced=jnp.zeros(rows, bool),
     )
     token = jnp.full(rows, markers.start, jnp.int32)
     return Texts(drawn, token, jnp.zeros(rows, jnp.int32), ~active)
@@ -170,19 +177,25 @@ def _write(
         told = jnp.where(drawn.handover == NEVER, likely, draws)
         if greedy:
             chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            logps = jax.nn.log_softmax(logits)
         else:
             chosen = _sample(logits, seeds, place, temperature, top_p)
+            logps = jax.nn.log_softmax(logits / jnp.maximum(temperature, 1e-6))
         full = drawn.counts >= limit
         asks = ~done & ~closing & ~full & (chosen == markers.soi)
         cut = ~done & ~closing & full & (chosen != markers.eos)
         chosen = jnp.where(full | asks, markers.eos, chosen)
         more = ~done & ~closing & (chosen != markers.eos)
         slot = jnp.where(more, drawn.counts, drawn.ids.shape[1])
+        told_at = jnp.where(done | closing, drawn.logps.shape[1], drawn.counts)
+        logps = jnp.take_along_axis(logps, chosen[:, None], axis=1)[:, 0]
         drawn = Drawn(
             ids=drawn.ids.at[row, slot].set(chosen, mode="drop"),
             counts=drawn.counts + more,
             handover=jnp.where(closing, told, jnp.where(asks, draws, drawn.handover)),
             cut=drawn.cut | cut,
+            logps=drawn.logps.at[row, told_at].set(logps, mode="drop"),
+            forced=drawn.forced | cut | asks,
         )
         return cache, Texts(drawn, chosen, place + 1, done | closing), number + 1
 

@@ -14,7 +14,8 @@ from PIL import Image
 from unireason_jax.storage import atomic, lines, paths
 from unireason_jax.storage.mirror import Mirror
 
-HEADLINE = ("loss", "loss/ce", "loss/flow", "loss/code", "accuracy/text", "grad_norm", "lr")
+HEADLINE = ("reward", "right/first", "right/last", "repair", "damage")
+HEADLINE += ("loss", "loss/ce", "loss/flow", "loss/code", "accuracy/text", "grad_norm", "lr")
 WARNINGS = ("skipped", "consecutive_skips", "data/quarantined")  # on stdout when not zero
 
 

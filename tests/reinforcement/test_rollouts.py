@@ -1,0 +1,62 @@
+"""What the sampler did is what a packed forward pass says again."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.inference import toy as model
+from tests.reinforcement import toy
+from unireason_jax.inference import sampler, stochastic
+from unireason_jax.inference.cache import empty
+from unireason_jax.inference.settings import FlowSettings
+from unireason_jax.reinforcement import objective
+from unireason_jax.rules import flow
+
+
+@pytest.mark.slow
+def test_one_forward_says_the_samplers_log_probabilities_again():
+    stack, count = toy.pack()
+    assert stack["text_weights"].sum() == pytest.approx(1, abs=1e-5)
+    assert stack["move_weights"].sum() == pytest.approx(1, abs=1e-5)
+    say = jax.jit(objective.say, static_argnames=("model", "policy", "vocab", "chunk"))
+    options = {"model": model.config(), "policy": toy.POLICY, "vocab": toy.VOCAB, "chunk": 32}
+    moved = 0
+    for number in range(count):
+        rows = {name: array[number] for name, array in stack.items()}
+        said = say(model.params(), rows, **options)
+        for ours, name in ((said.text, "text"), (said.moves, "move")):
+            is_counted = rows[f"{name}_weights"] > 0
+            theirs = rows[f"{name}_logps"][is_counted]
+            np.testing.assert_allclose(ours[is_counted], theirs, atol=2e-5)
+            moved += int(is_counted.sum())
+    assert moved > 50
+
+
+def test_siblings_share_plan_and_draft_and_nothing_else():
+    for group in toy.groups():
+        given = [[s for s in one.trace.steps if s.given] for one in group]
+        assert len({steps[1].text for steps in given}) == 1
+        assert all(np.array_equal(steps[2].image, given[0][2].image) for steps in given)
+        made = [[s.text for s in one.trace.steps if not s.given] for one in group]
+        assert len({str(texts) for texts in made}) > 1
+
+
+def test_without_noise_a_drawing_is_that_of_euler_steps():
+    config, spec = model.config(), model.spec()
+    reasoner = model.reasoner()
+    settings = FlowSettings(timesteps=5, text_scale=1.0).program
+    cache = empty(config, 2, 64)
+    positions = np.tile(np.arange(9, dtype=np.int32), (2, 1))
+    seeds = np.array([[3], [8]], np.uint32) * np.ones((1, 9), np.uint32)
+    counts = np.array([9, 4], np.int32)
+    noise = flow.token_noise(seeds, positions, spec.patch_sizes[1])
+    fixed = {"config": config, "markers": reasoner.engine.markers, "settings": settings}
+    ones = tuple(np.ones(2, np.float32) for _ in range(2))
+    wanted = sampler.draw_image(model.params(), (cache,), noise, positions, counts, ones, **fixed)
+    inputs = (model.params(), cache, seeds, noise, positions, counts, np.int32(1))
+    found, moves = stochastic.draw_moves(*inputs, np.float32(0), window=2, **fixed)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    assert np.all(np.asarray(moves.logps) == 0)
+    noisy, moves = stochastic.draw_moves(*inputs, np.float32(0.7), window=2, **fixed)
+    assert np.abs(noisy - wanted).max() > 0.1
+    assert np.all(np.asarray(moves.logps) < 0) and moves.points.shape == (3, 2, 9, 24)

@@ -1,0 +1,1 @@
+"""Reinforcement of a trained model: rollouts, rewards, and the update that follows from them."""

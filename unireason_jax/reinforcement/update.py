@@ -1,0 +1,106 @@
+"""One update from an iteration's rollouts, in one compiled program."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from unireason_jax.models.config import ModelConfig
+from unireason_jax.reinforcement import objective
+from unireason_jax.reinforcement.settings import Policy
+from unireason_jax.training.optim import Optimizer, Params, merge
+from unireason_jax.training.state import TrainState
+
+Stack = Mapping[str, jax.Array]
+
+
+class Recorded(NamedTuple):
+    """Log-probabilities that a first update leaves for later ones of the same rollouts.
+
+    Attributes:
+      text: [M, B, T] float32.
+      moves: [M, B, S] float32.
+    """
+
+    text: jax.Array
+    moves: jax.Array
+
+
+def nothing_recorded(stack: Stack) -> Recorded:
+    """What a first update is given; it is not read."""
+    return Recorded(jnp.zeros_like(stack["text_weights"]), jnp.zeros_like(stack["move_weights"]))
+
+
+def update(
+    state: TrainState,
+    reference: Params,
+    stack: Stack,
+    count: jax.Array,
+    recorded: Recorded,
+    is_first: jax.Array,
+    *,
+    model: ModelConfig,
+    policy: Policy,
+    optimizer: Optimizer,
+    vocab: int,
+    chunk: int,
+) -> tuple[TrainState, Recorded, dict[str, jax.Array]]:
+    """Forward and backward over the microbatches, then one guarded update. Pure; jit it.
+
+    Args:
+      state: of training.
+      reference: trainable leaves that the policy is kept close to; {} where none are needed.
+      stack: `rows.pack`, [M, B, ...].
+      count: int32, microbatches of M that hold anything; the others cost nothing.
+      recorded: what the first update of these rollouts left.
+      is_first: bool, this is the first update of these rollouts.
+      model, policy, optimizer: static.
+      vocab, chunk: see `objective.say`.
+
+    Returns:
+      The next state, the log-probabilities to compare later updates with, and f32 scalars.
+    """
+    trainable, frozen = optimizer.split(state.params)
+    speak = functools.partial(objective.say, model=model, policy=policy, vocab=vocab, chunk=chunk)
+
+    def loss(trainable: Params, rows: objective.Rows, old: Recorded) -> tuple[jax.Array, Any]:
+        said = speak(merge(trainable, frozen), rows)
+        held = jax.lax.stop_gradient(said)
+        old = Recorded(*(jnp.where(is_first, *pair) for pair in zip((held.text, held.moves), old)))
+        distant = speak(merge(reference, frozen), rows) if policy.has_reference else None
+        distant = jax.lax.stop_gradient(distant)
+        total, told = objective.losses_of(said, old, distant, rows, policy)
+        return total, (told, old)
+
+    grad = jax.value_and_grad(loss, has_aux=True)
+
+    def part(number: jax.Array, carry: Any) -> Any:
+        grads, sums, recorded = carry
+        rows, old = (jax.tree.map(lambda x: x[number], tree) for tree in (dict(stack), recorded))
+        (_, (told, old)), more = grad(trainable, rows, old)
+        recorded = jax.tree.map(lambda x, y: x.at[number].set(y), recorded, old)
+        return jax.tree.map(jnp.add, grads, more), jax.tree.map(jnp.add, sums, told), recorded
+
+    one = jax.tree.map(lambda x: x[0], dict(stack))
+    told = jax.eval_shape(grad, trainable, one, jax.tree.map(lambda x: x[0], recorded))[0][1][0]
+    nothing = {name: jnp.zeros((), leaf.dtype) for name, leaf in told.items()}
+    start = jax.tree.map(jnp.zeros_like, trainable), nothing, recorded
+    grads, sums, recorded = jax.lax.fori_loop(0, count, part, start)
+    with jax.named_scope("update"):
+        trainable, opt_state, ema, moved = optimizer.update(
+            trainable=trainable,
+            opt_state=state.opt_state,
+            ema=state.ema,
+            grads=grads,
+            loss=sums["loss"],
+        )
+    params = merge(trainable, frozen)
+    return TrainState(state.step + 1, params, opt_state, ema), recorded, sums | moved
+
+
+def stack_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of every microbatch over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))

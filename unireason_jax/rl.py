@@ -1,0 +1,259 @@
+"""`unireason rl`: reinforces text and drawing of a trained model together, on its own trajectories.
+
+    unireason rl --config configs/rl_reflect.py --workdir runs/rl \\
+        --config.init_from=runs/quickstart
+
+An iteration asks prompts, lets siblings of each be written and drawn, judges them, and updates the
+weights once (or `rl.updates` times) towards what earned more than its siblings. The workdir is that
+of a training run: `generate` and `evaluate` take it. Everything an iteration draws follows from
+`seed` and its number, so a run that was killed goes on from its newest checkpoint, bit for bit,
+when the same command is given again. On SIGTERM it saves and exits with status 0.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags, logging
+from etils import epath
+from ml_collections import ConfigDict, config_flags
+
+from unireason_jax.inference import load, sampler
+from unireason_jax.inference.reasoner import Reasoner
+from unireason_jax.inference.settings import Settings
+from unireason_jax.models import functional
+from unireason_jax.models.archive import ArchiveError
+from unireason_jax.pods import pod
+from unireason_jax.pods.preemption import StopSignal
+from unireason_jax.pods.watchdog import Watchdog
+from unireason_jax.reinforcement import iteration, rewards, rollouts, settings, start, update
+from unireason_jax.reinforcement.iteration import Judged
+from unireason_jax.reinforcement.prompts import WorldPrompts
+from unireason_jax.reinforcement.settings import Policy
+from unireason_jax.run import command_line, compile_cache, overrides
+from unireason_jax.run.configuration import ConfigError, plain
+from unireason_jax.run.run import Run
+from unireason_jax.training import checkpoint, metrics
+from unireason_jax.training.checkpoint import Checkpoints
+from unireason_jax.training.optim import Params
+from unireason_jax.training.state import TrainState
+from unireason_jax.training.writers import Writers, require_wandb
+
+_SHOWN = 4  # trajectories drawn at a time
+Update = Callable[..., tuple[TrainState, Any, dict[str, jax.Array]]]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Reads the command line and reinforces; what the user can mend becomes one line."""
+    try:
+        own = _flags(argv)
+        if not command_line.parse(own, argv, __doc__, overrides.read_flags):
+            return
+        if own.config is None or not own.workdir:
+            raise ConfigError("--config=<file> and --workdir=<directory> are needed.")
+        logging.set_verbosity(logging.WARNING)  # libraries only when something is wrong
+        compile_cache.share()
+        workdir = epath.Path(own.workdir)
+        with pod.holding(workdir, "unireason rl"):
+            reinforce(own.config, workdir)
+    except (ConfigError, ArchiveError, ValueError, OSError, flags.Error) as error:
+        sys.exit(f"error: {error}")
+    except checkpoint.FAULTS as error:
+        sys.exit(f"error: {error}")
+
+
+def reinforce(config: ConfigDict, workdir: epath.Path) -> TrainState:
+    """The whole run; returns the last state.
+
+    Raises:
+      ConfigError, FileNotFoundError, ValueError: the run cannot begin; the message says what to do.
+    """
+    policy = settings.policy(config)
+    start.check(config)
+    if jax.process_count() > 1:
+        raise ConfigError("unireason rl: rollouts are of one process; start one.")
+    if config.train.wandb:
+        require_wandb()
+    run = start.run_of(config, policy, workdir).settled()
+    usual = rollouts.settings_of(policy, load.usual_settings(run, _home(run, workdir)))
+    workdir.mkdir(parents=True, exist_ok=True)
+    train = config.train
+    with (
+        jax.set_mesh(run.mesh),
+        StopSignal() as stop,
+        Watchdog(train.hang_seconds, give_up=pod.fail) as watchdog,
+        Checkpoints(
+            workdir,
+            keep=train.keep,
+            keep_every=train.keep_every,
+            hashes=train.hash_checkpoints,
+        ) as checkpoints,
+    ):
+        state, source = start.starting_state(run, checkpoints)
+        reference = start.reference_of(run, policy, state, workdir)
+        first = int(state.step) // policy.updates
+        run.save(workdir)
+        count = f"{functional.count(run.abstract.params):,} parameters"
+        print(f"{count} from {source}; iteration {first} to {train.steps}", flush=True)
+        loop = Loop(run, policy, usual, reference, workdir, first)
+        stopped = False
+        for number in range(first, train.steps):
+            if number > first and number % max(train.save_every, 1) == 0:
+                watchdog.note(f"checkpoint of iteration {number}")
+                checkpoints.save(int(state.step), state, {"iteration": number})
+            if stopped := stop.reached(number):
+                break
+            watchdog.pause() if number == first else watchdog.note(f"iteration {number}")
+            state = loop.step(state, number)
+        watchdog.pause()
+        if checkpoints.saved != int(state.step):
+            checkpoints.save(int(state.step), state, {"iteration": int(state.step)})
+        checkpoints.wait()
+        loop.close()
+    ended = "stopped by SIGTERM, saved" if stopped else "finished"
+    print(f"{ended} at update {int(state.step)}: {workdir}", flush=True)
+    return state
+
+
+class Loop:
+    """One iteration after the other.
+
+    Args:
+      run: what is reinforced.
+      policy: how.
+      usual: how rollouts are sampled.
+      reference: see `start.reference_of`.
+      workdir: of the run.
+      first: iteration that it begins with.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        policy: Policy,
+        usual: Settings,
+        reference: Params,
+        workdir: epath.Path,
+        first: int,
+    ):
+        config = run.config
+        self._run, self._policy, self._usual, self._reference = run, policy, usual, reference
+        self._prompts = WorldPrompts(config.seed, policy, config.data.side)
+        self._update = compiled(run, policy)
+        self._clock = metrics.Clock()
+        self._writers = Writers(
+            workdir,
+            start=first,
+            total=config.train.steps,
+            tensorboard=config.train.tensorboard,
+            wandb=config.train.wandb,
+            config=plain(config),
+        )
+
+    def step(self, state: TrainState, number: int) -> TrainState:
+        """Iteration `number`: rollouts, rewards, updates, metrics."""
+        policy = self._policy
+        with self._clock("rollout"):
+            reasoner = self._reasoner(state.params)
+        asked = self._prompts(number * policy.prompts, policy.prompts)
+        judged, stack, count = iteration.iterate(
+            reasoner,
+            policy,
+            asked,
+            rewards.world,
+            seed=sampler.seed(self._run.config.seed, "iteration", number),
+            clock=self._clock,
+        )
+        del reasoner  # its copy of the weights, before the update needs room
+        found = iteration.numbers(judged, policy)
+        if count:
+            with self._clock("update"):
+                state, told = self._updated(state, stack, count)
+            found |= told
+        else:  # nothing could be judged: the prompts count as asked
+            state = dataclasses.replace(state, step=state.step + policy.updates)
+        self._report(number + 1, found)
+        self._show(number + 1, judged)
+        return state
+
+    def _reasoner(self, params: Params) -> Reasoner:
+        mesh = self._run.mesh if self._run.mesh.size > 1 else None
+        return load.around(self._run, params, self._usual, mesh)
+
+    def _updated(
+        self, state: TrainState, stack: dict[str, Any], count: int
+    ) -> tuple[TrainState, dict[str, float]]:
+        """All updates on one iteration's rollouts; the metrics are means over them."""
+        placed = jax.device_put(stack, update.stack_sharding(self._run.mesh))
+        recorded, told = update.nothing_recorded(placed), []
+        for number in range(self._policy.updates):
+            state, recorded, one = self._update(
+                state,
+                self._reference,
+                placed,
+                jnp.int32(count),
+                recorded,
+                jnp.bool_(number == 0),
+            )
+            told.append(jax.device_get(one))
+        return state, {name: sum(float(one[name]) for one in told) / len(told) for name in told[0]}
+
+    def _report(self, finished: int, found: dict[str, float]) -> None:
+        self._writers.advance()
+        total, spent = self._clock.split()
+        train = self._run.config.train
+        if finished % max(train.log_every, 1) == 0 or finished == train.steps:
+            spent = {f"time/{phase}": seconds for phase, seconds in spent.items()}
+            self._writers.write(finished, found | spent | {"time/total": total})
+
+    def _show(self, finished: int, judged: Judged) -> None:
+        """Strips of the first trajectories of a group, now and then."""
+        every = self._policy.show_every
+        if not every or finished % every:
+            return
+        shown = zip(judged.trajectories[:_SHOWN], judged.scores)
+        pictures = {}
+        for place, (one, score) in enumerate(shown):
+            numbers = [n for n, step in enumerate(one.trace.steps) if step.kind == "image"]
+            trace = one.trace.judged(dict(zip(numbers, score.passed)))
+            pictures[f"{place} {one.asked.prompt}"] = trace.strip()
+        self._writers.show(finished, pictures)
+
+    def close(self) -> None:
+        """Closes the writers."""
+        self._writers.close()
+
+
+def compiled(run: Run, policy: Policy) -> Update:
+    """`update.update` of a run, jitted; the state it is given is donated."""
+    step = functools.partial(
+        update.update,
+        model=run.model,
+        policy=policy,
+        optimizer=run.optimizer,
+        vocab=run.tokenizer.vocab_size,
+        chunk=run.config.loss.ce_chunk,
+    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(run.shardings, None, None))
+
+
+def _home(run: Run, workdir: epath.Path) -> epath.PathLike:
+    """Where the weights that the run begins with are from: they know the size of pictures."""
+    return workdir if checkpoint.steps(workdir) else run.config.init_from
+
+
+def _flags(argv: Sequence[str]) -> flags.FlagValues:
+    own = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "file, e.g. configs/rl_reflect.py", flag_values=own, sys_argv=list(argv)
+    )
+    flags.DEFINE_string("workdir", None, "of the run; an existing run goes on", flag_values=own)
+    return own
+
+
+if __name__ == "__main__":
+    main(sys.argv)
