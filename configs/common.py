@@ -131,6 +131,11 @@ def get_config() -> ConfigDict:
                 "vqa": 0.0,
                 "caption": 0.0,
                 "uni_edit": 0.0,
+                # The harder world, of 6 cells per side: data.side=6.
+                "hard_t2i": 0.0,
+                "hard_think_t2i": 0.0,
+                "hard_refine_t2i": 0.0,
+                "hard_caption": 0.0,
             },
             # Tokens of a row by stream; or all 0, and `tokens` is the sum they are advised from.
             "budgets": {"text": 0, "vit": 0, "latent": 0},

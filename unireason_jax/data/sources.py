@@ -37,7 +37,7 @@ class WorldSource:
     Attributes:
       seed: of the examples; another seed is another data set.
       size: number of records.
-      weights: share of each world task (`unireason_jax.world.tasks.TASKS`), any positive scale;
+      weights: share of each world task (`unireason_jax.world.tasks`), any positive scale;
         any stretch of records holds the tasks in these shares.
       held_out: prompts that training never draws, instead of those it draws.
       style: switches of the templates.
@@ -52,9 +52,10 @@ class WorldSource:
     side: int = tasks.SIDE
 
     def __post_init__(self):
-        unknown = [task for task in self.weights if task not in tasks.TASKS]
+        known = (*tasks.TASKS, *tasks.HARD_TASKS)
+        unknown = [task for task in self.weights if task not in known]
         if unknown:
-            raise ValueError(f"unknown world task {unknown[0]!r}; use some of {tasks.TASKS}")
+            raise ValueError(f"unknown world task {unknown[0]!r}; use some of {known}")
         if self.size < 1 or not self.weights or min(self.weights.values()) <= 0:
             raise ValueError(
                 f"a world source of {self.size} records with weights {dict(self.weights)} is "

@@ -17,6 +17,7 @@ from unireason_jax.data.janus.prompts import BEGIN
 from unireason_jax.data.janus.tokenizer import JanusTokenizer
 from unireason_jax.storage import atomic, paths
 from unireason_jax.world import vocabulary
+from unireason_jax.world.hard import vocabulary as hard_vocabulary
 
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 TAGS = ("think", "sugg", "ins", "des", "refine")
@@ -199,9 +200,10 @@ class SentencePieceTokenizer:
         return self._processor.piece_to_id(f"▁{word}") != self.unknown_id
 
 
-def world_tokenizer() -> SentencePieceTokenizer:
-    """The words of the embedded world."""
-    return SentencePieceTokenizer.train((), vocabulary.WORDS)
+def world_tokenizer(*, hard: bool = False) -> SentencePieceTokenizer:
+    """The words of the embedded world; with those of the harder one, other ids."""
+    more = hard_vocabulary.WORDS if hard else ()
+    return SentencePieceTokenizer.train((), tuple(dict.fromkeys([*vocabulary.WORDS, *more])))
 
 
 class Qwen2Tokenizer:

@@ -10,7 +10,15 @@ from unireason_jax.policy.advantages import trajectory_reward
 from unireason_jax.reinforcement.rollouts import Trajectory
 from unireason_jax.world import language
 from unireason_jax.world.grading import grade
+from unireason_jax.world.hard import words
+from unireason_jax.world.hard.wishes import Wish
 from unireason_jax.world.scenes import CELL
+
+_GRAMMARS = {
+    False: {"plan": language.parse_plan, "reflection": language.parse_reflection},
+    True: {"plan": words.parse_plan, "reflection": words.parse_reflection},
+}
+"""Readers of a text and the cells of a side by role, of the first world and of the harder one."""
 
 
 class Score(NamedTuple):
@@ -48,15 +56,16 @@ def world(trajectories: Sequence[Trajectory]) -> list[Score | None]:
 def _world(trajectory: Trajectory) -> Score:
     trace, requirement = trajectory.trace, trajectory.asked.wanted
     shown = [step.image for step in trace.steps if step.kind == "image"]
-    side = shown[0].shape[0] // CELL
+    hard, side = isinstance(requirement, Wish), shown[0].shape[0] // CELL
     texts = [step for step in trace.steps if step.kind == "text" and not step.given]
-    malformed = any(step.cut or not _reads(step.role, step.text, side) for step in texts)
+    malformed = any(
+        step.cut or not _reads(_GRAMMARS[hard][step.role], step.text, side) for step in texts
+    )
     return Score(tuple(grade(requirement, image) for image in shown), malformed)
 
 
-def _reads(role: str, text: str, side: int) -> bool:
-    """Whether a text follows the grammar of its role."""
-    read = {"plan": language.parse_plan, "reflection": language.parse_reflection}[role]
+def _reads(read: Callable[[str, int], object], text: str, side: int) -> bool:
+    """Whether a text follows a grammar."""
     try:
         read(text, side)
     except ValueError:

@@ -128,7 +128,7 @@ class Policy:
 def policy(config: ConfigDict) -> Policy:
     """The policy of `config.rl`. Raises ConfigError on unknown keys and impossible values."""
     values: dict[str, Any] = config.rl.to_dict()
-    made = {
+    made: dict[str, Any] = {
         "text": configuration.build(TextPolicy, values.pop("text"), "rl.text"),
         "flow": configuration.build(FlowPolicy, values.pop("flow"), "rl.flow"),
     }
@@ -137,8 +137,8 @@ def policy(config: ConfigDict) -> Policy:
         budgets = Budgets(**values.pop("budgets"))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"config.rl.budgets: {error}") from None
-    found = configuration.build(Policy, values, "rl")
-    return dataclasses.replace(found, tasks=tasks, budgets=budgets, **made)
+    made |= {"tasks": tasks, "budgets": budgets}
+    return configuration.build(Policy, {**values, **made}, "rl")
 
 
 def _known(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -30,6 +30,7 @@ from unireason_jax.run import codes, configuration
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.storage import paths
 from unireason_jax.world.basis import PatchBasis
+from unireason_jax.world.tasks import is_hard
 
 _IMAGES = ("latent_resize", "vit_resize")
 
@@ -340,8 +341,8 @@ def _tokenizer(config: ConfigDict, folders: list[Path]) -> Tokenizer:
       ConfigError: the folders have different ones.
     """
     if not folders:
-        path = config.data.tokenizer
-        return load_tokenizer(paths.of(path)) if path else world_tokenizer()
+        path, hard = config.data.tokenizer, is_hard(config.data.mixture)
+        return load_tokenizer(paths.of(path)) if path else world_tokenizer(hard=hard)
     first, *others = [folder / "tokenizer" for folder in folders]
     for other in others:
         if not _alike(first, other):

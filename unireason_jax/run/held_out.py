@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.sources import WorldSource
 from unireason_jax.run import corpus
+from unireason_jax.world.tasks import is_hard
 
 
 def requests(config: ConfigDict) -> Iterator[Record]:
@@ -22,7 +23,8 @@ def requests(config: ConfigDict) -> Iterator[Record]:
     seed, style, data = (config.data.seed + 1) % 2**32, corpus.style_of(config), config.data
     if data.source == "world":
         settings = {"held_out": True, "style": style, "side": data.side}
-        world = WorldSource(seed, config.eval.examples, {"t2i": 1.0}, **settings)
+        task = "hard_t2i" if is_hard(data.mixture) else "t2i"
+        world = WorldSource(seed, config.eval.examples, {task: 1.0}, **settings)
         sources: corpus.Sources = {"world": world}
     else:
         sources = corpus.make_sources(config, seed=seed, held_out=True)[0]

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from unireason_jax.world.hard.judge import check_image
+from unireason_jax.world.hard.wishes import Wish
 from unireason_jax.world.parser import parse
 from unireason_jax.world.requirements import Requirement
 from unireason_jax.world.scenes import CELL
@@ -17,13 +19,15 @@ from unireason_jax.world.verifier import Seen, check
 MOST = 0.4  # of a picture that does not pass
 
 
-def grade(requirement: Requirement, image: np.ndarray) -> float:
+def grade(requirement: Requirement | Wish, image: np.ndarray) -> float:
     """Worth of a picture in [0, 1]: 1 where it passes, below a half elsewhere.
 
     Args:
-        requirement: what was asked for.
+        requirement: what was asked for; a wish is of the harder world, which grades by families.
         image: uint8 [H, W, 3].
     """
+    if isinstance(requirement, Wish):
+        return check_image(requirement, image).grade
     seen = parse(image)
     verdict = check(requirement, seen.objects, seen.residual, side=image.shape[0] // CELL)
     return 1.0 if verdict.passed else MOST * agreement(requirement, seen.objects)

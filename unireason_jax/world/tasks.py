@@ -18,9 +18,10 @@ no tags (`<think>` and the like belong to the templates).
     irg_* (six)                 prompt, think, image, and as needed improve, improved, question
     vqa, caption                image, question, answer; a caption answers what there is
     uni_edit                    image, instruction, output_image, question, answer
+    hard_...                    of the harder world, see `unireason_jax.world.hard.lessons`
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,7 @@ from unireason_jax.world import lessons, renderer
 from unireason_jax.world.dice import Dice
 from unireason_jax.world.drafts import Trace, sample_trace
 from unireason_jax.world.edits import NO_CHANGE
+from unireason_jax.world.hard import lessons as hard
 from unireason_jax.world.instructions import sample_edit
 from unireason_jax.world.knowledge import all_facts, sample_item, wrong_think
 from unireason_jax.world.language import plan_text, reflection_text
@@ -230,6 +232,12 @@ _BUILDERS: dict[str, Callable[..., Example]] = {
     **{lesson: partial(lessons.irg, lesson=lesson) for lesson in lessons.IRG},
 }
 TASKS = tuple(_BUILDERS)
+HARD_TASKS = hard.TASKS
+
+
+def is_hard(shares: Mapping[str, float]) -> bool:
+    """Whether any task of the harder world has a share."""
+    return any(shares.get(task, 0) > 0 for task in HARD_TASKS)
 
 
 def example(
@@ -248,7 +256,7 @@ def example(
     Args:
         seed: data seed.
         index: example number, any integer from 0 on.
-        task: one of `TASKS`.
+        task: one of `TASKS` or `HARD_TASKS`.
         side: cells per side of the canvas.
         tag: restrict to one category: a prompt tag (t2i, refine_t2i, process), a knowledge domain,
             an edit op, a question kind (vqa) or a uni_edit kind.
@@ -265,12 +273,20 @@ def example(
     Raises:
         ValueError: for an unknown task or tag, or an option the task does not have.
     """
-    if task not in _BUILDERS:
-        raise ValueError(f"unknown world task {task!r}; use one of {TASKS}")
+    if task not in _BUILDERS and task not in HARD_TASKS:
+        raise ValueError(f"unknown world task {task!r}; use one of {(*TASKS, *HARD_TASKS)}")
     if unseen_pairs and task not in ("t2i", "think_t2i", "refine_t2i"):
         raise ValueError(f"world task {task!r} has no unseen_pairs split")
     dice = Dice(seed, index, task)
+    name = {"id": f"{task}-{seed}-{index}", "kind": task}
+    if task in HARD_TASKS:
+        if side != hard.SIDE:
+            raise ValueError(
+                f"world task {task!r} has {hard.SIDE} cells per side, not {side}; set "
+                f"config.data.side={hard.SIDE}, and mix it with no task of another canvas."
+            )
+        return name | hard.build(task, dice, render_it=render, tag=tag, held_out=held_out)
     draw = renderer.render if render else _undrawn
     split = {"held_out": held_out, "unseen_pairs": unseen_pairs}
     raw = _BUILDERS[task](dice, draw, side, tag=tag, **split)
-    return {"id": f"{task}-{seed}-{index}", "kind": task, **raw}
+    return name | raw

@@ -1,0 +1,113 @@
+"""What an update must be: exact at the start, blind to packing, still where nothing is better."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.inference import toy as model
+from tests.reinforcement import toy
+from unireason_jax.data.rows import Budgets
+from unireason_jax.models import functional
+from unireason_jax.pods import sharding
+from unireason_jax.reinforcement import update
+from unireason_jax.training import optim
+from unireason_jax.training import state as states
+
+pytestmark = pytest.mark.slow
+
+
+@functools.cache
+def optimizer(lr=0.1):
+    """Gradient descent of sorts: one step of Adam moves by the sign, so look at gradients' norm."""
+    config = optim.OptimConfig(lr=lr, eps=1.0, clip_norm=0, ema=0)
+    return optim.make_optimizer(config, functional.logical_axes(model.config()))
+
+
+@functools.cache
+def program(lr=0.1):
+    return jax.jit(
+        functools.partial(
+            update.update,
+            model=model.config(),
+            policy=toy.POLICY,
+            optimizer=optimizer(lr),
+            vocab=toy.VOCAB,
+            chunk=64,
+        )
+    )
+
+
+def step(stack, count, *, lr=0.1, reference=None, recorded=None, params=None):
+    """(parameters after, what was recorded, metrics) of one update of the dwarf."""
+    params = model.params() if params is None else params
+    state = states.new_state(params, optimizer(lr))
+    recorded = update.nothing_recorded(stack) if recorded is None else recorded
+    reference = model.params() if reference is None else reference
+    is_first = jnp.bool_(not recorded.text.any())
+    state, recorded, told = program(lr)(
+        state, reference, stack, jnp.int32(count), recorded, is_first
+    )
+    return state.params, recorded, {name: float(x) for name, x in told.items()}
+
+
+def close(one, other, atol=2e-6):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)):
+        np.testing.assert_allclose(a, b, atol=atol)
+
+
+def test_the_ratio_is_one_to_the_last_bit():
+    """At once; and again after an update that moved nothing, against what the first recorded."""
+    stack, count = toy.pack()
+    params, recorded, told = step(stack, count, lr=0.0)
+    assert recorded.text.any() and recorded.moves.any()
+    close(params, model.params(), atol=0)
+    for again in (told, step(stack, count, lr=0.0, recorded=recorded)[2]):
+        # A mean of exact ones: the sum of the weights, and nothing clipped.
+        assert again["ratio/text"] == pytest.approx(float(stack["text_weights"].sum()), abs=1e-6)
+        assert again["clipped/text"] == again["clipped/flow"] == 0
+    _, repeated, _ = step(stack, count, lr=0.0, recorded=recorded)
+    for first, second in zip(recorded, repeated):
+        np.testing.assert_array_equal(first, second)
+    assert told["mismatch/text"] < 1e-5 and told["mismatch/flow"] < 1e-5
+
+
+def test_equal_rewards_and_the_reference_itself_move_nothing():
+    stack, count = toy.pack(advantages=np.zeros(6, np.float32))
+    _, _, told = step(stack, count)
+    assert told["grad_norm"] == 0
+    moved = toy.pack()
+    assert step(*moved)[2]["grad_norm"] > 1e-4
+
+
+def test_the_distance_to_a_reference_has_a_gradient():
+    stack, count = toy.pack(advantages=np.zeros(6, np.float32))
+    other = jax.tree.map(lambda x: x * 1.05, model.params())
+    _, _, told = step(stack, count, reference=other)
+    assert told["kl/text"] > 0 and told["kl/velocity"] > 0 and told["grad_norm"] > 1e-5
+
+
+def test_order_packing_and_padding_change_nothing():
+    wanted, _, told = step(*toy.pack())
+    others = (
+        toy.pack(order=[4, 1, 5, 0, 3, 2]),
+        toy.pack(budgets=Budgets(230, 90, 200)),
+        toy.pack(per=4),
+    )
+    for stack, count in others:
+        found, _, again = step(stack, count)
+        close(found, wanted)
+        for name in ("loss/text", "loss/flow", "entropy", "grad_norm"):
+            assert again[name] == pytest.approx(told[name], abs=1e-5, rel=1e-4)
+
+
+def test_two_devices_take_the_step_of_one():
+    stack, count = toy.pack()
+    wanted, _, _ = step(stack, count)
+    mesh = sharding.make_mesh({"data": 2}, devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        spread = jax.device_put(stack, update.stack_sharding(mesh))
+        found, _, _ = step(spread, count)
+    close(found, wanted)

@@ -1,0 +1,114 @@
+"""`unireason rl` from an untrained dwarf: it ends where it would without being killed."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests import untrained
+from unireason_jax import rl
+from unireason_jax.run import configuration
+from unireason_jax.run.configuration import ConfigError
+from unireason_jax.training import checkpoint
+from unireason_jax.training.optim import flatten
+
+CHANGES = {
+    "rl.prompts": 2,
+    "rl.group": 2,
+    "rl.rounds": 1,
+    "rl.max_text": 6,
+    "rl.timesteps": 4,
+    "rl.within": 3,
+    "rl.rows": 2,
+    "rl.budgets": {"text": 160, "vit": 40, "latent": 120},
+    "rl.updates": 2,
+    "rl.text.kl": 0.1,
+    "optim.lr": 1e-3,
+    "train.save_every": 1,
+    "train.keep": 4,
+    "train.tensorboard": False,
+    "mesh.fsdp": 1,
+    "mesh.data": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    return untrained.write(tmp_path_factory.mktemp("start"))
+
+
+def config(start, **changes):
+    found = configuration.load("configs/rl_reflect.py", {**CHANGES, **changes})
+    found.init_from = str(start)
+    return found
+
+
+def weights(folder):
+    return flatten(checkpoint.load_params(folder, which="params"))
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_ends_in_the_same_bits(start, tmp_path, monkeypatch):
+    options = {"train.steps": 2}
+    rl.reinforce(config(start, **options), tmp_path / "whole")
+    real = rl.Loop.step
+
+    def dies(self, state, number):
+        if number == 1:
+            raise KeyboardInterrupt
+        return real(self, state, number)
+
+    monkeypatch.setattr(rl.Loop, "step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        rl.reinforce(config(start, **options), tmp_path / "killed")
+    monkeypatch.setattr(rl.Loop, "step", real)
+    rl.reinforce(config(start, **options), tmp_path / "killed")
+    whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    began = weights(start)
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], killed[name])
+    assert any(not np.array_equal(whole[name], began[name]) for name in whole)
+    rows = [json.loads(x) for x in (tmp_path / "killed/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    wanted = {"reward", "kl/text", "kl/velocity", "entropy", "ratio/text", "length/text"}
+    assert wanted <= set(rows[0]) and rows[0]["mismatch/text"] < 1e-4
+    held = weights(tmp_path / "killed/reference")
+    for name in held:
+        np.testing.assert_array_equal(held[name], began[name])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("rl.group", 1, r"rl\.group is 1.*siblings"),
+        ("rl.template", "refine", r"'refine'; use one of refine_t2i"),
+        ("rl.noise", 0.0, r"rl\.noise is 0\.0.*stochastic"),
+        ("rl.window", 9, r"window=9.*within"),
+        ("rl.within", 30, r"within=30.*3 steps"),
+        ("rl.scale", "variance", r"'variance'"),
+        ("train.microbatches", 2, r"microbatches=2"),
+        ("seed", -1, r"config\.seed is -1"),
+    ],
+)
+def test_what_cannot_work_is_said(start, tmp_path, key, value, told):
+    changes = {"rl.window": 2} if key != "rl.window" else {}
+    with pytest.raises(ValueError, match=told):
+        rl.reinforce(config(start, **{**changes, key: value}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_have_to_be_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"init_from"):
+        rl.reinforce(config(""), tmp_path / "run")
+
+
+def test_a_wrong_flag_is_one_line():
+    told = subprocess.run(
+        [sys.executable, "-m", "unireason_jax", "rl", "--config=configs/rl_t2i.py", "--workdir=x",
+         "--config.rl.grup=3"],
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert told.returncode == 1 and "rl.group" in told.stderr and "Traceback" not in told.stderr
