@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
             "group": 8,
             "rounds": 2,
             # Shares of the world's tasks that the prompts are taken from.
-            "tasks": {"t2i": 1.0, "knowledge": 0.0},
+            "tasks": {"t2i": 1.0, "knowledge": 0.0, "hard_t2i": 0.0},
             # Of sampled texts; and points in flow time of a drawing, 0: as the checkpoint samples.
             "temperature": 0.9,
             "max_text": 64,
@@ -57,6 +57,9 @@ def get_config() -> ConfigDict:
             # Rows of a microbatch, and the tokens of a row by stream.
             "rows": 4,
             "budgets": {"text": 512, "vit": 128, "latent": 256},
+            # Iterations between examinations on held-out prompts, 0: none; and how many prompts.
+            "eval_every": 0,
+            "eval_prompts": 128,
             # Iterations between pictures of trajectories; 0: none.
             "show_every": 0,
         }

@@ -19,4 +19,6 @@ def get_config(plan: str = "") -> ConfigDict:
     config.rl.text.weight = 1.0 if plan else 0.0
     config.rl.prompts, config.rl.group = 4, 12
     config.rl.tasks.t2i, config.rl.tasks.knowledge = 0.7, 0.3
+    if not plan:
+        config.rl.budgets.text, config.rl.budgets.vit = 256, 0  # nothing is written or looked at
     return config

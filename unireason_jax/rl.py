@@ -30,7 +30,7 @@ from unireason_jax.models.archive import ArchiveError
 from unireason_jax.pods import pod
 from unireason_jax.pods.preemption import StopSignal
 from unireason_jax.pods.watchdog import Watchdog
-from unireason_jax.reinforcement import iteration, rewards, rollouts, settings, start, update
+from unireason_jax.reinforcement import exam, iteration, rewards, rollouts, settings, start, update
 from unireason_jax.reinforcement.iteration import Judged
 from unireason_jax.reinforcement.prompts import WorldPrompts
 from unireason_jax.reinforcement.settings import Policy
@@ -39,7 +39,7 @@ from unireason_jax.run.configuration import ConfigError, plain
 from unireason_jax.run.run import Run
 from unireason_jax.training import checkpoint, metrics
 from unireason_jax.training.checkpoint import Checkpoints
-from unireason_jax.training.optim import Params
+from unireason_jax.training.optim import Params, merge
 from unireason_jax.training.state import TrainState
 from unireason_jax.training.writers import Writers, require_wandb
 
@@ -79,7 +79,8 @@ def reinforce(config: ConfigDict, workdir: epath.Path) -> TrainState:
     if config.train.wandb:
         require_wandb()
     run = start.run_of(config, policy, workdir).settled()
-    usual = rollouts.settings_of(policy, load.usual_settings(run, _home(run, workdir)))
+    usual = load.usual_settings(run, _home(run, workdir))
+    rollouts.settings_of(policy, usual)  # says what cannot work before anything is written
     workdir.mkdir(parents=True, exist_ok=True)
     train = config.train
     with (
@@ -108,7 +109,13 @@ def reinforce(config: ConfigDict, workdir: epath.Path) -> TrainState:
             if stopped := stop.reached(number):
                 break
             watchdog.pause() if number == first else watchdog.note(f"iteration {number}")
+            if number == 0:
+                loop.examine(state, 0)
             state = loop.step(state, number)
+            if every := policy.eval_every:
+                watchdog.pause()
+                if (number + 1) % every == 0 or number + 1 == train.steps:
+                    loop.examine(state, number + 1)
         watchdog.pause()
         if checkpoints.saved != int(state.step):
             checkpoints.save(int(state.step), state, {"iteration": int(state.step)})
@@ -125,7 +132,7 @@ class Loop:
     Args:
       run: what is reinforced.
       policy: how.
-      usual: how rollouts are sampled.
+      usual: how the model is sampled outside of rollouts.
       reference: see `start.reference_of`.
       workdir: of the run.
       first: iteration that it begins with.
@@ -143,6 +150,8 @@ class Loop:
         config = run.config
         self._run, self._policy, self._usual, self._reference = run, policy, usual, reference
         self._prompts = WorldPrompts(config.seed, policy, config.data.side)
+        other = (config.seed + 1) % 2**32
+        self._held_out = WorldPrompts(other, policy, config.data.side, held_out=True)
         self._update = compiled(run, policy)
         self._clock = metrics.Clock()
         self._writers = Writers(
@@ -158,7 +167,8 @@ class Loop:
         """Iteration `number`: rollouts, rewards, updates, metrics."""
         policy = self._policy
         with self._clock("rollout"):
-            reasoner = self._reasoner(state.params)
+            settings_now = rollouts.settings_of(policy, self._usual)
+            reasoner = self._reasoner(state.params, settings_now)
         asked = self._prompts(number * policy.prompts, policy.prompts)
         judged, stack, count = iteration.iterate(
             reasoner,
@@ -180,9 +190,21 @@ class Loop:
         self._show(number + 1, judged)
         return state
 
-    def _reasoner(self, params: Params) -> Reasoner:
+    def examine(self, state: TrainState, finished: int) -> None:
+        """Held-out prompts, with the averaged weights if there are any; nothing if switched off."""
+        policy = self._policy
+        if not policy.eval_every:
+            return
+        with self._clock("eval"):
+            weights = merge(state.ema, state.params) if state.ema else state.params
+            reasoner = self._reasoner(weights, self._usual)
+            asked = self._held_out(0, policy.eval_prompts)
+            found = exam.examine(reasoner, policy, asked, rewards.world)
+        self._writers.write(finished, exam.numbers(found))
+
+    def _reasoner(self, params: Params, how: Settings) -> Reasoner:
         mesh = self._run.mesh if self._run.mesh.size > 1 else None
-        return load.around(self._run, params, self._usual, mesh)
+        return load.around(self._run, params, how, mesh)
 
     def _updated(
         self, state: TrainState, stack: dict[str, Any], count: int

@@ -27,21 +27,24 @@ class Asked(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class WorldPrompts:
-    """Prompts of the embedded world that are not held out.
+    """Prompts of the embedded world.
 
     Attributes:
       seed: of the prompts.
       policy: shares of the tasks.
       side: cells per side of the canvas.
+      held_out: those that no training draws, instead of the others.
     """
 
     seed: int
     policy: Policy
     side: int
+    held_out: bool = False
 
     def __call__(self, first: int, count: int) -> list[Asked]:
         """Prompts `first` to `first + count`; a pure function of the position."""
-        source = WorldSource(self.seed, _MANY, dict(self.policy.tasks), side=self.side)
+        options = {"held_out": self.held_out, "side": self.side}
+        source = WorldSource(self.seed, _MANY, dict(self.policy.tasks), **options)
         found = []
         for position in range(first, first + count):
             raw = source.example(position, render=False)

@@ -62,6 +62,8 @@ class Policy:
       updates: updates per iteration, all of the same rollouts.
       scale, advantage_clip: see `policy.advantages.group_advantages`.
       rows, budgets: packed rows of a microbatch, and the tokens of each by stream.
+      eval_every, eval_prompts: iterations between examinations on held-out prompts (0: none), and
+        how many prompts.
       show_every: iterations between pictures of trajectories; 0 shows none.
       text, flow: the two losses.
     """
@@ -83,6 +85,8 @@ class Policy:
     advantage_clip: float = 1.0
     rows: int = 4
     budgets: Budgets = dataclasses.field(default_factory=lambda: Budgets(512, 256, 256))
+    eval_every: int = 0
+    eval_prompts: int = 128
     show_every: int = 0
     text: TextPolicy = TextPolicy()
     flow: FlowPolicy = FlowPolicy()
@@ -91,7 +95,16 @@ class Policy:
         """Raises ConfigError on values that cannot work."""
         _known("template", self.template, TEMPLATES)
         _known("scale", self.scale, SCALES)
-        for name in ("prompts", "rounds", "max_text", "batch_rows", "updates", "rows", "window"):
+        for name in (
+            "prompts",
+            "rounds",
+            "max_text",
+            "batch_rows",
+            "updates",
+            "rows",
+            "window",
+            "eval_prompts",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"config.rl.{name} is {getattr(self, name)}; it must be >= 1.")
         if self.group < 2:
