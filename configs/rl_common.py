@@ -36,6 +36,10 @@ def get_config() -> ConfigDict:
             "rounds": 2,
             # Shares of the world's tasks that the prompts are taken from.
             "tasks": {"t2i": 1.0, "knowledge": 0.0, "hard_t2i": 0.0},
+            # Or files of prompts, as `generate --prompts` takes them, and a reward service.
+            "prompts_from": "",
+            "held_out": "",
+            "reward": {"url": "", "key": "", "concurrency": 8, "right": 1.0},
             # Of sampled texts; and points in flow time of a drawing, 0: as the checkpoint samples.
             "temperature": 0.9,
             "max_text": 64,

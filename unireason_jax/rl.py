@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +30,19 @@ from unireason_jax.models.archive import ArchiveError
 from unireason_jax.pods import pod
 from unireason_jax.pods.preemption import StopSignal
 from unireason_jax.pods.watchdog import Watchdog
-from unireason_jax.reinforcement import exam, iteration, rewards, rollouts, settings, start, update
+from unireason_jax.reinforcement import (
+    exam,
+    iteration,
+    prompts,
+    rewards,
+    rollouts,
+    settings,
+    start,
+    update,
+)
 from unireason_jax.reinforcement.iteration import Judged
-from unireason_jax.reinforcement.prompts import WorldPrompts
+from unireason_jax.reinforcement.prompts import Prompts
+from unireason_jax.reinforcement.rewards import Reward
 from unireason_jax.reinforcement.settings import Policy
 from unireason_jax.run import command_line, compile_cache, overrides
 from unireason_jax.run.configuration import ConfigError, plain
@@ -81,6 +91,11 @@ def reinforce(config: ConfigDict, workdir: epath.Path) -> TrainState:
     run = start.run_of(config, policy, workdir).settled()
     usual = load.usual_settings(run, _home(run, workdir))
     rollouts.settings_of(policy, usual)  # says what cannot work before anything is written
+    asks = Asks(
+        prompts.training(policy, config.seed, run.config.data.side),
+        prompts.held_out(policy, config.seed, run.config.data.side),
+        rewards.of(policy),
+    )
     workdir.mkdir(parents=True, exist_ok=True)
     train = config.train
     with (
@@ -100,7 +115,7 @@ def reinforce(config: ConfigDict, workdir: epath.Path) -> TrainState:
         run.save(workdir)
         count = f"{functional.count(run.abstract.params):,} parameters"
         print(f"{count} from {source}; iteration {first} to {train.steps}", flush=True)
-        loop = Loop(run, policy, usual, reference, workdir, first)
+        loop = Loop(run, policy, asks, usual, reference, workdir, first)
         stopped = False
         for number in range(first, train.steps):
             if number > first and number % max(train.save_every, 1) == 0:
@@ -126,12 +141,21 @@ def reinforce(config: ConfigDict, workdir: epath.Path) -> TrainState:
     return state
 
 
+class Asks(NamedTuple):
+    """What is asked for, and who judges: training and held-out prompts, the reward."""
+
+    training: Prompts
+    held_out: Prompts
+    reward: Reward
+
+
 class Loop:
     """One iteration after the other.
 
     Args:
       run: what is reinforced.
       policy: how.
+      asks: prompts and judge.
       usual: how the model is sampled outside of rollouts.
       reference: see `start.reference_of`.
       workdir: of the run.
@@ -142,6 +166,7 @@ class Loop:
         self,
         run: Run,
         policy: Policy,
+        asks: Asks,
         usual: Settings,
         reference: Params,
         workdir: epath.Path,
@@ -149,9 +174,7 @@ class Loop:
     ):
         config = run.config
         self._run, self._policy, self._usual, self._reference = run, policy, usual, reference
-        self._prompts = WorldPrompts(config.seed, policy, config.data.side)
-        other = (config.seed + 1) % 2**32
-        self._held_out = WorldPrompts(other, policy, config.data.side, held_out=True)
+        self._asks = asks
         self._update = compiled(run, policy)
         self._clock = metrics.Clock()
         self._writers = Writers(
@@ -169,12 +192,12 @@ class Loop:
         with self._clock("rollout"):
             settings_now = rollouts.settings_of(policy, self._usual)
             reasoner = self._reasoner(state.params, settings_now)
-        asked = self._prompts(number * policy.prompts, policy.prompts)
+        asked = self._asks.training(number * policy.prompts, policy.prompts)
         judged, stack, count = iteration.iterate(
             reasoner,
             policy,
             asked,
-            rewards.world,
+            self._asks.reward,
             seed=sampler.seed(self._run.config.seed, "iteration", number),
             clock=self._clock,
         )
@@ -198,8 +221,8 @@ class Loop:
         with self._clock("eval"):
             weights = merge(state.ema, state.params) if state.ema else state.params
             reasoner = self._reasoner(weights, self._usual)
-            asked = self._held_out(0, policy.eval_prompts)
-            found = exam.examine(reasoner, policy, asked, rewards.world)
+            asked = self._asks.held_out(0, policy.eval_prompts)
+            found = exam.examine(reasoner, policy, asked, self._asks.reward)
         self._writers.write(finished, exam.numbers(found))
 
     def _reasoner(self, params: Params, how: Settings) -> Reasoner:

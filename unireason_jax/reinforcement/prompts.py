@@ -1,9 +1,11 @@
 """What is asked for: training prompts in an endless order, any stretch of which can be had."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 from unireason_jax.data.sources import WorldSource
+from unireason_jax.inference import requests
 from unireason_jax.reinforcement.settings import Policy
 
 _MANY = 1 << 40
@@ -23,6 +25,60 @@ class Asked(NamedTuple):
     prompt: str
     family: str
     wanted: Any
+
+
+class Prompts(Protocol):
+    """Prompts in an endless order."""
+
+    def __call__(self, first: int, count: int) -> list[Asked]:
+        """Prompts `first` to `first + count`; a pure function of the position."""
+
+
+def training(policy: Policy, seed: int, side: int) -> Prompts:
+    """What a run is reinforced on: a file, or the world.
+
+    Raises:
+      ValueError: the file cannot be read, or a line of it.
+    """
+    path = policy.prompts_from
+    return FilePrompts.read(path) if path else WorldPrompts(seed, policy, side)
+
+
+def held_out(policy: Policy, seed: int, side: int) -> Prompts:
+    """What it is examined on; raises as `training`."""
+    if policy.held_out:
+        return FilePrompts.read(policy.held_out)
+    return WorldPrompts((seed + 1) % 2**32, policy, side, held_out=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class FilePrompts:
+    """Prompts of a file, in turn.
+
+    Attributes:
+      asked: each once.
+    """
+
+    asked: tuple[Asked, ...]
+
+    @classmethod
+    def read(cls, path: str) -> "FilePrompts":
+        """Reads a file as `generate --prompts` does. Raises ValueError for a line that is none."""
+        found, refused = requests.read_file(Path(path))
+        if refused:
+            raise ValueError(f"config.rl: {refused[0].told}")
+        if not found:
+            raise ValueError(f"config.rl: {path} holds no prompts.")
+        return cls(tuple(Asked(one.name, one.prompt, "prompts", {}) for one in found))
+
+    def __call__(self, first: int, count: int) -> list[Asked]:
+        """See `Prompts`; a second round through the file has other names, hence other draws."""
+        found = []
+        for position in range(first, first + count):
+            turn, place = divmod(position, len(self.asked))
+            one = self.asked[place]
+            found.append(one._replace(name=f"{one.name} {turn}" if turn else one.name))
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

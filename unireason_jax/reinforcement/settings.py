@@ -45,6 +45,23 @@ class FlowPolicy:
 
 
 @dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """Who judges.
+
+    Attributes:
+      url: of a reward service (`endpoints.rewards`); empty for the world's exact judge.
+      key: name of the environment variable that holds its key; empty for none.
+      concurrency: most calls in flight.
+      right: reward from which an image counts as right.
+    """
+
+    url: str = ""
+    key: str = ""
+    concurrency: int = 8
+    right: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Policy:
     """All of `config.rl`.
 
@@ -54,6 +71,8 @@ class Policy:
       prompts, group: prompts of an iteration, and siblings of each.
       rounds: most refinements of a trajectory.
       tasks: the world's tasks that prompts are taken from, with their shares.
+      prompts_from, held_out: files of prompts instead (as `generate --prompts` takes them), which
+        are asked in turn; those of the examinations.
       temperature, max_text: of sampled texts.
       timesteps: points in flow time of a drawing; 0 as the checkpoint is sampled.
       window, within: stochastic steps of a drawing, and the first steps that they lie among.
@@ -66,6 +85,7 @@ class Policy:
         how many prompts.
       show_every: iterations between pictures of trajectories; 0 shows none.
       text, flow: the two losses.
+      reward: the judge.
     """
 
     template: str = "refine_t2i"
@@ -73,6 +93,8 @@ class Policy:
     group: int = 8
     rounds: int = 2
     tasks: tuple[tuple[str, float], ...] = (("t2i", 1.0),)
+    prompts_from: str = ""
+    held_out: str = ""
     temperature: float = 0.9
     max_text: int = 64
     timesteps: int = 0
@@ -90,6 +112,7 @@ class Policy:
     show_every: int = 0
     text: TextPolicy = TextPolicy()
     flow: FlowPolicy = FlowPolicy()
+    reward: RewardConfig = RewardConfig()
 
     def __post_init__(self):
         """Raises ConfigError on values that cannot work."""
@@ -124,6 +147,15 @@ class Policy:
                 f"config.rl.window={self.window} stochastic steps do not fit among the first "
                 f"within={self.within}."
             )
+        if bool(self.prompts_from) != bool(self.reward.url):
+            raise ConfigError(
+                "config.rl: prompts of a file (prompts_from) need a reward service (reward.url), "
+                "those of the world its own judge; set both or neither."
+            )
+        if self.prompts_from and self.eval_every and not self.held_out:
+            raise ConfigError(
+                "config.rl.held_out: name the held-out prompts, or set rl.eval_every=0."
+            )
         if not (self.text.weight or self.flow.weight):
             raise ConfigError("config.rl: text.weight and flow.weight are 0: nothing is trained.")
         if self.template == "t2i" and self.text.weight:
@@ -144,6 +176,7 @@ def policy(config: ConfigDict) -> Policy:
     made: dict[str, Any] = {
         "text": configuration.build(TextPolicy, values.pop("text"), "rl.text"),
         "flow": configuration.build(FlowPolicy, values.pop("flow"), "rl.flow"),
+        "reward": configuration.build(RewardConfig, values.pop("reward"), "rl.reward"),
     }
     tasks = tuple((name, share) for name, share in values.pop("tasks").items() if share > 0)
     try:

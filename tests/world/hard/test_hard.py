@@ -4,6 +4,11 @@ import numpy as np
 import pytest
 
 from tests.world.test_parser import blur, dropout, noise
+from unireason_jax.data.sizes import SIZES
+from unireason_jax.data.sources import WorldSource
+from unireason_jax.data.tokenizer import world_tokenizer
+from unireason_jax.data.tokens import SampleSpec, lengths
+from unireason_jax.world import tasks
 from unireason_jax.world.basis import PatchBasis
 from unireason_jax.world.dice import Dice
 from unireason_jax.world.edits import NO_CHANGE
@@ -157,3 +162,25 @@ def test_one_fault_is_never_accepted():
         image = noise(render(draft), 12, np.random.default_rng(n))
         accepted += bool(kinds) and check_image(raw["plan"], image).passed
     assert accepted == 0
+
+
+def test_records_of_it_are_known_to_its_tokenizer_and_fit_a_row():
+    spec = SampleSpec(world_tokenizer(hard=True), **SIZES["world"])
+    source = WorldSource(0, 80, dict.fromkeys(tasks.HARD_TASKS, 1.0), side=6)
+    longest = [0, 0, 0]
+    for number in range(80):
+        record = source[number]
+        words = " ".join(s.content for s in record.segments if s.kind == "text")
+        assert not spec.tokenizer.unknown(words)
+        longest = [max(pair) for pair in zip(longest, lengths(record, spec))]
+        assert lengths(source.outline(number), spec) == lengths(record, spec)
+    assert longest[0] <= 450 and longest[2] % 36 == 0
+
+
+def test_it_has_a_canvas_of_its_own():
+    with pytest.raises(ValueError, match=r"6 cells per side, not 4.*data\.side=6"):
+        tasks.example(0, 0, "hard_t2i")
+    first, again = (tasks.example(3, 5, "hard_t2i", side=6) for _ in range(2))
+    assert first["prompt"] == again["prompt"] and first["scene"] == again["scene"]
+    held = [tasks.example(0, n, "hard_t2i", side=6, held_out=True)["prompt"] for n in range(9)]
+    assert all(map(is_held_out_prompt, held))
