@@ -192,6 +192,16 @@ def roll(
     ]
 
 
+def play_out(
+    reasoner: Reasoner, policy: Policy, asked: Sequence[Asked], *, seed: int
+) -> list[Trajectory]:
+    """One trajectory of each prompt, sampled as the reasoner's settings say; nothing is emitted."""
+    records = _records(reasoner, policy, asked, seed)
+    reasoner.contexts = Context
+    traces = reasoner.run([Request(record, seed=seed) for record in records])
+    return [Trajectory(*parts, {}, {}) for parts in zip(asked, records, traces)]
+
+
 def _records(reasoner: Reasoner, policy: Policy, asked: Sequence[Asked], seed: int) -> list[Record]:
     """What siblings start from; where that is a draft, it is drawn here."""
     fields: list[dict[str, Any]] = [{"id": one.name, "prompt": one.prompt} for one in asked]
