@@ -1,14 +1,17 @@
 """`unireason rl` from an untrained dwarf: it ends where it would without being killed."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from tests import untrained
 from unireason_jax import rl
+from unireason_jax.reinforcement import start
 from unireason_jax.run import configuration
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.training import checkpoint
@@ -29,19 +32,28 @@ CHANGES = {
     "train.save_every": 1,
     "train.keep": 4,
     "train.tensorboard": False,
-    "mesh.fsdp": 1,
-    "mesh.data": 1,
 }
 
 
+@pytest.fixture(autouse=True)
+def _one_device(monkeypatch):
+    """Of the eight that tests have: few rows do."""
+    real = start.run_of
+
+    def run_of(*arguments):
+        return dataclasses.replace(real(*arguments), devices=tuple(jax.devices()[:1]))
+
+    monkeypatch.setattr(start, "run_of", run_of)
+
+
 @pytest.fixture(scope="module")
-def start(tmp_path_factory):
+def began_with(tmp_path_factory):
     return untrained.write(tmp_path_factory.mktemp("start"))
 
 
-def config(start, **changes):
+def config(folder, **changes):
     found = configuration.load("configs/rl_reflect.py", {**CHANGES, **changes})
-    found.init_from = str(start)
+    found.init_from = str(folder)
     return found
 
 
@@ -50,9 +62,9 @@ def weights(folder):
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_it_ends_in_the_same_bits(start, tmp_path, monkeypatch):
+def test_killed_and_started_again_it_ends_in_the_same_bits(began_with, tmp_path, monkeypatch):
     options = {"train.steps": 2}
-    rl.reinforce(config(start, **options), tmp_path / "whole")
+    rl.reinforce(config(began_with, **options), tmp_path / "whole")
     real = rl.Loop.step
 
     def dies(self, state, number):
@@ -62,11 +74,11 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(start, tmp_path, monk
 
     monkeypatch.setattr(rl.Loop, "step", dies)
     with pytest.raises(KeyboardInterrupt):
-        rl.reinforce(config(start, **options), tmp_path / "killed")
+        rl.reinforce(config(began_with, **options), tmp_path / "killed")
     monkeypatch.setattr(rl.Loop, "step", real)
-    rl.reinforce(config(start, **options), tmp_path / "killed")
+    rl.reinforce(config(began_with, **options), tmp_path / "killed")
     whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    began = weights(start)
+    began = weights(began_with)
     for name in whole:
         np.testing.assert_array_equal(whole[name], killed[name])
     assert any(not np.array_equal(whole[name], began[name]) for name in whole)
@@ -92,10 +104,10 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(start, tmp_path, monk
         ("seed", -1, r"config\.seed is -1"),
     ],
 )
-def test_what_cannot_work_is_said(start, tmp_path, key, value, told):
+def test_what_cannot_work_is_said(began_with, tmp_path, key, value, told):
     changes = {"rl.window": 2} if key != "rl.window" else {}
     with pytest.raises(ValueError, match=told):
-        rl.reinforce(config(start, **{**changes, key: value}), tmp_path / "run")
+        rl.reinforce(config(began_with, **{**changes, key: value}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -11,9 +11,8 @@ when the same command is given again. On SIGTERM it saves and exits with status 
 """
 
 import dataclasses
-import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -54,7 +53,6 @@ from unireason_jax.training.state import TrainState
 from unireason_jax.training.writers import Writers, require_wandb
 
 _SHOWN = 4  # trajectories drawn at a time
-Update = Callable[..., tuple[TrainState, Any, dict[str, jax.Array]]]
 
 
 def main(argv: Sequence[str]) -> None:
@@ -175,7 +173,7 @@ class Loop:
         config = run.config
         self._run, self._policy, self._usual, self._reference = run, policy, usual, reference
         self._asks = asks
-        self._update = compiled(run, policy)
+        self._update = update.jitted(run, policy)
         self._clock = metrics.Clock()
         self._writers = Writers(
             workdir,
@@ -271,19 +269,6 @@ class Loop:
     def close(self) -> None:
         """Closes the writers."""
         self._writers.close()
-
-
-def compiled(run: Run, policy: Policy) -> Update:
-    """`update.update` of a run, jitted; the state it is given is donated."""
-    step = functools.partial(
-        update.update,
-        model=run.model,
-        policy=policy,
-        optimizer=run.optimizer,
-        vocab=run.tokenizer.vocab_size,
-        chunk=run.config.loss.ce_chunk,
-    )
-    return jax.jit(step, donate_argnums=0, out_shardings=(run.shardings, None, None))
 
 
 def _home(run: Run, workdir: epath.Path) -> epath.PathLike:

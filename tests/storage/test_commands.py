@@ -64,6 +64,12 @@ def test_a_second_encode_is_refused(busy, tmp_path, capsys):
     refused(capsys, lambda: command.main(arguments))
 
 
+def test_a_second_reinforcement_is_refused(busy, capsys):
+    command = importlib.import_module("unireason_jax.rl")
+    arguments = ["rl", "--config=configs/rl_t2i.py", f"--workdir={busy}"]
+    refused(capsys, lambda: command.main(arguments))
+
+
 def test_a_second_training_is_refused(busy, capsys):
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
@@ -72,6 +78,6 @@ def test_a_second_training_is_refused(busy, capsys):
 
 
 def test_every_verb_was_thought_of():
-    held = {*COMMANDS, "prepare", "encode", "train"}
+    held = {*COMMANDS, "prepare", "encode", "train", "rl"}
     single_files = {"parity", "compile_check", "bench"}  # what they write is one file, whole
     assert set(VERBS) == held | single_files | {"new"}  # which takes an empty folder only

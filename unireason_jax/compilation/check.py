@@ -47,7 +47,7 @@ def check(config: Any, where: str, program: str = "train", *, name: str) -> dict
     """
     unit = programs.PROGRAMS[program]
     devices, config.mesh.slices = topology.devices(where)
-    budgets = programs.budgets_of(config)
+    budgets = programs.budgets_of(config, program)
     start, cpu = time.monotonic(), time.process_time()
     with metrics.heartbeat(f"{name} for {where}"), _captured_log() as log:
         lowered, run = programs.lower(program, config, devices, budgets)

@@ -14,14 +14,18 @@ from unireason_jax.models import functional
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.pods import batches, sharding
+from unireason_jax.reinforcement import settings, update
 from unireason_jax.run.run import Run
 from unireason_jax.training.state import with_shardings
 
-PROGRAMS = {"train": "step", "text": "token", "image": "image"}  # and what a run of each makes
+# And what a run of each makes.
+PROGRAMS = {"train": "step", "text": "token", "image": "image", "reinforce": "update"}
 
 
-def budgets_of(config: ConfigDict) -> Budgets:
+def budgets_of(config: ConfigDict, program: str = "train") -> Budgets:
     """Tokens of a row by stream: the config's, or those advised for its data."""
+    if program == "reinforce":
+        return settings.policy(config).budgets
     if sum(config.data.budgets.values()):
         return Budgets(**config.data.budgets)
     pipeline = Run.of(config).pipeline(whole=True)
@@ -36,7 +40,7 @@ def lower(
 
     Args:
       name: "train": a step; "text": a turn of text written after a full row; "image": an image
-        drawn after a full row, with text guidance.
+        drawn after a full row, with text guidance; "reinforce": an update of `unireason rl`.
       config: the resolved config.
       devices: where it would run.
       budgets: tokens of a row by stream; the sampler's cache holds as many.
@@ -44,8 +48,14 @@ def lower(
     Raises:
       ConfigError, ValueError: config and devices do not fit together.
     """
+    if name == "reinforce":
+        config.data.rows = settings.policy(config).rows
     run = Run.of(config, devices, has_records=False)
     with jax.set_mesh(run.mesh):
+        if name == "reinforce":
+            policy = settings.policy(config)
+            tokens = min(run.model.latent.side**2, budgets.latent)
+            return update.lower(run, policy, tokens), run
         if name == "train":
             return run.lower_step(run.batch_spec(budgets)), run
         return _lower_sampler(name, run, budgets), run

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.data.rows import Budgets, assemble
+from unireason_jax.data.rows import Budgets, assemble, row_spec
 from unireason_jax.data.samples import LATENT, TEXT, VIT, Builder, Sample
 from unireason_jax.data.tokens import SampleSpec, copies, latent_tokens, text_tokens, vit_tokens
 from unireason_jax.inference.engine import bucket
@@ -202,6 +202,21 @@ def pack(
     stacked = {name: np.stack([row[name] for row in made]) for name in made[0]}
     shaped = {name: x.reshape(-1, rows, *x.shape[1:]) for name, x in stacked.items()}
     return shaped, count
+
+
+def stack_spec(
+    budgets: Budgets, patch_sizes: tuple[int, int], *, rows: int, image_tokens: int
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of every array of `pack` of one microbatch, by name."""
+    spec = row_spec(budgets, patch_sizes)
+    found = {name: leaf for name, leaf in spec.items() if name not in _UNUSED}
+    wide, slots = np.dtype(np.float32), max(budgets.latent // image_tokens, 1)
+    text, latent = (budgets.text,), (budgets.latent,)
+    found |= {f"text_{name}": (text, wide) for name in ("weights", "logps", "worth")}
+    found |= {f"move_{name}": ((slots,), wide) for name in ("weights", "logps", "worth")}
+    found |= {"times": (latent, wide), "next_times": (latent, wide)}
+    found |= {"next_latents": spec["latents"], "moves": (latent, np.dtype(np.int32))}
+    return {name: ((1, rows, *shape), dtype) for name, (shape, dtype) in found.items()}
 
 
 def _place(played: Sequence[Played], budgets: Budgets) -> list[list[int]]:

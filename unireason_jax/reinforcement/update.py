@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unireason_jax.models.config import ModelConfig
-from unireason_jax.reinforcement import objective
+from unireason_jax.reinforcement import objective, rows
 from unireason_jax.reinforcement.settings import Policy
+from unireason_jax.run.run import Run
 from unireason_jax.training.optim import Optimizer, Params, merge
 from unireason_jax.training.state import TrainState
 
@@ -66,21 +67,21 @@ def update(
     trainable, frozen = optimizer.split(state.params)
     speak = functools.partial(objective.say, model=model, policy=policy, vocab=vocab, chunk=chunk)
 
-    def loss(trainable: Params, rows: objective.Rows, old: Recorded) -> tuple[jax.Array, Any]:
-        said = speak(merge(trainable, frozen), rows)
+    def loss(trainable: Params, batch: objective.Rows, old: Recorded) -> tuple[jax.Array, Any]:
+        said = speak(merge(trainable, frozen), batch)
         held = jax.lax.stop_gradient(said)
         old = Recorded(*(jnp.where(is_first, *pair) for pair in zip((held.text, held.moves), old)))
-        distant = speak(merge(reference, frozen), rows) if policy.has_reference else None
+        distant = speak(merge(reference, frozen), batch) if policy.has_reference else None
         distant = jax.lax.stop_gradient(distant)
-        total, told = objective.losses_of(said, old, distant, rows, policy)
+        total, told = objective.losses_of(said, old, distant, batch, policy)
         return total, (told, old)
 
     grad = jax.value_and_grad(loss, has_aux=True)
 
     def part(number: jax.Array, carry: Any) -> Any:
         grads, sums, recorded = carry
-        rows, old = (jax.tree.map(lambda x: x[number], tree) for tree in (dict(stack), recorded))
-        (_, (told, old)), more = grad(trainable, rows, old)
+        batch, old = (jax.tree.map(lambda x: x[number], tree) for tree in (dict(stack), recorded))
+        (_, (told, old)), more = grad(trainable, batch, old)
         recorded = jax.tree.map(lambda x, y: x.at[number].set(y), recorded, old)
         return jax.tree.map(jnp.add, grads, more), jax.tree.map(jnp.add, sums, told), recorded
 
@@ -104,3 +105,30 @@ def update(
 def stack_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of every microbatch over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
+
+
+def jitted(run: Run, policy: Policy) -> Any:
+    """`update` of a run, jitted; the state it is given is donated."""
+    step = functools.partial(
+        update,
+        model=run.model,
+        policy=policy,
+        optimizer=run.optimizer,
+        vocab=run.tokenizer.vocab_size,
+        chunk=run.config.loss.ce_chunk,
+    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(run.shardings, None, None))
+
+
+def lower(run: Run, policy: Policy, image_tokens: int) -> jax.stages.Lowered:
+    """`jitted`, traced for one microbatch of a run's mesh. Call it inside the mesh."""
+    place = stack_sharding(run.mesh)
+    spec = rows.stack_spec(
+        policy.budgets, run.spec.patch_sizes, rows=policy.rows, image_tokens=image_tokens
+    )
+    stack = {name: jax.ShapeDtypeStruct(*leaf, sharding=place) for name, leaf in spec.items()}
+    reference = run.optimizer.split(run.abstract.params)[0] if policy.has_reference else {}
+    recorded = Recorded(stack["text_weights"], stack["move_weights"])
+    count, first = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), bool)
+    program = jitted(run, policy)
+    return program.lower(run.abstract, reference, stack, count, recorded, first)
