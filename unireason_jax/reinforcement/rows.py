@@ -200,7 +200,8 @@ def pack(
             used, moves = end, own.stop
         made.append(row)
     stacked = {name: np.stack([row[name] for row in made]) for name in made[0]}
-    shaped = {name: x.reshape(-1, rows, *x.shape[1:]) for name, x in stacked.items()}
+    many = len(made) // rows
+    shaped = {name: x.reshape(many, rows, *x.shape[1:]) for name, x in stacked.items()}
     return shaped, count
 
 
