@@ -243,7 +243,9 @@ class Loop:
                 jnp.bool_(number == 0),
             )
             told.append(jax.device_get(one))
-        return state, {name: sum(float(one[name]) for one in told) / len(told) for name in told[0]}
+        means = {name: sum(float(one[name]) for one in told) / len(told) for name in told[0]}
+        # Of the weights that sampled: how far the sampler's programs and the update's are apart.
+        return state, means | {k: float(v) for k, v in told[0].items() if k.startswith("mismatch")}
 
     def _report(self, finished: int, found: dict[str, float]) -> None:
         self._writers.advance()
