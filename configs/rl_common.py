@@ -1,7 +1,7 @@
 """Every key of a config of `unireason rl` with its default; the recipes start from here.
 
-Model, tokenizer and codec are those of the checkpoint in `init_from`; `optim`, `train` and `mesh`
-are as in training. The values of `rl` follow UMM-Reflection and UniGRPO, scaled down.
+Model, tokenizer and codec are those of the checkpoint in `init_from`; `lora`, `optim`, `train` and
+`mesh` are as in training. The values of `rl` follow UMM-Reflection and UniGRPO, scaled down.
 """
 
 from ml_collections import ConfigDict
@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
             # A training run or a converted folder whose weights are reinforced.
             "init_from": "",
             "init_which": "ema",
+            "lora": whole.lora,
             "optim": whole.optim,
             "train": whole.train,
             "mesh": whole.mesh,

@@ -46,6 +46,7 @@ from unireason_jax.reinforcement.settings import Policy
 from unireason_jax.run import command_line, compile_cache, overrides
 from unireason_jax.run.configuration import ConfigError, plain
 from unireason_jax.run.run import Run
+from unireason_jax.run.start import starting_state
 from unireason_jax.training import checkpoint, metrics
 from unireason_jax.training.checkpoint import Checkpoints
 from unireason_jax.training.optim import Params, merge
@@ -107,7 +108,7 @@ def reinforce(config: ConfigDict, workdir: epath.Path) -> TrainState:
             hashes=train.hash_checkpoints,
         ) as checkpoints,
     ):
-        state, source = start.starting_state(run, checkpoints)
+        state, _, source = starting_state(run, checkpoints)
         reference = start.reference_of(run, policy, state, workdir)
         first = int(state.step) // policy.updates
         run.save(workdir)

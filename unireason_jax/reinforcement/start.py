@@ -11,9 +11,10 @@ from unireason_jax.reinforcement.settings import Policy
 from unireason_jax.run import configuration
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
-from unireason_jax.training import checkpoint
-from unireason_jax.training import state as states
-from unireason_jax.training.checkpoint import CheckpointMissing, Checkpoints
+from unireason_jax.run.start import initial_params
+from unireason_jax.training import checkpoint, weights
+from unireason_jax.training.checkpoint import Checkpoints
+from unireason_jax.training.manifest import CheckpointMissing
 from unireason_jax.training.optim import Params
 from unireason_jax.training.state import TrainState
 
@@ -47,41 +48,29 @@ def run_of(config: ConfigDict, policy: Policy, workdir: epath.Path) -> Run:
             made[key] = config[key]
         made.resume_from = ""
         made.data.rows = policy.rows
+        if config.lora.rank:
+            made.lora = config.lora
     if made.train.microbatches != 1:
         raise ConfigError(
             f"config.train.microbatches={made.train.microbatches}: an iteration is divided by "
             "rl.rows; leave it at 1."
         )
-    return dataclasses.replace(base, config=made)
-
-
-def starting_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, str]:
-    """The state to go on with, or the weights of `init_from`; and where it came from."""
-    config = run.config
-    if checkpoints.saved is not None:
-        state, _ = checkpoints.load(run.abstract)
-        return state, f"own checkpoint of update {int(state.step)}"
-    params = checkpoint.load_params(
-        config.init_from,
-        which=config.init_which,
-        expected=run.abstract.params,
-        shardings=run.shardings.params,
-        dtype="float32",
-    )
-    made = states.adopt(params, run.optimizer, run.shardings)
-    return made, f"{config.init_which} weights of {config.init_from}"
+    return dataclasses.replace(base, config=made, model=configuration.model_config(made))
 
 
 def reference_of(run: Run, policy: Policy, state: TrainState, workdir: epath.Path) -> Params:
     """The trainable leaves that the policy is kept close to: those the run began with.
 
     They are written once, to <workdir>/reference, so that a run that goes on keeps to the same.
+    Adapters begin as nothing beside the weights of `init_from`: of them nothing is written.
 
     Raises:
       CheckpointMissing: the run has begun, and its reference is not there.
     """
     if not policy.has_reference:
         return {}
+    if run.model.lora:
+        return run.optimizer.split(initial_params(run))[0]
     folder = workdir / REFERENCE
     if not checkpoint.steps(folder):
         if int(state.step):
@@ -91,18 +80,11 @@ def reference_of(run: Run, policy: Policy, state: TrainState, workdir: epath.Pat
             )
         with Checkpoints(folder) as kept:
             kept.save(0, TrainState(state.step, state.params, {"none": jnp.zeros(())}, {}), None)
-    params = checkpoint.load_params(
-        folder,
-        which="params",
-        expected=run.abstract.params,
-        shardings=run.shardings.params,
-        dtype="float32",
-    )
-    return run.optimizer.split(params)[0]
+    options = {"which": "params", "mesh": run.mesh, "dtypes": run.dtypes}
+    return run.optimizer.split(weights.load_model(folder, run.model, **options))[0]
 
 
 def check(config: ConfigDict) -> None:
     """Raises ConfigError for a seed that would be cut to 32 bits without a word."""
     if not 0 <= config.seed < 2**32:
         raise ConfigError(f"config.seed is {config.seed}; it must be in [0, 2**32).")
-    configuration.optim_config(config)
