@@ -9,7 +9,7 @@ from tests.reinforcement import toy
 from unireason_jax.inference import sampler, stochastic
 from unireason_jax.inference.cache import empty
 from unireason_jax.inference.settings import FlowSettings
-from unireason_jax.reinforcement import objective
+from unireason_jax.reinforcement import objective, rows
 from unireason_jax.rules import flow
 
 
@@ -22,14 +22,23 @@ def test_one_forward_says_the_samplers_log_probabilities_again():
     options = {"model": model.config(), "policy": toy.POLICY, "vocab": toy.VOCAB, "chunk": 32}
     moved = 0
     for number in range(count):
-        rows = {name: array[number] for name, array in stack.items()}
-        said = say(model.params(), rows, **options)
+        batch = {name: array[number] for name, array in stack.items()}
+        said = say(model.params(), batch, **options)
         for ours, name in ((said.text, "text"), (said.moves, "move")):
-            is_counted = rows[f"{name}_weights"] > 0
-            theirs = rows[f"{name}_logps"][is_counted]
+            is_counted = batch[f"{name}_weights"] > 0
+            theirs = batch[f"{name}_logps"][is_counted]
             np.testing.assert_allclose(ours[is_counted], theirs, atol=2e-5)
             moved += int(is_counted.sum())
     assert moved > 50
+
+
+def test_the_arrays_of_a_pack_are_those_that_are_compiled_for():
+    stack, _ = toy.pack()
+    options = {"rows": toy.POLICY.rows, "image_tokens": toy.IMAGE_TOKENS}
+    spec = rows.stack_spec(toy.POLICY.budgets, model.spec().patch_sizes, **options)
+    assert {name: (x.shape[1:], x.dtype) for name, x in stack.items()} == {
+        name: (shape[1:], dtype) for name, (shape, dtype) in spec.items()
+    }
 
 
 def test_siblings_share_plan_and_draft_and_nothing_else():
