@@ -62,6 +62,7 @@ def weights(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compile")
 def test_killed_and_started_again_it_ends_in_the_same_bits(began_with, tmp_path, monkeypatch):
     options = {"train.steps": 2}
     rl.reinforce(config(began_with, **options), tmp_path / "whole")

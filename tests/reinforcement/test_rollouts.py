@@ -13,7 +13,9 @@ from unireason_jax.reinforcement import objective, rows
 from unireason_jax.rules import flow
 
 
-@pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
+
+
 def test_one_forward_says_the_samplers_log_probabilities_again():
     stack, count = toy.pack()
     assert stack["text_weights"].sum() == pytest.approx(1, abs=1e-5)

@@ -16,7 +16,7 @@ from unireason_jax.reinforcement import update
 from unireason_jax.training import optim
 from unireason_jax.training import state as states
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
 
 
 @functools.cache
