@@ -12,7 +12,6 @@ from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.reinforcement import objective, rows
 from unireason_jax.rules import flow
 
-
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
 
 
