@@ -153,3 +153,14 @@ def test_the_kernel_walks_hardly_more_tiles_than_it_must():
         assert walked <= 1.3 * visible, (queries, keys)
     whole = reference.tile_counts(row, model, parts=2)
     assert np.array([(queries, keys) for queries, keys in whole]).shape == (3, 2)
+
+
+@pytest.mark.slow
+def test_the_update_of_a_reinforcement_is_lowered_for_devices_that_share_its_rows():
+    config = configuration.load(TINY, SMALL)
+    with config.unlocked():
+        config.rl = configuration.load("configs/rl_t2i.py", {"rl.rows": 8}).rl
+    budgets = programs.budgets_of(config, "reinforce")
+    assert budgets == Budgets(256, 0, 256)
+    lowered, run = programs.lower("reinforce", config, jax.devices(), budgets)
+    assert run.mesh.size == 8 and "jit_update" in lowered.as_text().split("\n", 1)[0]

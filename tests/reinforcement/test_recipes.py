@@ -36,3 +36,8 @@ def test_bagel_is_judged_by_a_service():
     assert policy.budgets.text >= 4 * policy.max_text
     with pytest.raises(ConfigError, match=r"did you mean rl\.flow\.penalty"):
         configuration.load("configs/rl_bagel.py", {"rl.flow.penality": 1.0})
+
+
+def test_a_config_of_another_verb_is_told():
+    with pytest.raises(ConfigError, match=r"rl_reflect"):
+        settings.policy(configuration.load("configs/tiny.py"))

@@ -172,6 +172,11 @@ class Policy:
 
 def policy(config: ConfigDict) -> Policy:
     """The policy of `config.rl`. Raises ConfigError on unknown keys and impossible values."""
+    if "rl" not in config:
+        raise ConfigError(
+            "config.rl is not there: this is a config of another verb; take configs/rl_reflect.py, "
+            "or start from configs/rl_common.py."
+        )
     values: dict[str, Any] = config.rl.to_dict()
     made: dict[str, Any] = {
         "text": configuration.build(TextPolicy, values.pop("text"), "rl.text"),
