@@ -54,6 +54,7 @@ def test_every_process_draws_its_share_and_gets_all(count, tmp_path, monkeypatch
     monkeypatch.setattr(shared.jax, "process_count", lambda: 2)
     monkeypatch.setattr(shared.jax, "process_index", lambda: here.number)
     monkeypatch.setattr(shared.pod, "gather", lambda *_, **__: meeting.wait())
+    (tmp_path / "traces.7.npz").write_bytes(b"left by a larger job that was killed")
     records = [SimpleNamespace(id=str(n)) for n in range(count)]
     reasoners, found, told = [Reasoner(), Reasoner()], {}, [[], []]
 

@@ -33,6 +33,10 @@ class SharedReasoner:
     def __init__(self, reasoner: Reasoner, folder: epath.PathLike):
         self.reasoner, self.folder = reasoner, paths.of(folder)
         self.settings, self.style = reasoner.settings, reasoner.style
+        if jax.process_index() == 0:
+            for left in self.folder.glob("traces.*.npz"):  # by a job that was killed
+                left.unlink()
+        pod.gather("shared reasoner", None)
 
     def run(
         self,
