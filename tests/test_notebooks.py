@@ -26,15 +26,21 @@ def run(path):
     return values
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, quick_compile):
+    """A run that has learned nothing."""
+    return untrained.write(tmp_path_factory.mktemp("untrained"))
+
+
 @pytest.fixture
-def notebook(tmp_path, monkeypatch):
+def notebook(tmp_path, monkeypatch, model):
     """Runs a notebook by its name, with an untrained model and as little work as shows it whole."""
     folder = REPOSITORY / "notebooks"
     monkeypatch.chdir(folder)
     settings = {"WORK": tmp_path / "work", "STEPS": 2, "COUNT": 3}
     for name, value in settings.items():
         monkeypatch.setenv(f"UNIREASON_{name}", str(value))
-    monkeypatch.setenv("UNIREASON_CHECKPOINT", str(untrained.write(tmp_path / "untrained")))
+    monkeypatch.setenv("UNIREASON_CHECKPOINT", str(model))
     return lambda name: run(folder / f"{name}.ipynb")
 
 
@@ -72,6 +78,13 @@ def test_looking_inside_a_pack(notebook):
     _, records, lengths, row, alone = notebook("looking_inside_a_pack")
     assert len(pictures((records, row, alone))) == 3 and row.height > alone.height
     assert lengths["vqa"][2] == 0 < lengths["refine_t2i"][2]
+
+
+def test_reflection_traces_by_hand(notebook):
+    values = notebook("reflection_traces")
+    lines, trace, left = values[2], *values[-2:]
+    assert len(pictures(values)) == 4 and len(lines) == 2
+    assert trace.roles[:4] == ["user", "plan", "draft", "reflection"] == left.roles[:4]
 
 
 def test_scale_out_dry_run(notebook, capsys):
