@@ -197,7 +197,10 @@ def get_config() -> ConfigDict:
             "steps": 1000,
             "microbatches": 1,
             "log_every": 10,
+            # A checkpoint every so many steps, and at the latest after so many minutes, which bound
+            # what a lost machine costs (0: never; minutes are looked at every `log_every` steps).
             "save_every": 500,
+            "save_minutes": 30.0,
             "keep": 2,
             "keep_every": 0,
             "hash_checkpoints": True,

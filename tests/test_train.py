@@ -7,6 +7,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
 from unireason_jax import train
 from unireason_jax.data.tokenizer import load_tokenizer
@@ -170,3 +171,28 @@ def test_divergence_is_refused():
     train.refuse_divergence(numbers, 10, 3)
     with pytest.raises(train.TrainingDiverged, match=r"step 10: the last 2 updates .*optim\.lr"):
         train.refuse_divergence(numbers, 10, 2)
+
+
+def test_a_run_saves_by_minutes_and_status_2_is_for_what_the_user_has_to_mend(tmp_path, capsys):
+    run = make_run(train__save_every=0, train__save_minutes=1e-9, train__log_every=2,
+                   eval__every=0)  # fmt: skip
+    trained(run, tmp_path)
+    assert checkpoint.steps(tmp_path) == [2, 4, 6]
+    for error, status in ((ConfigError("x"), 2), (FileNotFoundError("x"), 2), (OSError("x"), 1)):
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            pytest.raises(SystemExit) as stopped,
+            flagsaver.flagsaver(config=configuration.load(TINY), workdir=str(tmp_path)),
+        ):
+            patch.setattr(train.origin, "settle", _raising(error))
+            train.main(["train"])
+        assert (stopped.value.code if status == 2 else 1) == status
+        told = capsys.readouterr().err if status == 2 else str(stopped.value.code)
+        assert told.endswith("error: x\n" if status == 2 else "error: x")
+
+
+def _raising(error):
+    def settle(*_):
+        raise error
+
+    return settle

@@ -11,11 +11,13 @@ Where the weights come from, first match wins:
   3. --config.init_from: weights of another run or of converted files, fresh optimizer (with
      --config.lora.rank: they stay as they are, and the run learns adapters beside them);
   4. --config.init_from=scratch: random weights. This has to be said.
-On SIGTERM the run saves and exits with status 0; start the same command again to go on.
+On SIGTERM the run saves and exits with status 0; start the same command again to go on. Status 2
+says that something has to be mended first, which no restart does.
 """
 
 import contextlib
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -44,14 +46,21 @@ from unireason_jax.run import (
     overrides,
     rehearsal,
 )
+from unireason_jax.run.command_line import MENDABLE, Mistake
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
 from unireason_jax.run.start import starting_state
-from unireason_jax.storage import atomic, paths
-from unireason_jax.training import checkpoint, metrics
-from unireason_jax.training.checkpoint import Checkpoints
+from unireason_jax.storage import atomic, lock, paths
+from unireason_jax.training import metrics
+from unireason_jax.training.checkpoint import (
+    CheckpointFailed,
+    CheckpointMismatch,
+    CheckpointMissing,
+    Checkpoints,
+)
 from unireason_jax.training.goodput import Ledger
 from unireason_jax.training.optim import merge
+from unireason_jax.training.pace import Pace
 from unireason_jax.training.state import TrainState
 from unireason_jax.training.writers import Writers, require_wandb
 
@@ -82,8 +91,12 @@ def main(argv: list[str]) -> None:
     workdir = epath.Path(paths.of(WORKDIR.value))
     joined = sharding.initialize_distributed() > 1
     compile_cache.share(workdir / "compiled" if joined else None)
-    with pod.ending_together():
-        attempt(CONFIG.value, workdir)
+    try:
+        with pod.ending_together():
+            attempt(CONFIG.value, workdir)
+    except Mistake as mistake:
+        print(mistake, file=sys.stderr)
+        sys.exit(mistake.status)
 
 
 def attempt(config: ConfigDict, workdir: epath.Path) -> None:
@@ -99,7 +112,7 @@ def _attempt(config: ConfigDict, workdir: epath.Path, stack: contextlib.ExitStac
             path = config_flags.get_config_filename(flags.FLAGS["config"])
             workdir /= configuration.apply_sweep(config, path, SWEEP_INDEX.value)
         if not DRY_RUN.value:
-            stack.enter_context(pod.holding(workdir, "unireason train"))
+            stack.enter_context(pod.holding(workdir, "unireason train", seen=True))
         told = origin.settle(config, workdir)
         missing = corpus.absent(config) if DRY_RUN.value else []
         run = Run.of(config, has_records=not missing).settled()
@@ -110,11 +123,17 @@ def _attempt(config: ConfigDict, workdir: epath.Path, stack: contextlib.ExitStac
             return
         if config.train.wandb:
             require_wandb()
-    except (ValueError, OSError) as error:
+    except lock.FolderBusy as error:  # a lost machine's lock passes
+        raise SystemExit(f"error: {error}") from error
+    except MENDABLE as error:
+        raise Mistake(f"error: {error}") from error
+    except OSError as error:
         raise SystemExit(f"error: {error}") from error
     try:
         train(run, pipeline, workdir, start_over=START_OVER.value, taken_over=told)
-    except (ConfigError, ArchiveError, OSError, *checkpoint.FAULTS) as error:
+    except (ConfigError, ArchiveError, CheckpointMismatch, CheckpointMissing) as error:
+        raise Mistake(f"error: {error}") from error
+    except (OSError, CheckpointFailed) as error:
         raise SystemExit(f"error: {error}") from error
 
 
@@ -136,10 +155,12 @@ def train(
       taken_over: what `origin.settle` told.
     """
     config = run.config
+    minutes = config.train.get("save_minutes", 0.0)  # runs from before it have none
+    pace = Pace(config.train.save_every, minutes, config.train.log_every)
     workdir.mkdir(parents=True, exist_ok=True)
     with (
         jax.set_mesh(run.mesh),
-        StopSignal() as stop,
+        StopSignal(pace.at_stake) as stop,
         Watchdog(config.train.hang_seconds, give_up=pod.fail) as watchdog,
         Checkpoints(
             workdir,
@@ -152,6 +173,7 @@ def train(
         watchdog.note("loading or drawing the weights")
         state, saved, source = starting_state(run, checkpoints)
         start, steps = int(state.step), config.train.steps
+        pace.saved(start)
         introduce(run, workdir, [*taken_over, f"{source}; step {start} to {steps}"])
         aside = Aside(run, pipeline, workdir, checkpoints, watchdog, start=start, saved=saved)
         train_step = aside.compile() if start < steps else None
@@ -161,8 +183,9 @@ def train(
             # that a checkpoint holds weights and the batch they have not seen yet.
             if step > start and due(step, config.eval.every):
                 aside.evaluate(step, state)
-            if step > start and due(step, config.train.save_every):
+            if step > start and pace.due(step):
                 aside.save(step, state)
+                pace.saved(step)
             if stopped := stop.reached(step):
                 break
             batch = aside.next_batch(step)

@@ -131,3 +131,30 @@ def test_a_process_that_was_paused_is_not_taken_for_hung():
     time.sleep(3.5)  # longer than the three reports after which a hung job is given up
     process.send_signal(signal.SIGCONT)
     assert process.communicate(timeout=60)[0] == ""
+
+
+def test_a_folder_that_another_process_does_not_see_is_named_at_once(tmp_path, monkeypatch):
+    """Of two processes the second sees another folder under the name."""
+    monkeypatch.setattr(pod, "_SIGHT", 0.2)
+    said = {}
+
+    def gather(name, value, **_):
+        said[name] = value
+        return (
+            [value, pod._sees(tmp_path / "other", said_word())]
+            if name.startswith("see")
+            else [value]
+        )
+
+    def said_word():
+        return next(value[1] for name, value in said.items() if name.startswith("hold"))
+
+    monkeypatch.setattr(pod, "gather", gather)
+    with (
+        pytest.raises(ValueError, match=r"^process 1 does not see .* as process 0"),
+        pod.holding(tmp_path / "mine", "unireason train", seen=True),
+    ):
+        pytest.fail("went on")
+    with pod.holding(tmp_path / "mine", "unireason train"):
+        pass
+    assert said[f"see {tmp_path / 'mine'}"] is True

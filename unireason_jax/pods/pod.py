@@ -22,6 +22,7 @@ from jax._src import distributed  # the coordinator's client has no public name
 from unireason_jax.storage import lock
 
 _FIRST, _HEARD = "unireason/first_failure", "unireason/heard/"
+_SIGHT = 15.0  # seconds after which a shared file system shows what another host has written
 _POLL = 1.0  # seconds between two looks for a failure elsewhere
 _GRACE = 20.0  # seconds that a failed process waits until the others have heard of it
 _SLOWEST = 30 * 24 * 3600.0  # seconds that the first process holds a folder for the others
@@ -54,25 +55,48 @@ def gather(name: str, value: Any, *, timeout: float = 1800.0) -> list[Any]:
 
 
 @contextlib.contextmanager
-def holding(folder: epath.PathLike, command: str) -> Iterator[None]:
+def holding(folder: epath.PathLike, command: str, *, seen: bool = False) -> Iterator[None]:
     """`lock.hold` for a whole job: its first process holds the folder until all have left.
 
     All processes must call it; where the folder is held by another job, all are refused.
 
+    Args:
+      folder, command: as those of `lock.hold`.
+      seen: every process has to see the same folder, which is found out now, in seconds.
+
     Raises:
       FolderBusy: another command holds the folder, or it cannot be written.
+      ValueError: a process sees another folder under that name than the first one does.
     """
     with contextlib.ExitStack() as stack:
-        refused = None
+        refused = word = None
         if jax.process_index() == 0:
             try:
                 stack.enter_context(lock.hold(folder, command))
+                word = lock.token(folder)
             except (lock.FolderBusy, OSError) as error:
                 refused = str(error)
-        if refused := gather(f"hold {folder}", refused)[0]:
+        refused, word = gather(f"hold {folder}", [refused, word])[0]
+        if refused:
             raise lock.FolderBusy(refused)
+        sights = gather(f"see {folder}", _sees(folder, word)) if seen else []
+        if blind := [number for number, found in enumerate(sights) if not found]:
+            raise ValueError(
+                f"process {blind[0]} does not see {folder} as process 0 does: give a folder that "
+                "all hosts see, in a bucket (gs://...) or on a shared file system"
+            )
         yield
         gather(f"leave {folder}", None, timeout=_SLOWEST)
+
+
+def _sees(folder: epath.PathLike, word: str) -> bool:
+    """Whether the lock that the first process holds is seen here, at the latest after a while."""
+    until = time.monotonic() + _SIGHT
+    while lock.token(folder) != word:
+        if time.monotonic() > until:
+            return False
+        time.sleep(_POLL / 2)
+    return True
 
 
 @contextlib.contextmanager
@@ -93,7 +117,7 @@ def ending_together() -> Iterator[None]:
         yield
     except SystemExit as leaving:
         if leaving.code:
-            fail(str(leaving.code))
+            fail(str(leaving.code), getattr(leaving, "status", 1))
     except lock.FolderBusy as busy:
         fail(str(busy))  # all of them hear it, in one line
     except BaseException as error:
@@ -102,8 +126,8 @@ def ending_together() -> Iterator[None]:
         done.set()
 
 
-def fail(reason: str) -> None:
-    """Ends every process of the job with status 1, showing the reason in each; never returns."""
+def fail(reason: str, status: int = 1) -> None:
+    """Ends this process with a status and all others of the job with 1; each shows the reason."""
     _ending.acquire()
     me, count = jax.process_index(), jax.process_count()
     _say(f"PROCESS {me} OF {count} FAILED, THE JOB ENDS:\n{reason}")
@@ -111,7 +135,7 @@ def fail(reason: str) -> None:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # the dead one may be the coordinator
             _publish(_FIRST, f"{me}\n{reason}")
             _leave_with_the_others()
-    os._exit(1)
+    os._exit(status)
 
 
 def _publish(key: str, text: str) -> None:

@@ -11,6 +11,25 @@ from absl import flags
 from unireason_jax.run import compile_cache
 from unireason_jax.storage import paths
 
+MENDABLE = (
+    ValueError,
+    FileNotFoundError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+"""Errors of what a user has given; other OSErrors are of a place that may answer again."""
+
+
+class Mistake(SystemExit):
+    """Ends a process with one line and status 2: its user has to mend something.
+
+    Whatever starts processes again (`launch/`) does not do so after this status.
+    """
+
+    status = 2
+
 
 def run(
     parser: argparse.ArgumentParser,

@@ -81,6 +81,12 @@ def hold(folder: epath.PathLike, command: str) -> Iterator[None]:
         place.close()
 
 
+def token(folder: epath.PathLike) -> str | None:
+    """The word that stands for the one who holds a folder, as seen from here; None for nobody."""
+    place = _Local(Path(folder)) if paths.is_local(folder) else _Bucket(paths.of(folder))
+    return (place.read() or {}).get("token")
+
+
 def alone(command: str, folder: str) -> Callable[[T], T]:
     """Decorates a function that must not run twice at once in the folder that an argument names.
 
