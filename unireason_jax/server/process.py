@@ -43,8 +43,9 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """The first signal lets what was taken end, the second ends at once."""
-        self.scheduler.close(drain=not self.scheduler.closing)
-        super().handle_exit(sig, frame)
+        self.scheduler.close(drain=not self.should_exit)
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 def listen(host: str, port: int) -> socket.socket:
