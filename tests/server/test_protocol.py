@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 
 import openai
@@ -232,6 +233,8 @@ def test_unknown_models_and_paths(server, client):
     with pytest.raises(openai.NotFoundError) as caught:
         client.images.generate(model="dall-e-3", prompt=PROMPT)
     assert caught.value.code == "model_not_found"
+    with pytest.raises(openai.NotFoundError):  # a preset, but none of this checkpoint
+        client.images.generate(model="unireason:bagel_t2i", prompt=PROMPT)
     assert post(server[0], {}, "/v1/nothing")[0] == 404
     assert post(server[0], {}, "/v1/models")[2]["error"]["code"] == "unknown_url"
 
@@ -306,6 +309,19 @@ def test_a_fault_of_the_model_is_told_and_the_next_request_is_served(server, cli
         list(client.chat.completions.create(**asked))
     server[1].live.fault = None
     assert client.images.generate(prompt=PROMPT).data
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_if_the_thread_of_the_model_dies_nobody_waits_for_ever(capfd, stream):
+    with serving(pause=0.05) as (address, scheduler):
+        scheduler.live.work = lambda: 1 / 0
+        body = json.dumps({"messages": MESSAGES, "stream": stream}).encode()
+        answer = urllib.request.Request(f"{address}/v1/chat/completions", body)
+        with contextlib.suppress(urllib.error.HTTPError):
+            assert b"server_error" in urllib.request.urlopen(answer, timeout=20).read()
+        until(lambda: not scheduler.is_alive())
+        assert post(address, {"messages": MESSAGES})[0] == 503
+    assert "ZeroDivisionError" in capfd.readouterr().err
 
 
 def test_the_key_is_asked_for_and_never_shown(capfd):

@@ -50,7 +50,8 @@ class Models:
         """
         head, _, name = model.partition(":")
         found = self._long(name, verb)
-        if head == NAME and (not name or found):
+        base = str(found).partition(":")[0]
+        if head == NAME and (not name or f"{NAME}:{base}" in self.names):
             return found
         known = ", ".join(list(self.names)[:8])
         told = f"the model '{model[:80]}' does not exist; there are {known}, ... (GET /v1/models)."

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.live import Guest, Live, News
 from unireason_jax.inference.settings import Settings
-from unireason_jax.server.errors import Refusal
+from unireason_jax.server.errors import Refusal, wrong
 from unireason_jax.server.metrics import Metrics
 
 Job = tuple[Request, int, Settings, int]
@@ -79,6 +79,8 @@ class Scheduler(threading.Thread):
         with self.changed:
             if self.closing or not self.is_alive():
                 raise Refusal(503, "the server is shutting down.", code="closing", retry_after=5)
+            if len(jobs) > self.most + self.live.rows:
+                raise wrong(f"'n' is {len(jobs)}, more than the queue ever holds.", "n")
             if len(self.waiting) + len(jobs) > self.most + self._free():
                 self.metrics.refused.labels("queue_full").inc()
                 told = f"the queue is full: {len(self.waiting)} wait, at most {self.most} may."
@@ -110,7 +112,20 @@ class Scheduler(threading.Thread):
             self.changed.notify()
 
     def run(self) -> None:
-        """Works; see the module."""
+        """Works; see the module. If it fails as a whole, all who wait are told."""
+        try:
+            self._work()
+        except BaseException as error:
+            traceback.print_exc()
+            with self.changed:
+                self.closing = True
+                left = [*self.waiting, *self.running]
+                self.waiting.clear()
+                self.running.clear()
+            for ticket in left:
+                ticket.tell(News("error", error=error))
+
+    def _work(self) -> None:
         while True:
             with self.changed:
                 self.changed.wait_for(lambda: self.waiting or self.running or self.closing)
