@@ -24,6 +24,7 @@ from unireason_jax.evals.world.exam import asked, requests
 from unireason_jax.models import peft
 from unireason_jax.world import prompts, renderer
 from unireason_jax.world.dice import Dice
+from unireason_jax.world.language import plan_text
 from unireason_jax.world.requirements import Requirement, sample_scene
 from unireason_jax.world.scenes import is_held_out_prompt
 from unireason_jax.world.verifier import check_image
@@ -45,7 +46,7 @@ RECIPE = {
 }
 LORA = {"lora.rank": 4, "lora.alpha": 8.0, "optim.lr": 3e-3}
 FULL = {"optim.lr": 3e-4}
-KEPT = {"t2i": 0.6, "think_t2i": 0.3, "edit": 0.1}
+KEPT = {"think_t2i": 0.7, "t2i": 0.1, "edit": 0.2}
 
 
 def asked_for(number: int, *, held_out: bool) -> tuple[str, Requirement]:
@@ -66,7 +67,8 @@ def write_records(folder: Path, count: int) -> Path:
         scene = sample_scene(requirement, Dice(9, number), unseen_pairs=True)
         picture = folder / f"{number}.png"
         Image.fromarray(renderer.render(scene)).save(picture)
-        row = {"id": f"planet {number}", "task": "t2i", "prompt": prompt, "image": picture.name}
+        row = {"id": f"planet {number}", "task": "think_t2i", "prompt": prompt}
+        row |= {"think": plan_text(scene.objects), "image": picture.name}
         lines.append(json.dumps(row))
     file = folder / "records.jsonl"
     file.write_text("\n".join(lines) + "\n")
@@ -80,7 +82,7 @@ def rates(reasoner, count: int) -> dict[str, float]:
     questions = [{"id": f"w{i}", "prompt": text} for i, (text, _) in enumerate(word)]
     questions += [asked(example, "prompt") for example in own]
     wanted = [requirement for _, requirement in word] + [e["requirement"] for e in own]
-    records = [TEMPLATES["t2i"](question, reasoner.style) for question in questions]
+    records = [TEMPLATES["think_t2i"](question, reasoner.style) for question in questions]
     traces = reasoner.run(records)
     right = [check_image(t.images[-1], r).passed for t, r in zip(traces, wanted)]
     parts = {"the word": right[:count], "the world's own": right[count:]}
