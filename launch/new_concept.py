@@ -116,13 +116,12 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=96, help="asked of each kind")
     given = parser.parse_args()
     records = write_records((given.out / "records").absolute(), given.records)
-    found = {"before": rates(unireason_jax.load(DEMO), given.prompts)}
+    found = {"before": rates(unireason_jax.load(DEMO, dtype="float32"), given.prompts)}
     workdir = (given.out / "run").absolute()
     found["seconds"] = train(records, workdir, given.steps, FULL if given.full else LORA)
-    tuned = {} if given.full else {"adapter": str(workdir)}
-    found["after"] = rates(
-        unireason_jax.load(workdir if given.full else DEMO, **tuned), given.prompts
-    )
+    tuned = {"dtype": "float32"} | ({} if given.full else {"adapter": str(workdir)})
+    reasoner = unireason_jax.load(workdir if given.full else DEMO, **tuned)
+    found["after"] = rates(reasoner, given.prompts)
     if not given.full:
         command = [sys.executable, "-m", "unireason_jax.convert", "--to", "peft"]
         command += ["--input", str(workdir), "--output", str(given.out / "adapter")]
