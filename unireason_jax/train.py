@@ -210,7 +210,7 @@ def introduce(run: Run, workdir: epath.Path, lines: Sequence[str]) -> None:
         *taken_over, source = lines
         for line in (forecast.run_lines(run), *taken_over):
             print(line)
-        print(f"{functional.count(run.abstract.params):,} parameters from {source}", flush=True)
+        print(f"{functional.size(run.model):,} parameters from {source}", flush=True)
 
 
 class Aside:

@@ -109,7 +109,7 @@ def describe(run: Run, budgets: Budgets, memory: Any, text: str) -> dict[str, An
         "mesh": " x ".join(f"{axis} {n}" for axis, n in run.mesh.shape.items() if n > 1) or "1",
         "rows": rows,
         "tokens": budgets.total,
-        "parameters": functional.count(run.abstract.params),
+        "parameters": functional.size(run.model),
         "remat": run.model.remat,
         "jax": jax.__version__,
         "memory": figures.memory(memory, chip),

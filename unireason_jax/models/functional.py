@@ -188,6 +188,11 @@ def count(params: Params) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
+def size(config: ModelConfig) -> int:
+    """Number of parameters of a model, in however few bits some are kept."""
+    return count(abstract(unquantized(config)))
+
+
 @functools.lru_cache(maxsize=16)
 def _template(config: ModelConfig) -> tuple[Any, Any]:
     """Graph definition and abstract state."""

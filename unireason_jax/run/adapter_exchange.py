@@ -27,8 +27,7 @@ def write(workdir: Path, target: Path, *, which: str, step: int | None) -> list[
     directory = find(workdir, step)
     if not model.lora or "base" not in read_manifest(directory):
         raise ValueError(f"{workdir}: its run learned no adapters; --to bagel writes its weights.")
-    leaves = {path: np.asarray(leaf) for path, leaf in adapters_of(directory, which).items()}
-    return peft.write(target, functional.unquantized(model), leaves)
+    return peft.write(target, functional.unquantized(model), adapters_of(directory, which))
 
 
 def read(source: Path, workdir: Path, *, base: Path) -> list[str]:

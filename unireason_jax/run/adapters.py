@@ -5,7 +5,6 @@
 Any other folder is found by its path.
 """
 
-import numpy as np
 from etils import epath
 
 from unireason_jax.models import peft
@@ -58,8 +57,7 @@ def read(
         raise ValueError(
             f"--adapter {name}: {folder} holds whole weights; give it as --checkpoint."
         )
-    leaves = {path: np.asarray(leaf) for path, leaf in adapters_of(directory, which).items()}
-    return Adapter(leaves, made.scale, made)
+    return Adapter(adapters_of(directory, which), made.scale, made)
 
 
 def stranger(name: str, checkpoint: epath.PathLike) -> str:

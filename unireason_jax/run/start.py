@@ -103,7 +103,8 @@ def _beside(
     directory = find(where, int(state.step))
     base = read_manifest(directory)["base"]
     weights_at = _located(run, base, directory)
-    checkpoints.base = bases.moved(base, weights_at, checkpoints.workdir)
+    scale = {"scale": run.model.lora.scale}
+    checkpoints.base = bases.moved(base, weights_at, checkpoints.workdir) | scale
     alone = functional.with_adapters(run.model, None)
     options = {"which": base["which"], "mesh": run.mesh, "dtypes": run.dtypes}
     params = merge(state.params, weights.load_model(weights_at, alone, **options))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from unireason_jax.models import functional, lora, quantized
@@ -31,9 +32,9 @@ CONVERTED = ("params.safetensors", "params.safetensors.index.json")  # instead o
 
 
 class Adapter(NamedTuple):
-    """Adapters by the path of their parameters, and what their products count."""
+    """Adapters (arrays of NumPy) by the path of their parameters, and what their products count."""
 
-    leaves: Mapping[str, Any]
+    leaves: Mapping[str, np.ndarray]
     scale: float
     config: LoraConfig | None = None
 
@@ -155,7 +156,7 @@ def leaf_loader(
         changed = set(filter(is_changed, names))
         found = stored.load({n: t for n, t in wanted.items() if n not in own | changed})
         for name in own:
-            leaf = jnp.asarray(apart[name], wanted[name].dtype)
+            leaf = apart[name].astype(wanted[name].dtype)
             found[name] = jax.device_put(leaf, wanted[name].sharding)
         for name in changed:
             found[name] = _merged(stored, name, wanted[name], adapter)
@@ -169,7 +170,7 @@ def _merged(
 ) -> jax.Array:
     """A kernel of the stored weights with its adapter in it."""
     kernel = stored.load({name: target})[name]
-    parts = [jnp.asarray(adapter.leaves[part]) for part in lora.parts_of(name)]
+    parts = [adapter.leaves[part] for part in lora.parts_of(name)]
     merge = jax.jit(
         lambda kernel, a, b: lora.merged(kernel, a, b, adapter.scale).astype(target.dtype),
         out_shardings=target.sharding,
@@ -260,10 +261,10 @@ def converted_weights(path: epath.PathLike, step: int | None = None) -> Archive 
     return None if "base" in read_manifest(directory) else _converted(directory)
 
 
-def adapters_of(directory: epath.Path, which: str) -> dict[str, jax.Array]:
+def adapters_of(directory: epath.Path, which: str) -> dict[str, np.ndarray]:
     """The adapters in a step's directory by path, without what they stand beside."""
     stored = _Stored(directory, which)
-    return stored.load(stored.targets())
+    return {name: np.asarray(x) for name, x in stored.load(stored.targets()).items()}
 
 
 def _converted(directory: epath.Path) -> Archive | None:
