@@ -84,7 +84,7 @@ def rates(reasoner, count: int) -> dict[str, float]:
     wanted = [requirement for _, requirement in word] + [e["requirement"] for e in own]
     records = [TEMPLATES["think_t2i"](question, reasoner.style) for question in questions]
     traces = reasoner.run(records)
-    right = [check_image(t.images[-1], r).passed for t, r in zip(traces, wanted)]
+    right = [check_image(r, t.images[-1]).passed for t, r in zip(traces, wanted)]
     parts = {"the word": right[:count], "the world's own": right[count:]}
     return {name: sum(part) / len(part) for name, part in parts.items()}
 
