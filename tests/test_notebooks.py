@@ -87,13 +87,27 @@ def test_reflection_traces_by_hand(notebook):
     assert trace.roles[:4] == ["user", "plan", "draft", "reflection"] == left.roles[:4]
 
 
+def test_synthesis(notebook, monkeypatch):
+    monkeypatch.setenv("UNIREASON_CHECKPOINT", str(REPOSITORY / "notebooks" / "demo"))
+    values = notebook("synthesis")
+    assert len(pictures(values)) == 2 and sum(values[2].values()) >= 3
+
+
 def test_scale_out_dry_run(notebook, capsys):
     values = notebook("scale_out")
     assert len(pictures(values)) == 2 and len(values[1]) == 8
     assert "model.frozen_dtype=nf4" in capsys.readouterr().out
 
 
-def test_agents_over_http_give_right_records(notebook):
-    values = notebook("agents_over_http")
-    right, count = values[-1]
-    assert right == count > 5 and isinstance(values[-2], Image.Image)
+def test_lora(notebook):
+    values = notebook("lora")
+    assert len(pictures(values)) == 4
+    before, after = values[1], values[4]
+    assert before.size == after.size and 0 < values[-1]["adapter, MiB"] < values[-1]["model, MiB"]
+
+
+def test_own_data(notebook):
+    values = notebook("own_data")
+    assert len(pictures(values)) == 5
+    _, photographs, _, decoded, *_ = values
+    assert photographs.width == decoded.width
