@@ -31,7 +31,7 @@ def run(reasoner, records):
 
     def draw(context, seeds, *rest):
         out = plain(context, seeds, *rest)
-        latents.update({seeds[row]: found for row, found in out.items()})
+        latents.update({seeds[row]: found.latents for row, found in out.items()})
         return out
 
     with pytest.MonkeyPatch.context() as patch:

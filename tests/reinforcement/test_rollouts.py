@@ -62,7 +62,8 @@ def test_without_noise_a_drawing_is_that_of_euler_steps():
     noise = flow.token_noise(seeds, positions, spec.patch_sizes[1])
     fixed = {"config": config, "markers": reasoner.engine.markers, "settings": settings}
     ones = tuple(np.ones(2, np.float32) for _ in range(2))
-    wanted = sampler.draw_image(model.params(), (cache,), noise, positions, counts, ones, **fixed)
+    inputs = (cache,), noise, positions, counts, ones
+    wanted, _ = sampler.draw_image(model.params(), *inputs, **fixed)
     inputs = (model.params(), cache, seeds, noise, positions, counts, np.int32(1))
     found, moves = stochastic.draw_moves(*inputs, np.float32(0), window=2, **fixed)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
