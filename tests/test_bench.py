@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from tests import untrained
 from unireason_jax import bench
 from unireason_jax.compilation.reference import reference_row
 from unireason_jax.models import functional
@@ -137,15 +138,33 @@ def test_a_converted_release_comes_back_and_leaves_nothing_behind(tmp_path, caps
 
 
 def test_decode_and_image_are_timed_at_the_official_sizes(capsys):
-    commands = [["decode", "--batch", "1", "2"], ["image", "--guidance", "text_image"]]
+    fast = ["image", "--timesteps", "11", "--solver", "ab2", "--cache", "taylor"]
+    commands = [["decode", "--batch", "1", "2"], ["image", "--guidance", "text_image"], fast]
     for command in commands:
         bench.main([*command, "--size", "nano", "--repeats", "1"])
-    one, two, image = map(json.loads, capsys.readouterr().out.splitlines())
+    one, two, image, faster = map(json.loads, capsys.readouterr().out.splitlines())
     assert (one["batch"], two["batch"], one["tokens"]) == (1, 2, 128)
     assert two["cpu_s_per_row"] * 2 == pytest.approx(two["cpu_median_s"])
+    assert (faster["passes"], faster["cache"], faster["bench"]) == (11, "taylor", "image_faster")
     assert image["passes"] == 51 and image["guidance"] == "text_image"
-    assert all(0 < r["wall_min_s"] and 0 < r["share_of_ceiling"] for r in (one, two, image))
+    assert all(0 < r["wall_min_s"] and 0 < r["share_of_ceiling"] for r in (one, two, image, faster))
     assert all(r["official"] == [] for r in (one, two, image))
+
+
+@pytest.mark.slow
+def test_ways_of_drawing_stand_beside_each_other_on_the_same_prompts(tmp_path, capsys):
+    command = ["quality", "--checkpoint", str(untrained.write(tmp_path)), "--prompts", "2"]
+    exact, few = bench.main([*command, "--batch", "8", "--ways", "exact", "few"])
+    assert exact["forwards_per_image"] == 19 and few["forwards_per_image"] == 6
+    assert exact["difference"] == 0 and few["rate"]["count"] == exact["rate"]["count"] == 12
+    assert abs(few["difference"]) <= 1 and few["cpu_s_per_image"] > 0
+    capsys.readouterr()
+    for words, message in (
+        (["--ways", "fewer"], "no way of drawing 'fewer'"),
+        ([], "than a batch"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            bench.main([*command, "--batch", "12", *words])
 
 
 def test_the_step_of_a_recipe_on_full_rows(quick_compile, capsys):

@@ -12,12 +12,15 @@
     unireason bench decode --text sampled nucleus    what choosing by chance costs
     unireason bench image --guidance text_image   a guided image, likewise
     unireason bench serve --rates 0.5 1 2 4       a server under load: first words, first image, end
+    unireason bench image --cache none taylor     with and without a step cache, likewise
+    unireason bench quality --checkpoint DIR      what faster drawing costs in the world
     unireason bench stages RUN1 RUN2              what a step of two runs costs, and their ratio
 
 Results are printed, one JSON object a line, and written to `--json FILE` as a list.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -103,6 +106,20 @@ def parser() -> argparse.ArgumentParser:
             drawn.add_argument("--text", choices=ways, nargs="+", default=["greedy"], help=about)
         if verb == "image":
             drawn.add_argument("--guidance", choices=("text", "text_image"), default="text")
+            drawn.add_argument("--timesteps", type=int, nargs="+", default=[20], help="steps + 1")
+            ways = ("euler", "ab2", "dpmpp_2m")
+            drawn.add_argument("--solver", choices=ways, nargs="+", default=["euler"])
+            ways = ("none", "taylor", "taylor2")
+            drawn.add_argument("--cache", choices=ways, nargs="+", default=["none"])
+
+    quality = verbs.add_parser("quality", parents=[common], help="the price of faster drawing")
+    quality.add_argument("--checkpoint", required=True, help="--workdir of a run on the world")
+    about = "of drawing, the first is what others are compared with (names: quality.WAYS)"
+    quality.add_argument("--ways", nargs="+", default=["exact", "fast", "few"], help=about)
+    quality.add_argument(
+        "--prompts", type=int, default=32, help="held-out prompts per tag (6 tags)"
+    )
+    quality.add_argument("--batch", type=int, default=64, help="conversations at a time")
 
     serve = verbs.add_parser("serve", parents=[common], help="a server under growing load")
     serve.add_argument("--checkpoint", default="notebooks/demo", help="is served for this")
@@ -214,11 +231,25 @@ def bench_decode(args: argparse.Namespace) -> list[dict]:
 
 
 def bench_image(args: argparse.Namespace) -> list[dict]:
-    """One run for each number of rows."""
+    """One run for each number of rows, solver, cache and number of steps."""
     from unireason_jax.speed import sampling
 
     settings = {"dtype": args.dtype, "guidance": args.guidance, "repeats": args.repeats}
-    return [sampling.image(args.size, batch=batch, **settings) for batch in args.batch]
+    usual = {"timesteps": 20, "solver": "euler", "cache": "none"}
+    found = []
+    for values in itertools.product(args.batch, args.timesteps, args.solver, args.cache):
+        batch, drawing = values[0], dict(zip(usual, values[1:]))
+        drawing = {name: value for name, value in drawing.items() if value != usual[name]}
+        found.append(sampling.image(args.size, batch=batch, **drawing, **settings))
+    return found
+
+
+def bench_quality(args: argparse.Namespace) -> list[dict]:
+    """One row for each way of drawing."""
+    from unireason_jax.speed import quality
+
+    sizes = {"count": args.prompts, "batch": args.batch, "seed": args.seed}
+    return quality.run(args.checkpoint, args.ways, **sizes)
 
 
 def bench_serve(args: argparse.Namespace) -> list[dict]:
@@ -287,11 +318,11 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         "attention": bench_attention,
         "convert": bench_convert,
     }
-    benches |= {"decode": bench_decode, "image": bench_image, "serve": bench_serve}
-    benches["stages"] = bench_stages
+    benches |= {"decode": bench_decode, "image": bench_image, "quality": bench_quality}
+    benches |= {"serve": bench_serve, "stages": bench_stages}
     try:
         results = benches[args.verb](args)
-    except (ValueError, subprocess.CalledProcessError) as error:
+    except (ValueError, FileNotFoundError, subprocess.CalledProcessError) as error:
         sys.exit(f"unireason bench {args.verb}: {error}")
     for result in results:
         print(json.dumps(result), flush=True)

@@ -252,7 +252,8 @@ def _flow_differences(flow: FlowSettings, theirs: Mapping[str, Any]) -> list[str
         *_unequal("shift", flow.shift, theirs["timestep_shift"]),
         *_unequal("steps", flow.timesteps - 1, theirs["euler_steps"]),
         *_unequal("guided steps", guided, theirs["guided_steps"]),
-        *_unequal("TaylorSeer", False, theirs.get("taylorseer", False)),
+        *_unequal("TaylorSeer", flow.cache is not None, theirs.get("taylorseer", False)),
+        *_unequal("solver", flow.solver, "euler"),
     ]
 
 
