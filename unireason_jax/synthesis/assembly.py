@@ -112,8 +112,7 @@ def assemble(
         row = fates.get(name)
         if row is None or row["fate"] != "kept":
             continue
-        drawn = _last_picture(row["records"])
-        if drawn and nearness >= 0 and pictures.seen(picture_hash((out / drawn).read_bytes())):
+        if row["look"] and nearness >= 0 and pictures.seen(int(row["look"], 16)):
             found.left_out[ALIKE] += 1
         else:
             kept.append((name, row["kinds"]))
@@ -169,10 +168,10 @@ def _first(kept: list, place: int, over: list[str], cap: int) -> list:
     return found
 
 
-def _last_picture(records: list[Mapping[str, Any]]) -> str:
-    """The picture that a record ends in, "" where it has none."""
+def look_of(records: list[Mapping[str, Any]], folder: Path) -> str:
+    """The perceptual hash of the picture that records end in, "" where they have none."""
     found = [each for record in records for each in pictures_of(record)]
-    return found[-1][1] if found else ""
+    return f"{picture_hash((folder / found[-1][1]).read_bytes()):x}" if found else ""
 
 
 def pictures_of(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -137,13 +137,14 @@ async def _fate(player: Player, seed: Seed) -> dict[str, Any]:
             "reason": reason,
             "cost": item.cost,
         }
-    limits = assembly.kinds_of(player.recipe, item)
+    look = await asyncio.to_thread(assembly.look_of, records, player.journal.folder)
     return {
         "key": seed.id,
         "fate": KEPT,
         "cost": item.cost,
         "records": records,
-        "kinds": limits,
+        "kinds": assembly.kinds_of(player.recipe, item),
+        "look": look,
         "parts": item.parts,
     }
 

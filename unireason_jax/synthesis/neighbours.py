@@ -13,7 +13,7 @@ _SIDE = 16
 BITS = 3 * _SIDE * _SIDE
 _BANDS = 16
 _ALIKE = 0.9  # share of common triples of words from which on two texts are one
-_SEEDS = 12
+_MIXERS = np.random.default_rng(0).integers(0, 2**63, 12, dtype=np.uint64) * 2 + 1
 
 
 def picture_hash(data: bytes) -> int:
@@ -69,7 +69,7 @@ class Texts:
         if exact in self._exact:
             return True
         triples = frozenset(" ".join(words[i : i + 3]) for i in range(max(len(words) - 2, 1)))
-        keys = [(n, _least(triples, n)) for n in range(_SEEDS)] if len(words) > 8 else []
+        keys = list(enumerate(_least(triples))) if len(words) > 8 else []
         near = {other for key in keys for other in self._buckets.get(key, ())}
         if any(len(triples & other) >= _ALIKE * len(triples | other) for other in near):
             return True
@@ -86,7 +86,8 @@ def normal(text: str) -> str:
     return " ".join(re.sub(r"[^\w]+", " ", text).split())
 
 
-def _least(triples: frozenset[str], seed: int) -> int:
-    salt = bytes([seed])
-    digests = (hashlib.blake2b(t.encode(), digest_size=8, salt=salt).digest() for t in triples)
-    return min(int.from_bytes(digest, "big") for digest in digests)
+def _least(triples: frozenset[str]) -> list[int]:
+    """The least hash of a set under every mixer: equal for two sets as often as they overlap."""
+    digests = b"".join(hashlib.blake2b(t.encode(), digest_size=8).digest() for t in triples)
+    mixed = np.frombuffer(digests, np.uint64)[:, None] * _MIXERS  # modulo 2**64
+    return (mixed ^ (mixed >> np.uint64(29))).min(axis=0).tolist()
