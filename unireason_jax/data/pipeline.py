@@ -32,8 +32,10 @@ from unireason_jax.data.rendering import tokenize
 from unireason_jax.data.rows import COUNTS, Budgets, assemble, count, row_spec
 from unireason_jax.data.samples import STREAMS, Sample
 from unireason_jax.data.tokens import SampleSpec
+from unireason_jax.storage import paths
 
 _STATE = "next_row"
+_REMOTE = 16  # threads that wait for records of a bucket
 _TRIAL = 64  # records rendered before a majority of failures stops the run
 
 
@@ -192,7 +194,9 @@ class Pipeline:
         packs = grain.MapDataset.range(len(self.plan)).seed(seed).shuffle().repeat()
         self.counts = dict.fromkeys(COUNTS, 0)
         self._all_rows = packs.map_with_index(self._maker)
-        self._read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, prefetch))
+        threads = _threads(sources)
+        ahead = max(threads, prefetch, 1)
+        self._read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
         self._workers = _workers(workers, prefetch)
         self._batches: grain.DatasetIterator | None = None
         self._next_row = 0
@@ -351,6 +355,12 @@ def _quotas(mixture: Mixture, usable: np.ndarray, least: Mapping[str, int] | Non
         raise ValueError(f"no source named {unknown[0]!r} for a quota; there are {mixture.names}")
     by_number = {mixture.names.index(name): count for name, count in least.items()}
     return Quotas(mixture.index[usable, 0], by_number)
+
+
+def _threads(sources: Mapping[str, RecordSource]) -> int:
+    """Rows that are made at a time: one, but where every record is a request to a bucket, many."""
+    places = (str(getattr(s, "folder", getattr(s, "path", ""))) for s in sources.values())
+    return 1 if all(map(paths.is_local, places)) else _REMOTE
 
 
 def _workers(workers: int, prefetch: int) -> grain.MultiprocessingOptions | None:

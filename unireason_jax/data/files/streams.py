@@ -1,5 +1,6 @@
 """Rows of files as records, in pieces that processes can share."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -26,6 +27,7 @@ from unireason_jax.data.templates.official import (
 from unireason_jax.storage import paths
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_ASKED = 16  # files of a bucket at a time
 _LOOK = 256  # rows of a file that tell its format
 _DEEPEST = 6  # lists and objects in which an image may stand
 
@@ -119,6 +121,14 @@ class Reading:
         return path
 
 
+def _units(path: Path | paths.Bucket, most: int) -> Iterator[tuple[Place, int]]:
+    """`files.places`; a file that cannot be opened counts as one row."""
+    try:
+        yield from files.places(path, most)
+    except ValueError:
+        yield Place(0, 0), 1
+
+
 def _plain(value: Any, depth: int = 0) -> Any:
     """A row in which an image is its bytes or path, where the hub has {bytes, path}."""
     if depth > _DEEPEST:
@@ -189,12 +199,15 @@ class FileRecords:
 
         A file that cannot be opened counts as one row.
         """
-        for number, path in enumerate(self.paths):
-            try:
-                for place, rows in files.places(path, most):
-                    yield number, place, rows
-            except ValueError:
-                yield number, Place(0, 0), 1
+        with concurrent.futures.ThreadPoolExecutor(_ASKED) as pool:
+            asked = {
+                path: pool.submit(list, _units(path, most))
+                for path in self.paths
+                if isinstance(path, paths.Bucket) and path.suffix == ".parquet"
+            }  # a footer there is some requests
+            for number, path in enumerate(self.paths):
+                units = asked.pop(path).result() if path in asked else _units(path, most)
+                yield from ((number, place, rows) for place, rows in units)
 
     def records(self, piece: Piece) -> Iterator[tuple[str, str, Record | RecordError, int]]:
         """(file name, row number and id, record or what is wrong with it, records) of every row.
