@@ -1,12 +1,12 @@
 """What is asked for: training prompts in an endless order, any stretch of which can be had."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from unireason_jax.data.sources import WorldSource
 from unireason_jax.inference import requests
 from unireason_jax.reinforcement.settings import Policy
+from unireason_jax.storage import paths
 
 _MANY = 1 << 40
 
@@ -64,7 +64,7 @@ class FilePrompts:
     @classmethod
     def read(cls, path: str) -> "FilePrompts":
         """Reads a file as `generate --prompts` does. Raises ValueError for a line that is none."""
-        found, refused = requests.read_file(Path(path))
+        found, refused = requests.read_file(paths.of(path))
         if refused:
             raise ValueError(f"config.rl: {refused[0].told}")
         if not found:

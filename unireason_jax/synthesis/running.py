@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -88,7 +87,7 @@ def copy(name: str, folder: Path) -> None:
     source = recipes.folder_of(name)
     if folder.exists():
         raise ValueError(f"{folder} is there already; name a new folder for the copy.")
-    shutil.copytree(source, folder)
+    paths.copy_tree(source, folder)
 
 
 def _models(configuration: Configuration) -> list[str]:

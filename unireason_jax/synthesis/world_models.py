@@ -21,6 +21,7 @@ from unireason_jax.endpoints.calls import content_key
 from unireason_jax.endpoints.failures import CallFailure
 from unireason_jax.endpoints.loopback import completion, drawn
 from unireason_jax.endpoints.pictures import opened, png
+from unireason_jax.storage import atomic
 from unireason_jax.world import tasks
 from unireason_jax.world.dice import Dice
 from unireason_jax.world.drafts import inject_faults
@@ -255,6 +256,5 @@ def _digest(image: np.ndarray) -> str:
 
 def _written(folder: Path, name: str, image: np.ndarray) -> str:
     """Writes a picture of a seed; returns its path in the folder."""
-    (folder / "seeds").mkdir(parents=True, exist_ok=True)
-    (folder / "seeds" / f"{name}.png").write_bytes(png(image))
+    atomic.write_bytes(folder / "seeds" / f"{name}.png", png(image))
     return f"seeds/{name}.png"
