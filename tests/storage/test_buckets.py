@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -149,3 +150,27 @@ def test_the_dead_of_another_machine_is_waited_for(place, quick, capsys):
     with lock.hold(place, "mine"):
         assert json.loads((paths.of(place) / lock.FILE).read_text())["command"] == "mine"
     assert "process 4 on far" in capsys.readouterr().err
+
+
+def test_a_bucket_that_is_not_there_is_one_line(bucket_server, quick):
+    told = r"^gs://no-such-bucket/run cannot be written \(.*\); is there such a bucket, and may"
+    with pytest.raises(FileNotFoundError, match=told), lock.hold("gs://no-such-bucket/run", "mine"):
+        pass
+
+
+def test_a_bucket_that_does_not_answer_for_a_while_costs_no_lock(place, quick, monkeypatch):
+    class HttpError(Exception):
+        """As of gcsfs: not an OSError."""
+
+    plain, calls = lock._Bucket.write, []
+
+    def write(self, holder):
+        calls.append(holder["beat"])
+        if len(calls) in (2, 3):
+            raise HttpError("503")
+        plain(self, holder)
+
+    monkeypatch.setattr(lock._Bucket, "write", write)
+    with lock.hold(place, "mine"):
+        time.sleep(1.0)
+        assert json.loads((paths.of(place) / lock.FILE).read_text())["beat"] >= 3

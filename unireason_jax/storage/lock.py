@@ -170,8 +170,8 @@ def _beat(place, folder: epath.PathLike, holder: dict[str, Any], done: threading
                 os._exit(1)
             holder["beat"] += 1
             place.write(holder)
-        except OSError:
-            continue  # a file system that does not answer: the next beat tells
+        except Exception:  # of a file system, or of the library of a bucket
+            continue  # it does not answer: the next beat tells
 
 
 def _busy(folder: epath.PathLike, other: dict[str, Any] | None) -> FolderBusy:
@@ -294,7 +294,15 @@ class _Bucket:
             return None
 
     def write(self, holder: dict[str, Any]) -> None:
-        self.path.write_text(json.dumps(holder))
+        try:
+            self.path.write_text(json.dumps(holder))
+        except Exception as error:  # the libraries of buckets raise what they like
+            kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
+            told = " ".join(str(error).split())[:200]
+            raise kind(
+                f"{self.path.parent} cannot be written ({told}); is there such a bucket, and may "
+                "these credentials write to it?"
+            ) from None
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
