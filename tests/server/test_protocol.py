@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.server import canned
-from unireason_jax.server import process
+from unireason_jax.server import app, process
 
 PROMPT = "a red circle"
 MESSAGES = [{"role": "user", "content": PROMPT}]
@@ -290,6 +290,16 @@ def test_a_client_that_vanishes_frees_its_place(slow, stream):
             until(lambda: scheduler.running)
         until(lambda: not scheduler.running and not scheduler.live.guests, seconds=2)
     assert post(address, {"messages": MESSAGES})[0] == 200
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
+def test_a_body_that_does_not_come_is_not_waited_for(server, kind, monkeypatch):
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.2)
+    host, port = server[0].removeprefix("http://").split(":")
+    head = f"POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as slow:
+        slow.sendall(f"{head}Content-Length: 100\r\n\r\n--x".encode())
+        assert b" 408 " in slow.recv(1000)
 
 
 def test_one_that_takes_too_long_is_given_up():
