@@ -152,7 +152,9 @@ def append_causal(
         block.causal(),
         past=_past(cache),
     )
-    return block.write(new, counts), und
+    # Written after all was read: else XLA copies the whole cache for every token. Zero says so.
+    zero = (0 * und[..., :1, None]).astype(new[0].dtype)
+    return block.write(tuple(x + zero for x in new), counts), und
 
 
 def append_picture(
