@@ -82,6 +82,7 @@ def test_a_step_that_was_never_finished_is_passed_over(copied):
     abstract, made = make()
     with Checkpoints(copied) as checkpoints:
         assert checkpoints.saved == 20
+        assert not folder.exists() and not manifest.marked(copied)
         checkpoints.save(30, advance(made, 30), {"next_row": 130})
     assert checkpoint.load_state(copied, abstract)[1] == {"next_row": 130}
 
@@ -94,3 +95,12 @@ def test_a_run_that_was_copied_to_a_file_system_is_checked_there(saved, tmp_path
     damage(largest(directory), "bit flipped")
     (found,) = manifest.faults(directory)
     assert found == f"{largest(directory)}: the content changed (checksum differs)."
+
+
+def test_a_step_that_goes_away_while_it_is_looked_at_is_passed_over(copied, monkeypatch):
+    """As when something removes a step: the one before it is loaded."""
+    abstract, _ = make()
+    with Checkpoints(copied, keep=3) as checkpoints:
+        (paths.of(copied) / "checkpoints" / "30" / "manifest.json").unlink()
+        assert int(checkpoints.load(abstract)[0].step) == 20
+        assert manifest.marked(copied) == [30]

@@ -88,6 +88,10 @@ def _is_unfinished(workdir: epath.Path, step: int) -> bool:
 def _set_aside(workdir: epath.Path, step: int, wrong: list[str]) -> None:
     """Moves a step to <workdir>/damaged, or marks it, and says so; keeps the newest few."""
     directory, folder = workdir / FOLDER / str(step), workdir / DAMAGED
+    if not paths.is_local(workdir) and _is_unfinished(workdir, step):
+        directory.rmtree()  # Orbax would do so later, and take a mark away before the rest
+        logging.warning("the save of step %d was not finished; what there was is removed", step)
+        return
     if paths.is_local(workdir):
         aside = folder / f"{step}-{time.time_ns()}"
         folder.mkdir(parents=True, exist_ok=True)

@@ -184,7 +184,9 @@ def checksum(directory: epath.PathLike) -> int:
 
 
 def is_hashed(directory: epath.PathLike) -> bool:
-    """Whether the manifest of a step has the checksums of all files."""
+    """Whether the manifest of a step has the checksums of all files; not where it has none."""
+    if not (epath.Path(directory) / MANIFEST).exists():
+        return False
     return all(facts[-1] is not None for facts in read_manifest(directory)["files"].values())
 
 
