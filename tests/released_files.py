@@ -51,6 +51,8 @@ def write_release(folder, config=OWN, autoencoder=None, key=0):
     """
     folder.mkdir(parents=True)
     params = jax.jit(functional.init, static_argnums=0)(config, jax.random.key(key))
+    last = params["latent_out"]["kernel"]  # begins at zero, where nothing before it would learn
+    params["latent_out"]["kernel"] = 0.1 * jax.random.normal(jax.random.key(key), last.shape)
     huggingface.save(folder, config, huggingface.reader_of(params))
     if autoencoder is None:
         write_autoencoder(folder)
