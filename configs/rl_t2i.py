@@ -4,6 +4,10 @@ Command:  unireason rl --config configs/rl_t2i.py --workdir runs/rl_t2i
           --config.init_from=runs/quickstart
           (configs/rl_t2i.py:think writes a plan first, and reinforces it too: UniGRPO)
 Hardware: as the checkpoint's own training; two CPU cores for the quickstart's.
+Result:   not shown yet. From `notebooks/demo` (bare prompts, groups of 8, 8 of 11 steps stochastic
+          at 0.7, one seed) 192 held-out prompts went from 0.48 [0.41, 0.55] right to 0.52
+          [0.45, 0.59] in 12 updates at lr 2e-4, and to 0.45 [0.38, 0.52] in 20 at 3e-5: no
+          difference that counts.
 """
 
 from ml_collections import ConfigDict
