@@ -76,7 +76,7 @@ def test_the_lock_of_a_dead_process_is_taken_over_at_once(tmp_path):
 
 def test_of_many_that_begin_together_one_works(tmp_path):
     with contextlib.ExitStack() as stack:
-        told = [stack.enter_context(holder(tmp_path / "new", 1.0)).stdout for _ in range(6)]
+        told = [stack.enter_context(holder(tmp_path / "new")).stdout for _ in range(6)]
         lines = [stdout.readline() for stdout in told]
     assert lines.count("held\n") == 1
     assert sum("is in use by" in line for line in lines) == 5
