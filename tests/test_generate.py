@@ -268,7 +268,7 @@ def test_evaluate_writes_a_report(workdir, tmp_path, capsys):
         "edits",
         "questions",
     }
-    assert "2 Euler steps" in values["facts"]["sampling"]
+    assert "2 steps (euler)" in values["facts"]["sampling"]
     assert values["headline"]["held-out prompts, with plan"]["count"] == 6
     assert (out / "failures.png").exists() and (out / "chart.png").exists()
     told = capsys.readouterr()
