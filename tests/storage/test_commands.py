@@ -6,6 +6,7 @@ import json
 import pytest
 from absl import flags
 from etils import epath
+from PIL import Image
 
 from unireason_jax import prepare, train
 from unireason_jax.__main__ import VERBS
@@ -59,8 +60,13 @@ def test_a_second_prepare_is_refused(busy, tmp_path, capsys):
 
 
 def test_a_second_encode_is_refused(busy, tmp_path, capsys):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    rows, prepared = tmp_path / "rows.jsonl", tmp_path / "prepared"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    prepare.main(["prepare", f"--input={rows}", f"--output={prepared}", "--sizes=world"])
+    capsys.readouterr()
     command = importlib.import_module("unireason_jax.encode")
-    arguments = ["encode", f"--input={tmp_path / 'none'}", f"--output={busy}"]
+    arguments = ["encode", f"--input={prepared}", f"--output={busy}"]
     refused(capsys, lambda: command.main(arguments))
 
 
@@ -80,4 +86,5 @@ def test_a_second_training_is_refused(busy, capsys):
 def test_every_verb_was_thought_of():
     held = {*COMMANDS, "prepare", "encode", "train", "rl"}
     single_files = {"parity", "compile_check", "bench"}  # what they write is one file, whole
-    assert set(VERBS) == held | single_files | {"new"}  # which takes an empty folder only
+    none = {"new", "serve"}  # one takes an empty folder only, the other writes nothing
+    assert set(VERBS) == held | single_files | none
