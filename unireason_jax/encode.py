@@ -330,15 +330,7 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     )
     flags.DEFINE_integer("batch", 1, "images a device encodes at a time", 1, flag_values=own)
     flags.DEFINE_bool("overwrite", False, "replace an earlier result", flag_values=own)
-    flags.DEFINE_string(
-        "share",
-        "",
-        "i/n: make this part of the shards only, as others make theirs",
-        flag_values=own,
-    )
-    flags.DEFINE_bool(
-        "finish", False, "all shares are made: write index and manifest", flag_values=own
-    )
+    command_line.define_shares(own)
     return own
 
 

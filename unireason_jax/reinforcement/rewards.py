@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unireason_jax.endpoints.failures import CallFailure
 from unireason_jax.policy.advantages import trajectory_reward
 from unireason_jax.reinforcement.rollouts import Trajectory
 from unireason_jax.reinforcement.settings import Policy
@@ -118,7 +119,7 @@ class Service:
     def _score(self, one: Trajectory, asked: Sequence[concurrent.futures.Future]) -> Score | None:
         try:
             images = tuple(future.result() for future in asked)
-        except Exception as error:
+        except (CallFailure, OSError) as error:
             logging.warning("no reward for '%s': %s", one.asked.name, error)
             return None
         cut = any(step.cut for step in one.trace.steps if step.kind == "text")

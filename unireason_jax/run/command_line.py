@@ -80,6 +80,14 @@ def listing(table: Callable[[], str]) -> type[argparse.Action]:
     return Listing
 
 
+def define_shares(own: flags.FlagValues) -> None:
+    """Adds --share and --finish (`data.shares`) to the flags of a verb."""
+    about = "i/n: make this part of the shards only, as others make theirs"
+    flags.DEFINE_string("share", "", about, flag_values=own)
+    about = "all shares are made: write index and manifest"
+    flags.DEFINE_bool("finish", False, about, flag_values=own)
+
+
 def parse(
     own: flags.FlagValues,
     argv: Sequence[str],
