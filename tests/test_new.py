@@ -21,6 +21,19 @@ def project(tmp_path_factory):
     return folder
 
 
+def make(folder, *arguments):
+    """What `make` prints, also where a `make` runs these tests, which would be inherited."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
 def test_every_row_of_a_project_is_a_record(project, monkeypatch):
     monkeypatch.chdir(project)
     templates = {}
@@ -44,19 +57,12 @@ def test_every_row_of_a_project_is_a_record(project, monkeypatch):
 def test_the_makefile_runs_known_commands_in_order(tmp_path):
     project = tmp_path / "mine"
     new.main([str(project)])
-    told = subprocess.run(
-        ["make", "-n", "train", "generate", "export", "PROMPT=a cat"],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    told = make(project, "-n", "train", "generate", "export", "PROMPT=a cat")
     verbs = re.findall(r"^unireason (\w+)", told, re.MULTILINE)
     assert verbs == [*["prepare", "encode"] * 4, "train", "generate", "convert"]
     assert set(verbs) <= VERBS.keys() and '--prompt "a cat"' in told
     assert "--input data/edits --output pictures/edits --sizes bagel_512" in told
-    listed = subprocess.run(["make"], cwd=project, capture_output=True, text=True, check=True)
-    assert listed.stdout.startswith("make train")
+    assert make(project).startswith("make train")
 
 
 def test_only_what_has_changed_is_prepared_again(tmp_path):
@@ -69,9 +75,8 @@ def test_only_what_has_changed_is_prepared_again(tmp_path):
         os.utime(folder / "manifest.json", (2e9 + number, 2e9 + number))
 
     def told():
-        command = ["make", "-n", "train"]
-        done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
-        return re.findall(r"^unireason (\w+)(?: --input (\S+))?", done.stdout, re.MULTILINE)
+        commands = make(project, "-n", "train")
+        return re.findall(r"^unireason (\w+)(?: --input (\S+))?", commands, re.MULTILINE)
 
     assert told() == [("train", "")]
     os.utime(project / "data" / "edits" / "metadata.jsonl", (3e9, 3e9))

@@ -74,6 +74,9 @@ def test_a_thousand_calls_with_two_hundred_in_flight(tmp_path):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             least, took = await bare(url, 1_000), await ask(role, 1_000, 1_000)
             grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+            for start in (2_000, 3_000):  # the least of three: others use the machine too
+                least = min(least, await bare(url, 1_000))
+                took = min(took, await ask(role, start, 1_000))
             await role.close()
             return took / least, grown
 

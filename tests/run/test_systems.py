@@ -8,7 +8,7 @@ import pytest
 from unireason_jax.data.templates import STYLE_OF, STYLES
 from unireason_jax.inference.presets import PRESETS, VERBS, verbs_of
 from unireason_jax.inference.settings import FlowSettings, Settings, with_options
-from unireason_jax.run import configuration, systems
+from unireason_jax.run import configuration, corpus, systems
 from unireason_jax.run.configuration import ConfigError
 
 
@@ -52,7 +52,8 @@ def told(monkeypatch, tmp_path, **changes):
         def __init__(self, path):
             self.manifest = json.loads((path / "manifest.json").read_text())
 
-    monkeypatch.setattr(systems, "ArrayRecordSource", Source)
+    for module in (systems, corpus):
+        monkeypatch.setattr(module, "ArrayRecordSource", Source)
     return systems.told(config)
 
 
