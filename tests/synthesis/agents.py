@@ -17,6 +17,7 @@ from unireason_jax.synthesis.world_models import MODEL, Errors, WorldModels
 KEY = "sk-world-0123456789abcdef"
 SIDE = 4
 ALL_FAULTS = ("429", "500", "cut", "malformed", "refusal", "no_json", "parts", "null", "usage")
+SAID_AGAIN = ("refusal", "no_json", "parts", "usage", "small")
 
 
 def half_size(found):
@@ -32,9 +33,8 @@ def serve(count=40, faults=0.0, errors=None, recipe="refine_t2i", **options):
     """A server of the world with a share of every fault; .world is who answers."""
     world = WorldModels(5, count, SIDE, errors or Errors(), recipe)
     shares = dict.fromkeys((*ALL_FAULTS, "small"), faults) if faults else {}
-    server = Loopback(
-        world, Faults(shares, spoil={"small": half_size}), models=(MODEL,), key=KEY, **options
-    )
+    drawn = Faults(shares, spoil={"small": half_size}, lasting=SAID_AGAIN)
+    server = Loopback(world, drawn, models=(MODEL,), key=KEY, **options)
     server.world = world
     return server
 

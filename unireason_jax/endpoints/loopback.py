@@ -37,12 +37,14 @@ class Faults:
       times: how often a call meets its fault before it is answered.
       seconds: that "slow" waits and "drip" drips.
       spoil: further kinds, functions that spoil a right answer.
+      lasting: kinds that a call meets as often as it is made, as a model repeats itself.
     """
 
     shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
     times: int = 1
     seconds: float = 5.0
     spoil: Mapping[str, Spoil] = dataclasses.field(default_factory=dict)
+    lasting: tuple[str, ...] = ()
 
     def of(self, content: str) -> str:
         """The fault of a call, "" for none."""
@@ -52,6 +54,11 @@ class Faults:
             if point < total:
                 return kind
         return ""
+
+    def met(self, content: str, calls: int) -> str:
+        """The fault that a call meets when it is made for the so many-th time, "" for none."""
+        kind = self.of(content)
+        return kind if calls <= self.times or kind in self.lasting else ""
 
 
 class Loopback:
@@ -87,6 +94,11 @@ class Loopback:
         self.most = self._flying = 0
         self._background = Background()
         self._background.run(self._start())
+
+    def forget(self) -> None:
+        """Counts calls from nothing again, so that they meet their faults again."""
+        self.calls.clear()
+        self.answered.clear()
 
     @property
     def url(self) -> str:
@@ -125,7 +137,7 @@ class Loopback:
         path, body = request.match_info["path"], await _body(request)
         content = content_key(path, body)
         self.calls[content] += 1
-        fault = self.faults.of(content) if self.calls[content] <= self.faults.times else ""
+        fault = self.faults.met(content, self.calls[content])
         await asyncio.sleep(self._seconds)
         if fault in ("429", "500"):
             return web.Response(status=int(fault), headers={"Retry-After": "0.01"}, text="later")

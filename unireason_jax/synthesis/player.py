@@ -47,8 +47,8 @@ class Item:
 
     @property
     def cost(self) -> float:
-        """What it cost."""
-        return self.lost + sum(part["cost"] for part in self.parts)
+        """What it cost; a call that made several parts was paid once."""
+        return self.lost + sum({part["call"]: part["cost"] for part in self.parts}.values())
 
 
 class Dropped(Exception):

@@ -3,6 +3,7 @@
 A program returns what its stage is known by, or raises Rejected with the reason.
 """
 
+import itertools
 import re
 import zlib
 from collections.abc import Callable, Mapping
@@ -120,6 +121,14 @@ def controller(score: int, action: str, thinking: str, edit: str) -> str:
     return f"[SCORE] {score}/10\n[ACTION] {action}\n[THINKING] {thinking}\n[EDIT] {change}"
 
 
+def rising(rounds: list[Mapping[str, Any]], last: int) -> bool:
+    """True. Raises Rejected where a controller scored a picture no higher than the one before."""
+    scores = [each["decide"]["score"] for each in rounds] + [last]
+    if any(after <= before for before, after in itertools.pairwise(scores)):
+        raise Rejected("an edit that was not scored higher")
+    return True
+
+
 PROGRAMS: dict[str, Program] = {
     "no_leak": Program(no_leak, "yesno"),
     "twist": Program(twist, "text"),
@@ -132,4 +141,5 @@ PROGRAMS: dict[str, Program] = {
     "last_picture": Program(last_picture, "picture"),
     "inspected": Program(inspected, "any"),
     "controller": Program(controller, "text"),
+    "rising": Program(rising, "yesno"),
 }

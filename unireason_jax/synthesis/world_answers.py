@@ -67,6 +67,16 @@ def _confirm(world: WorldModels, asked: Question) -> Says:
     return {"alignment": 5 if good else 2, "fidelity": 5, "reasoning": 5 if true else 2}
 
 
+def _doubt(world: WorldModels, asked: Question) -> Says:
+    """What speaks against the last picture and the thoughts among the words."""
+    raw = _raw(world, asked)
+    faults = [edit.op for edit in world.repairs(raw, asked.pictures[-1])]
+    faults += [] if _is_true(raw, asked, world) else ["a thought"]
+    if faults and world.errs("judge", asked.lot):
+        faults = []
+    return {"faults": faults, "sound": not faults}
+
+
 def _is_true(raw: Example, asked: Question, world: WorldModels) -> bool:
     """Whether the wrong thoughts of a fact stand among the words."""
     return not raw.get("wrong_think") or raw["wrong_think"] not in asked.words
@@ -142,6 +152,8 @@ def _graph(world: WorldModels, asked: Question) -> Says:
 def _script(world: WorldModels, asked: Question) -> Says:
     raw = _raw(world, asked)
     steps = sample_steps(Dice(asked.lot.getrandbits(31), 0), raw["scene"])
+    if len(steps) > 2 and world.errs("verify", asked.lot):
+        steps = steps[:-1]  # what is told ends too early
     return {"steps": [{"ins": step.ins, "des": step.des} for step in steps]}
 
 
@@ -177,7 +189,10 @@ def _hold(world: WorldModels, asked: Question) -> Says:
 
 
 def _again(world: WorldModels, asked: Question) -> Says:
-    return {"verdict": "conflict" if _held(world, asked)[0] else "consistent"}
+    conflict, _ = _held(world, asked)
+    if world.errs("judge", asked.lot):
+        conflict = not conflict
+    return {"verdict": "conflict" if conflict else "consistent"}
 
 
 def _check(world: WorldModels, asked: Question) -> Says:
@@ -185,14 +200,16 @@ def _check(world: WorldModels, asked: Question) -> Says:
     raw = _raw(world, asked)
     seen = make_scene(world.objects(asked.pictures[-1]), world.side)
     states = [parse_plan(step["des"], world.side).objects for step in raw["steps"]]
-    return {"mended": sorted(seen.objects) == sorted(states[-1])}
+    mended = sorted(seen.objects) == sorted(states[-1])
+    return {"mended": mended or world.errs("judge", asked.lot)}
 
 
 def _decide(world: WorldModels, asked: Question) -> Says:
     found = _verify(world, asked)
     edit = found["directives"][0] if found["directives"] else ""
     action = "edit" if edit else "done"
-    score = 10 if action == "done" else 4
+    away = len(world.repairs(_raw(world, asked), asked.pictures[-1])) if edit else 0
+    score = max(10 - 2 * away, 0)
     return {"score": score, "action": action, "thinking": found["reflection"], "edit": edit}
 
 
@@ -203,6 +220,7 @@ SAYS: dict[str, Callable[[WorldModels, Question], Says]] = {
     "confirm": _confirm,
     "whole": _confirm,
     "review": _confirm,
+    "doubt": _doubt,
     "expand": _expand,
     "reason": _reason,
     "first": _think,

@@ -26,7 +26,7 @@ from unireason_jax.world import tasks
 from unireason_jax.world.dice import Dice
 from unireason_jax.world.drafts import inject_faults
 from unireason_jax.world.edits import NO_CHANGE, Edit, apply_edit, diff
-from unireason_jax.world.language import parse_edit, parse_plan
+from unireason_jax.world.language import parse_edit, parse_plan, plan_text
 from unireason_jax.world.parser import parse, to_objects
 from unireason_jax.world.renderer import render
 from unireason_jax.world.repair import closest_scene, redrawn
@@ -59,7 +59,7 @@ class Errors:
 
     Attributes:
       draft: drafts with one or two faults.
-      verify: verdicts that overlook a fault, and thoughts that are not true.
+      verify: verdicts that overlook a fault, thoughts that are not true, scripts that end early.
       edit: edits that do something else.
       judge: comparisons won by whoever comes first, and checks that let a picture pass.
       seed: rows of seeds whose two pictures stand in each other's place.
@@ -102,13 +102,17 @@ class WorldModels:
     ):
         self.side, self.errors, self.recipe = side, errors or Errors(), recipe
         self.truths: dict[tuple[str, str], tasks.Example] = {}
+        self._shown: dict[tuple[str, str], tasks.Example] = {}  # by any of their pictures
         self._repairs: dict[tuple[str, bytes], list[Edit]] = {}
         task, words, pictures = _TASKS[recipe]
         for index in range(count):
             raw = tasks.example(seed, index, task, side=side)
-            shown = next(iter(pictures.values()), None)
+            shown = [_digest(raw[name]) for name in pictures.values()] or [""]
             raw["steps"] = raw.get("steps") or []
-            self.truths[raw[words], _digest(raw[shown]) if shown else ""] = raw
+            if task == "think_edit":  # the thoughts of who changes nothing
+                raw["wrong_think"] = f"nothing changes , {plan_text(raw['source'].objects)}"
+            self.truths[raw[words], shown[0]] = raw
+            self._shown.update({(raw[words], digest): raw for digest in shown[::-1]})
 
     def seeds(self, folder: Path) -> list[dict[str, Any]]:
         """Rows of seeds, one for every example it knows; their pictures are written."""
@@ -137,8 +141,8 @@ class WorldModels:
     def truth(self, words: str, pictures: Sequence[np.ndarray] = ()) -> tasks.Example:
         """The example that a request is about. Raises CallFailure where it knows none."""
         for key in (*(_digest(picture) for picture in pictures), ""):
-            if (words, key) in self.truths:
-                return self.truths[words, key]
+            if found := self.truths.get((words, key)) or self._shown.get((words, key)):
+                return found
         alone = [raw for (text, _), raw in self.truths.items() if text == words]
         if len(alone) != 1:
             raise CallFailure("request", f"the world knows no request {words[:80]!r}")
