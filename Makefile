@@ -70,7 +70,8 @@ lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 freeze: $(STAMP)
-	{ head -n 1 constraints/$(LEG).txt; $(BIN)/python -m pip freeze --exclude-editable; } > $(VENV)/freeze.txt
+	{ head -n 1 constraints/$(LEG).txt; $(BIN)/python -m pip freeze --exclude-editable; \
+	  grep '^libtpu==' constraints/$(LEG).txt; } > $(VENV)/freeze.txt  # of TPUs, not installed here
 	mv $(VENV)/freeze.txt constraints/$(LEG).txt
 
 clean:

@@ -21,6 +21,7 @@
 #   RESTARTS          restarts after a failure or a lost slice, 100 by default; none after status 2,
 #                     by which a command says that its user has to mend something
 #   SPOT=1            on spot nodes
+#   LIBTPU_INIT_ARGS  what the compiler is told; by default the table of the accelerator
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=launch/lib.sh
 source "$here/lib.sh"
@@ -37,7 +38,8 @@ json() {
 
 job_set() {
   need NAME IMAGE TPU TOPOLOGY HOSTS
-  local spot="" mounts="" volumes=""
+  local spot="" mounts="" volumes="" told
+  told=$(compiler_flags "$TPU")
   if [[ -n ${SPOT:-} ]]; then spot='cloud.google.com/gke-spot: "true"'; fi
   if [[ -n ${CLAIM:-} ]]; then
     mounts="volumeMounts: [{name: runs, mountPath: /runs}]"
@@ -80,6 +82,7 @@ spec:
                 - name: train
                   image: $IMAGE
                   command: $(json "$@")
+                  env: [{name: LIBTPU_INIT_ARGS, value: "$told"}]
                   ports: [{containerPort: 8471}, {containerPort: 8482}, {containerPort: 8080}]
                   securityContext: {privileged: true}
                   resources:

@@ -12,6 +12,7 @@
 #   NAME                     of the workload
 #   IMAGE                    from launch/Dockerfile, with its registry
 #   TPU_TYPE, SLICES         such as v5p-32, and how many, 1 by default
+#   LIBTPU_INIT_ARGS         what the compiler is told; by default the table of the accelerator
 #   RESTARTS                 restarts after a failure or a lost slice, 100 by default
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=launch/lib.sh
@@ -30,7 +31,8 @@ case $command in
     [[ $# -gt 0 ]] || die "create: give the command to run after --"
     need NAME IMAGE TPU_TYPE
     xpk_workload create "--workload=$NAME" "--docker-image=$IMAGE" "--tpu-type=$TPU_TYPE" \
-      "--num-slices=${SLICES:-1}" "--max-restarts=${RESTARTS:-100}" "--command=$(show "$@")"
+      "--num-slices=${SLICES:-1}" "--max-restarts=${RESTARTS:-100}" \
+      "--command=$(show env "LIBTPU_INIT_ARGS=$(compiler_flags "$TPU_TYPE")" "$@")"
     ;;
   list) xpk_workload list ;;
   delete)

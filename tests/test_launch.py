@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from unireason_jax.pods import compiler_flags
+
 LAUNCH = Path(__file__).resolve().parent.parent / "launch"
 PLACE = {"PROJECT": "proj", "ZONE": "zone-a", "TPU_NAME": "pod", "ACCELERATOR": "v5p-32"}
 WHERE = "--project=proj --zone=zone-a"
@@ -140,12 +142,51 @@ def test_a_job_set_is_valid_yaml_with_every_size():
 def test_an_xpk_workload():
     env = PLACE | {"CLUSTER": "c", "NAME": "w", "IMAGE": "i:tpu", "TPU_TYPE": "v5p-32"}
     where = "--cluster=c --project=proj --zone=zone-a"
-    assert call("xpk.sh", "--dry-run", "create", "--", *TRAIN[:3], **env, SLICES="2") == (
+    assert call(
+        "xpk.sh",
+        "--dry-run",
+        "create",
+        "--",
+        *TRAIN[:3],
+        **env,
+        SLICES="2",
+        LIBTPU_INIT_ARGS="--a=1",
+    ) == (
         "xpk workload create --workload=w --docker-image=i:tpu --tpu-type=v5p-32 --num-slices=2 "
-        f"--max-restarts=100 '--command=unireason train --config=configs/tiny.py' {where}\n"
+        f"--max-restarts=100 '--command=env LIBTPU_INIT_ARGS=--a=1 {' '.join(TRAIN[:3])}' {where}\n"
     )
     listed = call("xpk.sh", "--dry-run", "list", **env)
     assert listed == f"xpk workload list {where}\n"
+
+
+NAMES = {
+    "v4": ["v4-32", "tpu-v4-podslice"],
+    "v5e": ["v5litepod-16", "tpu-v5-lite-podslice"],
+    "v5p": ["v5p-32", "tpu-v5p-slice"],
+    "v6e": ["v6e-16", "tpu-v6e-slice"],
+    "tpu7x": ["tpu7x-16", "tpu7x"],
+}
+
+
+@pytest.mark.parametrize("generation", NAMES)
+def test_a_compiler_is_told_what_its_report_was_compiled_with(generation):
+    queued, node = NAMES[generation]
+    wanted = compiler_flags.flags(generation)
+    env = {"NAME": "big", "IMAGE": "i", "TPU": node, "TOPOLOGY": "2x2x4", "HOSTS": "4"}
+
+    def told(**more):
+        made = yaml.safe_load(call("gke.sh", "show", "--", "true", **env, **more))
+        spec = made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+        return spec["containers"][0]["env"]
+
+    assert told() == [{"name": "LIBTPU_INIT_ARGS", "value": wanted}]
+    assert told(LIBTPU_INIT_ARGS="")[0]["value"] == ""
+    run = call("tpu.sh", "--dry-run", "run", "--", "true", **PLACE | {"ACCELERATOR": queued})
+    assert ("LIBTPU_INIT_ARGS" in run) == bool(wanted)
+    assert all(flag in run for flag in wanted.split())
+    place = PLACE | {"CLUSTER": "c", "NAME": "w", "IMAGE": "i", "TPU_TYPE": queued}
+    line = call("xpk.sh", "--dry-run", "create", "--", "true", **place)
+    assert all(flag in line for flag in wanted.split())
 
 
 def test_a_slurm_batch_gives_a_task_all_gpus_of_its_node():

@@ -31,6 +31,7 @@ from unireason_jax.evals import loss
 from unireason_jax.evals.samples import Samples
 from unireason_jax.models import functional
 from unireason_jax.models.archive import ArchiveError
+from unireason_jax.models.flash import RowTooLong
 from unireason_jax.pictures import packed_row
 from unireason_jax.pods import batches, pod, sharding
 from unireason_jax.pods.preemption import StopSignal
@@ -74,6 +75,7 @@ SWEEP_INDEX = flags.DEFINE_integer("sweep_index", None, "Entry of the config's s
 
 
 _REASONS = 3  # of records that cannot be used, told by a dry run
+_MISTAKES = (ConfigError, ArchiveError, RowTooLong, CheckpointMismatch, CheckpointMissing)
 
 
 class TrainingDiverged(RuntimeError):
@@ -131,7 +133,7 @@ def _attempt(config: ConfigDict, workdir: epath.Path, stack: contextlib.ExitStac
         raise SystemExit(f"error: {error}") from error
     try:
         train(run, pipeline, workdir, start_over=START_OVER.value, taken_over=told)
-    except (ConfigError, ArchiveError, CheckpointMismatch, CheckpointMissing) as error:
+    except _MISTAKES as error:
         raise Mistake(f"error: {error}") from error
     except (OSError, CheckpointFailed) as error:
         raise SystemExit(f"error: {error}") from error

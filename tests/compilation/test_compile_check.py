@@ -9,10 +9,20 @@ import jax
 import numpy as np
 import pytest
 
-from unireason_jax.compilation import check, figures, programs, reference, summary, topology
+from unireason_jax.compilation import (
+    check,
+    figures,
+    programs,
+    reference,
+    remedies,
+    summary,
+    topology,
+)
 from unireason_jax.data.rows import Budgets
 from unireason_jax.models.config import variant
-from unireason_jax.run import configuration
+from unireason_jax.pods import compiler_flags
+from unireason_jax.run import choices, configuration
+from unireason_jax.run.run import Run
 from unireason_jax.training import metrics
 
 TINY = "configs/tiny.py"
@@ -48,8 +58,9 @@ def test_the_report_of_a_small_step(found, tmp_path):
 
 
 def test_wrong_requests_are_explained(monkeypatch):
-    with pytest.raises(topology.TopologyError, match=r"such as v5p:2x2x4"):
-        topology.devices("v5p-16")
+    for name in ("v5p-16", "v5p:2x2x4*0", "v5p:0x2x2", "v5p:2x2x4*", "v5litepod:4x4"):
+        with pytest.raises(topology.TopologyError, match=r"v5e, v6e with 1x1, .*v5p:2x2x4"):
+            topology.devices(name)
     with pytest.raises(topology.TopologyError, match="there are 8 CPU devices"):
         topology.devices("cpu:512")
     with pytest.raises(configuration.ConfigError, match="must be a multiple of data x fsdp"):
@@ -60,8 +71,59 @@ def test_wrong_requests_are_explained(monkeypatch):
         raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology.")
 
     monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", absent)
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
     with pytest.raises(topology.TopologyError, match=r"pip install 'unireason-jax\[tpu\]'"):
         topology.devices("v5p:2x2x2")
+
+
+@pytest.mark.parametrize("name", ["v5e:3x3", "v6e:2x8", "v6e:16x32", "v5e:2x2x1", "v4:2x2x3"])
+def test_slices_that_do_not_exist_are_refused_with_those_that_do(name):
+    some = "4x4, 4x8, 8x8" if "v4" not in name else "2x4x4 and multiples of 4x4x4"
+    with pytest.raises(topology.TopologyError, match=f"no such slice; those of .*{some}"):
+        topology.devices(name)
+
+
+def test_cpu_devices_and_gpus_form_no_slices():
+    for name in ("cpu:8*2", "cpu:2x4", "h100:8*2"):
+        with pytest.raises(topology.TopologyError, match="write their number, such as"):
+            topology.devices(name)
+
+
+def test_a_slice_is_described_as_its_pod_would_be(monkeypatch):
+    asked = []
+
+    def described(topology_name, platform, **more):
+        asked.append((topology_name, more))
+        return SimpleNamespace(devices=["a chip"])
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", described)
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    assert topology.devices("v4:4x2x4*2") == (["a chip"], 2)
+    for name in ("v6e:2x4", "v5e:1x1", "v5p:4x4x8"):
+        topology.devices(name)
+    assert asked == [
+        # Both cores of a v4 are one device.
+        ("v4:4x2x4", {"num_slices": 2, "chip_config_name": "megacore"}),
+        # Eight chips of these are at one host, and so is a single one.
+        ("v6e:2x4", {"chips_per_host_bounds": (2, 4, 1)}),
+        ("v5e:1x1", {"chips_per_host_bounds": (1, 1, 1)}),
+        ("v5p:4x4x8", {}),
+    ]
+
+
+def test_the_compiler_is_told_what_the_launchers_tell_it(monkeypatch):
+    monkeypatch.setattr(
+        "jax.experimental.topologies.get_topology_desc", lambda **_: SimpleNamespace(devices=[])
+    )
+    chip = SimpleNamespace(platform="tpu")
+    for given, wanted in ((None, compiler_flags.flags("v6e")), ("", ""), ("--mine=1", "--mine=1")):
+        monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+        if given is not None:
+            monkeypatch.setenv("LIBTPU_INIT_ARGS", given)
+        topology.devices("v6e:4x4")
+        assert topology.compiler(chip)["flags"] == wanted
+    assert topology.compiler(chip)["jax"] == jax.__version__ and "libtpu" in topology.compiler(chip)
+    assert compiler_flags.flags("v6e") and not compiler_flags.flags("cpu")
 
 
 def test_gpus_are_named_by_kind_and_number(monkeypatch):
@@ -75,8 +137,10 @@ def test_gpus_are_named_by_kind_and_number(monkeypatch):
     assert topology.devices("l40s:2") == (["a GPU"] * 2, 1)
     assert asked["platform"] == "cuda" and asked["topology"] == "1x1x2"
     assert "cuda_compute_capability { major: 8 minor: 9 }" in asked["target_config"]
-    for name in ("h100:2x2", "h100:8*2"):
-        with pytest.raises(topology.TopologyError, match="of GPUs write their number"):
+    topology.devices("h100:16")
+    assert asked["topology"] == "1x2x8"
+    for name in ("h100:12", "h100:9"):
+        with pytest.raises(topology.TopologyError, match="whole machines of 8, such as h100:16"):
             topology.devices(name)
 
     def absent(**_):
@@ -100,6 +164,8 @@ def test_a_program_that_does_not_fit_ends_with_status_1(found, tmp_path):
     large = found | {"memory": figures.memory(analysis, topology.Chip(None, 11.5))}
     with pytest.raises(check.DoesNotFit, match=r"12\.0 GiB of 11\.5 GiB on a device"):
         check.require_fit(large)
+    with pytest.raises(check.DoesNotFit, match=r"fits with --config\.data\.rows=8 \(9\.5 GiB\)\.$"):
+        check.require_fit(large | {"remedies": [{"overrides": {"data.rows": 8}, "gib": 9.5}]})
     # The command with this program in place of a compiled one.
     code = (
         "import json, sys; from absl import app; from unireason_jax import compile_check as c; "
@@ -113,14 +179,58 @@ def test_a_program_that_does_not_fit_ends_with_status_1(found, tmp_path):
     assert (tmp_path / "tiny_train_cpu_8.md").read_text() in done.stdout
 
 
-def test_what_the_compiler_finds_too_large_does_not_fit(monkeypatch):
-    def compile_():
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 120G of 95G hbm.\nBuffers: ...")
+def refusing(monkeypatch, message):
+    """Makes the compiler refuse every train step with a message."""
 
-    lowered = SimpleNamespace(compile=compile_)
-    monkeypatch.setattr(programs, "lower", lambda *_: (lowered, None))
-    with pytest.raises(check.DoesNotFit, match=r"on cpu:8: .*120G of 95G hbm\. Use more chips"):
+    def compile_():
+        raise jax.errors.JaxRuntimeError(message)
+
+    def lowered(name, config, devices, budgets):
+        run = Run.of(config, devices, has_records=False)
+        return SimpleNamespace(compile=compile_), run
+
+    monkeypatch.setattr(programs, "lower", lowered)
+
+
+def test_what_the_compiler_finds_too_large_does_not_fit(monkeypatch, tmp_path):
+    refusing(monkeypatch, "RESOURCE_EXHAUSTED: Used 120.5G of 95.7G hbm. Exceeded by.\nBuffers:")
+    found = check.check(configuration.load(TINY, SMALL), "cpu:8", name="huge")
+    assert found["memory"]["peak_gib"] == 120.5 and found["memory"]["margin"] < 0
+    with pytest.raises(check.DoesNotFit, match=r"huge does not fit on cpu:8: 120\.5 GiB of 95\.7"):
+        check.require_fit(found)
+    check.save(found, tmp_path)
+    assert "does not fit" in summary.table(tmp_path)
+    refusing(monkeypatch, "RESOURCE_EXHAUSTED: no room.\nBuffers: ...")
+    with pytest.raises(check.DoesNotFit, match=r"on cpu:8: .*no room\. Use more chips"):
         check.check(configuration.load(TINY, SMALL), "cpu:8", name="huge")
+
+
+def test_what_helps_is_computed_from_what_the_compiler_wanted():
+    """Of 16 rows on 8 devices: state S, gradients G, activations of two rows each."""
+    config = configuration.load(TINY, SMALL | {"data.rows": 16})
+    run = Run.of(config, jax.devices(), has_records=False)
+    sizes = choices.sizes(run)
+    kept, rows = sum(sizes.values()), 100 * sum(sizes.values())
+    peak = kept + 2 * rows
+    (micro, fewer, shared) = remedies.remedies(run, peak, 1.1 * rows)
+    assert micro["overrides"] == {"train.microbatches": 2}
+    assert micro["gib"] * 2**30 == pytest.approx(kept + sizes["gradients"] + rows)
+    assert fewer["overrides"] == {"data.rows": 8}
+    assert fewer["gib"] * 2**30 == pytest.approx(kept + rows)
+    # Two devices a row: half of the groups, so twice the rows of each, in twice the parts.
+    wanted = {"mesh.context": 2, "mesh.fsdp": 4, "train.microbatches": 2, "mesh.preset": ""}
+    assert wanted.items() <= shared["overrides"].items()
+    assert remedies.flags(micro["overrides"]) == "--config.train.microbatches=2"
+    # What a change promises is what its run keeps.
+    changed = choices.changed(run, shared["overrides"])
+    assert changed.mesh.shape["context"] == 2 and changed.microbatches == 2
+    # Moments are enough where little is missing, and everything together where much is.
+    (*_, moments, _) = remedies.remedies(run, peak, peak - sizes["optimizer state"] / 8)
+    assert moments["overrides"] == {"optim.mu_dtype": "bfloat16"}
+    (together,) = remedies.remedies(run, peak, 0.2 * rows)
+    assert together["overrides"]["mesh.context"] == 8
+    assert together["overrides"]["train.microbatches"] == 16
+    assert remedies.remedies(run, peak, kept / 10) == []
 
 
 @pytest.mark.parametrize("program", ["train", "image"])

@@ -32,9 +32,9 @@ TPU = """HloModule jit_step, is_scheduled=true
   %h = bf16[2,512,1024]{2,1,0} get-tuple-element(%carry), index=1
   %two = s32[]{:T(128)} constant(2)
   %send = (bf16[2,512,1024], bf16[2,512,1024], u32[], u32[]) collective-permute-start(%h)
-  %got = bf16[2,512,1024]{2,1,0} collective-permute-done(%send)
   %w0 = bf16[1024,8,128]{2,1,0} constant(0)
-  %y = bf16[2,512,8,128]{3,1,2,0} fusion(%got, %w0), kind=kOutput, calls=%fused.1
+  %y = bf16[2,512,8,128]{3,1,2,0} fusion(%h, %w0), kind=kOutput, calls=%fused.1
+  %got = bf16[2,512,1024]{2,1,0} collective-permute-done(%send)
   %next = s32[]{:T(128)} add(%i, %two)
   ROOT %out = (s32[]{:T(128)}, bf16[2,512,1024]{2,1,0}) tuple(%next, %got)
 }
@@ -67,6 +67,34 @@ def test_a_tpu_program():
     assert permute == ("collective-permute", 2 * 512 * 1024 * 2, 4, True)
     assert scatter == ("reduce-scatter", 512 * 8 * 4 * 7 / 8, 1, False)
     assert program.square_buffers({512, 1024}) == ["bf16[2, 512, 1024, 1]", "bf16[2, 512, 1024]"]
+
+
+def test_what_ends_before_any_work_began_is_synchronous():
+    lines = TPU.splitlines()
+    (work,) = (line for line in lines if "fusion(%h" in line)
+    lines.remove(work)
+    lines.insert(next(i for i, line in enumerate(lines) if "permute-done" in line) + 1, work)
+    program = hlo.parse("\n".join(lines))
+    (permute,) = (c for c in program.collectives() if c.kind == "collective-permute")
+    assert permute.runs == 4 and not permute.overlapped
+
+
+def test_a_communication_that_is_split_over_fusions_counts_once():
+    gather = "all-gather(%p), channel_id=2, replica_groups=[1,8]<=[8], dimensions={0}"
+    given = "  %p = f32[8]{0} parameter(0)\n"
+    part = f"(p: f32[8]) -> f32[64] {{\n{given}  ROOT %g = f32[64]{{0}} {gather}\n}}\n"
+    names = ["fused_computation.1", "async_collective_fusion.2", "fused_computation.3"]
+    calls = [
+        f"  %f{n} = f32[64]{{0}} fusion(%x), kind=kCustom, calls=%{name}\n"
+        for n, name in enumerate(names)
+    ]
+    text = "HloModule m\n\n" + "".join(f"%{name} {part}\n" for name in names)
+    text += (
+        "ENTRY %main (x: f32[8]) -> f32[64] {\n  %x = f32[8]{0} parameter(0)\n"
+        + "".join(calls)
+        + "}\n"
+    )
+    assert hlo.parse(text).collectives() == [("all-gather", 64 * 4 * 7 / 8, 1, True)]
 
 
 def test_loops_are_multiplied_out():

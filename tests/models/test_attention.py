@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from unireason_jax.models import flash
 from unireason_jax.models.attention import CachedKeys, Keys, Queries, attend
 from unireason_jax.models.chunked import Ids, active_blocks
-from unireason_jax.models.flash import flash_attention
+from unireason_jax.models.flash import default_tiles, flash_attention
 from unireason_jax.models.flash_gpu import Tilings, default_tilings, gpu_attention, whole_tiles
 from unireason_jax.models.flash_gpu_kernels import Kernel
 from unireason_jax.models.flash_kernels import Tiles
@@ -114,6 +115,40 @@ def test_fifty_random_packings_equal_brute_force(backend, dtype, bound):
         for found, right in pairs:
             error = np.abs(np.asarray(found, np.float64) - right).max() / np.abs(right).max()
             assert error <= bound, (seed, error)
+
+
+def test_lists_that_do_not_fit_together_are_walked_in_turns(monkeypatch):
+    rng = np.random.default_rng(0)
+    *qkv, seen = inputs(rng, 6, 45, heads=2, kv_heads=1)
+    ids, target = Ids(*seen[1:], seen.key), rng.normal(size=qkv[0].shape)
+
+    def out_and_grads():
+        def loss(q, k, v):
+            out = flash_attention(q, k, v, ids, Tiles(8, 16), True)
+            return jnp.sum(out * target), out
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*qkv)
+
+    whole = out_and_grads()
+    pairs = 6 * 3  # of 45 tokens in tiles of 8 queries and 16 keys
+    monkeypatch.setattr(flash, "SCALARS", 4 * pairs * 5)
+    assert flash.rows_at_once(6, pairs) == 3
+    jax.tree.map(np.testing.assert_array_equal, out_and_grads(), whole)
+    monkeypatch.setattr(flash, "SCALARS", 4 * pairs - 1)
+    with pytest.raises(flash.RowTooLong, match=r"18 pairs of tiles .*--config\.mesh\.context"):
+        out_and_grads()
+
+
+def test_rows_of_a_stage_2_step_that_a_chip_can_take_at_once():
+    """1 MiB of scalar memory has room for the lists of four rows of 53,610 tokens, not of six."""
+    keys, latents = 53_610, 45_056
+    tiles = default_tiles(7, latents, keys)
+    pairs = -(-latents // tiles.queries) * -(-keys // tiles.keys)
+    assert 5 * 4 * pairs < 1 << 20 < 6 * 4 * pairs
+    assert [flash.rows_at_once(rows, pairs) for rows in (1, 4, 5, 6, 8)] == [1, 4, 1, 3, 4]
+    for rows in range(1, 20):
+        turn = flash.rows_at_once(rows, pairs)
+        assert rows % turn == 0 and 4 * turn * pairs < 1 << 20
 
 
 @pytest.mark.parametrize(("size", "heads", "kv_heads"), [(72, 3, 3), (64, 7, 1), (128, 2, 1)])

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from unireason_jax.compilation import figures, hlo, programs, summary, topology
+from unireason_jax.compilation import figures, hlo, programs, remedies, summary, topology
 from unireason_jax.compilation.reference import reference_row
 from unireason_jax.data.rows import Budgets
 from unireason_jax.models import functional
@@ -29,10 +29,13 @@ class DoesNotFit(RuntimeError):
 
 
 _REMATERIALISED = re.compile(r"\[SPMD\] Involuntary full rematerialization[^\n]*")
+_USED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
 
 
 def check(config: Any, where: str, program: str = "train", *, name: str) -> dict[str, Any]:
     """Compiles one program for a topology; what the report says, as plain values.
+
+    Of a program for which the compiler finds no room this is its memory, without what it does.
 
     Args:
       config: the resolved config; `mesh.slices` is set to the topology's slices.
@@ -56,16 +59,38 @@ def check(config: Any, where: str, program: str = "train", *, name: str) -> dict
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            first = str(error).split("\n")[0].rstrip(".")
-            raise DoesNotFit(_too_large(name, where, first)) from None
+            executable, refused = None, str(error)
     spent = {
         "seconds": time.monotonic() - start,
         "cpu_seconds": time.process_time() - cpu,
         "warnings": sorted(set(_REMATERIALISED.findall(log()))),
     }
-    described = describe(run, budgets, executable.memory_analysis(), executable.as_text())
-    labels = {"program": name, "topology": where, "unit": unit, "config": _changed(config)}
-    return labels | described | spent
+    found = {"program": name, "topology": where, "unit": unit, "config": _changed(config)}
+    found |= about(run, budgets, trains=program == "train")
+    if executable is None:
+        found["memory"] = _wanted(name, where, refused)
+    else:
+        found |= describe(run, budgets, executable.memory_analysis(), executable.as_text())
+    memory = found["memory"]
+    if program == "train" and memory.get("margin", 0.0) < 0:
+        sizes = (memory[size] * figures.GIB for size in ("peak_gib", "capacity_gib"))
+        found["remedies"] = remedies.remedies(run, *sizes)
+    return found | spent
+
+
+def _wanted(name: str, where: str, refused: str) -> dict[str, float]:
+    """Memory as the compiler's refusal tells it.
+
+    Raises:
+      DoesNotFit: it does not tell.
+    """
+    told = _USED.search(refused)
+    if told is None:
+        first = refused.split("\n")[0].rstrip(".")
+        raise DoesNotFit(f"{name} does not fit on {where}: {first}. {_GENERAL}")
+    powers = {"K": -2, "M": -1, "G": 0, "T": 1}
+    peak, capacity = (float(told[n]) * 1024.0 ** powers[told[n + 1]] for n in (1, 3))
+    return {"peak_gib": peak, "capacity_gib": capacity, "margin": 1 - peak / capacity}
 
 
 def require_fit(found: Mapping[str, Any]) -> None:
@@ -77,16 +102,43 @@ def require_fit(found: Mapping[str, Any]) -> None:
     memory = found["memory"]
     if memory.get("margin", 0.0) < 0:
         sizes = f"{memory['peak_gib']:.1f} GiB of {memory['capacity_gib']:.1f} GiB on a device"
-        raise DoesNotFit(_too_large(found["program"], found["topology"], sizes))
+        what = f"{found['program']} does not fit on {found['topology']}"
+        raise DoesNotFit(f"{what}: {sizes}. {remedy(found)}")
 
 
-def _too_large(name: str, where: str, reason: str) -> str:
-    """What `DoesNotFit` says."""
-    return (
-        f"{name} does not fit on {where}: {reason}. Use more chips, shorter rows "
-        "(--config.data.budgets), more devices a row (--config.mesh.context, "
-        "--config.mesh.tensor), or --config.model.remat=full."
-    )
+_GENERAL = (
+    "Use more chips, shorter rows (--config.data.budgets), more devices a row "
+    "(--config.mesh.context, --config.mesh.tensor), or --config.model.remat=full."
+)
+
+
+def remedy(found: Mapping[str, Any]) -> str:
+    """What makes the program of a report that does not fit smaller, in a sentence."""
+    ways = [
+        f"{remedies.flags(way['overrides'])} ({way['gib']:.1f} GiB)"
+        for way in found.get("remedies", ())
+    ]
+    if ways:
+        return f"By estimate it fits with {'; or with '.join(ways)}."
+    if "remedies" in found:
+        return f"Neither microbatches, moments nor context are enough. {_GENERAL}"
+    return _GENERAL
+
+
+def about(run: Run, budgets: Budgets, *, trains: bool) -> dict[str, Any]:
+    """What is known of a program before it is compiled, and who compiles it."""
+    device = run.mesh.devices.flat[0]
+    return {
+        "device": device.device_kind,
+        "devices": run.mesh.size,
+        "mesh": " x ".join(f"{axis} {n}" for axis, n in run.mesh.shape.items() if n > 1) or "1",
+        "rows": run.config.data.rows if trains else batches.row_parts(run.mesh),
+        "microbatches": run.microbatches if trains else 1,
+        "tokens": budgets.total,
+        "parameters": functional.size(run.model),
+        "remat": run.model.remat,
+        "compiler": topology.compiler(device),
+    }
 
 
 def describe(run: Run, budgets: Budgets, memory: Any, text: str) -> dict[str, Any]:
@@ -102,16 +154,7 @@ def describe(run: Run, budgets: Budgets, memory: Any, text: str) -> dict[str, An
         und_trained=not run.loss.detach_und,
     )
     trains = "train_step" in text.split("\n", 1)[0]
-    rows = config.data.rows if trains else batches.row_parts(run.mesh)
     found: dict[str, Any] = {
-        "device": run.mesh.devices.flat[0].device_kind,
-        "devices": run.mesh.size,
-        "mesh": " x ".join(f"{axis} {n}" for axis, n in run.mesh.shape.items() if n > 1) or "1",
-        "rows": rows,
-        "tokens": budgets.total,
-        "parameters": functional.size(run.model),
-        "remat": run.model.remat,
-        "jax": jax.__version__,
         "memory": figures.memory(memory, chip),
         "collectives": figures.collectives(parsed),
         "square_buffers": parsed.square_buffers(_token_counts(budgets, work.context)),

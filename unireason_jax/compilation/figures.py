@@ -160,25 +160,23 @@ def collectives(program: Program) -> dict[str, Any]:
 def speed(program: Program, chip: Chip, found: Mapping[str, Any]) -> dict[str, float]:
     """Seconds a step needs at the data sheet's rates, and the MFU that they allow; {} if unknown.
 
-    Compute, memory and network are each taken at their peak rate. `bound_s` is the longest of the
-    three; `step_s` is the longer of compute and memory plus the collectives that nothing overlaps.
-    Both are optimistic: no chip multiplies at its peak.
+    Compute, memory and the collectives that work overlaps are each taken at their peak rate, and
+    the longest of them counts. While a synchronous collective runs nothing else does, so these are
+    added: `bound_s` is the sum. It is optimistic: no chip multiplies at its peak.
     """
     if not (chip.flops and chip.memory_rate and chip.link_rate):
         return {}
     work, wire = found["flops"], found["collectives"]
+    waiting = wire["synchronous_gib"]
     parts = {
         "compute_s": (work["compiled_matmuls"] + work["busiest_kernels"]) / chip.flops,
         "memory_s": program.memory_bytes() / chip.memory_rate,
-        "network_s": wire["gib"] * GIB / chip.link_rate,
+        "overlapped_s": (wire["gib"] - waiting) * GIB / chip.link_rate,
     }
-    waiting = wire["synchronous_gib"] * GIB / chip.link_rate
-    step = max(parts["compute_s"], parts["memory_s"]) + waiting
-    needed = work["model"] / chip.flops
-    bound = max(parts.values())
+    synchronous = waiting * GIB / chip.link_rate
+    bound = max(parts.values()) + synchronous
     return parts | {
+        "synchronous_s": synchronous,
         "bound_s": bound,
-        "mfu_bound": needed / bound,
-        "step_s": step,
-        "mfu_at_step": needed / step,
+        "mfu_bound": work["model"] / chip.flops / bound,
     }

@@ -26,6 +26,8 @@ _COLLECTIVES = (
     "all-to-all",
     "ragged-all-to-all",
 )
+# What a device computes while others send.
+_WORK = {"fusion", "dot", "convolution", "custom-call", "while", "call", "conditional"}
 
 
 class Array(NamedTuple):
@@ -149,15 +151,25 @@ class Program:
         ]
 
     def collectives(self) -> list[Collective]:
-        """All communication of one device, longest total first."""
+        """All communication of one device, longest total first.
+
+        One that is split over fusions stands in several computations, under one channel: it counts
+        once, as overlapped.
+        """
         found: dict[tuple, int] = {}
+        split, seen = self._split_channels(), set()
         for name, times in self.runs.items():
             fused = name.startswith("all-reduce-scatter")
             for line in self.computations[name].values():
                 kind = line.opcode.removesuffix("-start")
                 if kind not in _COLLECTIVES:
                     continue
-                overlapped = line.opcode.endswith("-start") or "async" in name
+                channel = _channel(line)
+                if channel in seen:
+                    continue
+                seen |= {channel} & split
+                overlapped = channel in split or "async" in name
+                overlapped |= self._overlapped(line, self.computations[name])
                 started = line.opcode.endswith("-start") and kind != "all-reduce"
                 size = (max if started else sum)(a.bytes for a in line.arrays)
                 kind = "reduce-scatter" if fused else kind
@@ -168,6 +180,32 @@ class Program:
                 found[key] = found.get(key, 0) + times
         parts = [Collective(kind, size, n, over) for (kind, size, over), n in found.items()]
         return sorted(parts, key=lambda c: -c.wire_bytes * c.runs)
+
+    def _split_channels(self) -> set[str]:
+        """Channels of communication that goes on inside of fusions with other work."""
+        return {
+            channel
+            for name in self.runs
+            if "async" in name
+            for line in self.computations[name].values()
+            if (channel := _channel(line))
+        }
+
+    @staticmethod
+    def _overlapped(line: Instruction, inside: dict[str, Instruction]) -> bool:
+        """Whether work is scheduled between the start of a communication and its end.
+
+        One that ends in another computation (the next round of a loop) has all of that between.
+        """
+        if not line.opcode.endswith("-start"):
+            return False
+        order = list(inside.values())
+        for later in order[order.index(line) + 1 :]:
+            if later.opcode in _WORK:
+                return True
+            if later.opcode.endswith("-done") and line.name in later.operands:
+                return False
+        return True
 
     def memory_bytes(self) -> float:
         """Bytes that instructions read and write outside fusions: what memory moves, roughly."""
@@ -243,6 +281,12 @@ def _constant(line: Instruction) -> int | None:
         return None
     value = re.match(r"constant\((-?\d+)\)", line.text)
     return int(value[1]) if value else None
+
+
+def _channel(line: Instruction) -> str | None:
+    """The channel of a communication, None for anything else."""
+    found = re.search(r"channel_id=(\d+)", line.text)
+    return found[1] if found else None
 
 
 def _called(text: str) -> list[str]:

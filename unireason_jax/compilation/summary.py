@@ -18,19 +18,23 @@ _COLUMNS = (
     "KiB/token",
     "step bound s",
     "MFU bound",
+    "compiler",
 )
 
 
 def markdown(found: Mapping[str, Any]) -> str:
     """One program's report."""
-    memory, wire = found["memory"], found["collectives"]
+    memory, compiler = found["memory"], dict(found["compiler"])
+    told, micro = compiler.pop("flags", ""), found["rows"] // found["microbatches"]
     lines = [
         f"# {found['program']} on {found['topology']}",
         "",
         f"{found['config']}; {found['device']}; {found['parameters']:,} parameters; mesh "
-        f"{found['mesh']}; {found['rows']} rows of {found['tokens']:,} tokens; remat "
-        f"{found['remat']}; jax {found['jax']}; lowered and compiled in {found['seconds']:.0f} s "
-        f"({found['cpu_seconds']:.0f} CPU-seconds).",
+        f"{found['mesh']}; {found['rows']} rows of {found['tokens']:,} tokens, {micro} at once; "
+        f"remat {found['remat']}; {_versions(compiler)}; lowered and compiled in "
+        f"{found['seconds']:.0f} s ({found['cpu_seconds']:.0f} CPU-seconds).",
+        "",
+        f"The compiler was told: `{told}`." if told else "The compiler was told nothing more.",
         "",
         "| memory of one device | GiB |",
         "|---|---|",
@@ -42,8 +46,19 @@ def markdown(found: Mapping[str, Any]) -> str:
     ]
     if "margin" in memory:
         lines += ["", f"Free at the peak: {memory['margin']:.1%}."]
-    if found.get("flops"):
-        lines += _flop_lines(found["flops"])
+    if "collectives" in found:
+        lines += _work_lines(found)
+    return "\n".join(lines) + "\n"
+
+
+def _versions(compiler: Mapping[str, str]) -> str:
+    """Names and versions of what has compiled."""
+    return ", ".join(f"{name} {version}" for name, version in compiler.items() if name != "flags")
+
+
+def _work_lines(found: Mapping[str, Any]) -> list[str]:
+    """What the program does, of one that the compiler found room for."""
+    lines, wire = _flop_lines(found["flops"]) if found.get("flops") else [], found["collectives"]
     lines += [
         "",
         f"Network: {wire['gib']:.1f} GiB sent per device and {found['unit']}, "
@@ -54,15 +69,17 @@ def markdown(found: Mapping[str, Any]) -> str:
     ]
     if found.get("speed"):
         lines += _speed_lines(found["speed"])
+    if "*" in found["topology"]:
+        lines += ["", "Between slices the network is slower than the rate that is taken here."]
     squares = ", ".join(found["square_buffers"]) or "none"
-    lines += [
+    return [
+        *lines,
         "",
         f"Arrays of tokens x tokens: {squares}.",
         f"Loops whose length depends on data, counted once: {found['loops_counted_once']}.",
         f"Involuntary rematerialisations reported by the partitioner: {len(found['warnings'])}.",
         *(f"* {warning}" for warning in found["warnings"]),
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _flop_lines(work: Mapping[str, Any]) -> list[str]:
@@ -93,10 +110,10 @@ def _speed_lines(speed: Mapping[str, float]) -> list[str]:
     return [
         "",
         f"At the data sheet's rates: compute {speed['compute_s']:.2f} s, memory "
-        f"{speed['memory_s']:.2f} s, network {speed['network_s']:.2f} s. A step takes at least "
-        f"{speed['bound_s']:.2f} s (MFU at most {speed['mfu_bound']:.1%}); with the synchronous "
-        f"collectives on top, {speed['step_s']:.2f} s (MFU {speed['mfu_at_step']:.1%}). No chip "
-        "multiplies at its peak: expect less.",
+        f"{speed['memory_s']:.2f} s, network that work overlaps {speed['overlapped_s']:.2f} s, and "
+        f"synchronous collectives, for which everything waits, {speed['synchronous_s']:.2f} s. A "
+        f"step takes at least {speed['bound_s']:.2f} s (MFU at most {speed['mfu_bound']:.1%}). No "
+        "chip multiplies at its peak: expect less.",
     ]
 
 
@@ -115,7 +132,7 @@ def table(folder: Path) -> str:
 
 def _row(found: Mapping[str, Any]) -> tuple[str, ...]:
     """The cells of one report."""
-    memory, wire = found["memory"], found["collectives"]
+    memory, wire = found["memory"], found.get("collectives")
     work, speed = found.get("flops"), found.get("speed")
     capacity, margin = memory.get("capacity_gib"), memory.get("margin")
     tokens = found["rows"] * found["tokens"] / found["devices"]
@@ -128,8 +145,9 @@ def _row(found: Mapping[str, Any]) -> tuple[str, ...]:
         f"{memory['peak_gib']:.1f}" + (f" / {capacity:.1f}" if capacity else ""),
         f"{margin:.0%}" if margin is not None else "",
         f"{work['ratio']:.3f}" if work else "",
-        f"{wire['gib']:.1f}, {wire['synchronous_gib']:.1f}",
+        f"{wire['gib']:.1f}, {wire['synchronous_gib']:.1f}" if wire else "does not fit",
         f"{wire['gib'] * (1 << 20) / tokens:.0f}" if work else "",
         f"{speed['bound_s']:.2f}" if speed else "",
         f"{speed['mfu_bound']:.0%}" if speed else "",
+        _versions(found["compiler"]),
     )

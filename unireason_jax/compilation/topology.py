@@ -3,17 +3,23 @@
 v5p:2x2x4      one slice of 2 x 2 x 4 chips (a v5p-32: pods are named by TensorCores there)
 v5e:8x16*2     two such slices
 h100:8         eight GPUs of a machine; a100, h200 and l40s (48 GB) as well
+h100:16        two such machines
 cpu:8          eight CPU devices
+
+A chip is one device (of a v4 too, whose two cores work as one), of a tpu7x two.
 """
 
 import contextlib
 import dataclasses
+import importlib.metadata
+import math
 import os
 import re
 from collections.abc import Sequence
 
 import jax
 
+from unireason_jax.pods import compiler_flags
 from unireason_jax.training import metrics
 
 
@@ -67,7 +73,15 @@ gpu_device_info {{
 platform_name: "CUDA" device_description_str: "{kind}"
 dnn_version_info {{ major: 9 minor: 10 }} runtime_version {{ major: 13 }}
 """
-_NAME = re.compile(r"(?P<accelerator>[a-z0-9]+):(?P<shape>\d+(x\d+)*)(\*(?P<slices>\d+))?")
+_COUNT = r"[1-9]\d*"
+_NAME = re.compile(
+    rf"(?P<accelerator>\w+):(?P<shape>{_COUNT}(x{_COUNT})*)(\*(?P<slices>{_COUNT}))?"
+)
+# Chips of the slices of flat and of deep tori; deep ones have all multiples of 4 x 4 x 4, too.
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_DEEP = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
+_TPUS = {"v4": _DEEP, "v5e": _FLAT, "v5p": _DEEP, "v6e": _FLAT, "tpu7x": _DEEP}
+_MACHINE = 8  # GPUs of one
 
 
 class TopologyError(ValueError):
@@ -96,48 +110,108 @@ def devices(name: str) -> tuple[Sequence[jax.Device], int]:
     """
     match = _NAME.fullmatch(name)
     if match is None:
+        raise TopologyError(f"--topology={name}: write accelerator:chips. {_known()}")
+    accelerator, shape, slices = match["accelerator"], match["shape"], int(match["slices"] or 1)
+    if accelerator in _TPUS:
+        return _tpu_devices(accelerator, shape, slices), slices
+    if accelerator != "cpu" and accelerator not in _GPUS:
+        raise TopologyError(f"--topology={name}: there is no {accelerator}. {_known()}")
+    if slices > 1 or not shape.isdigit():
+        of = "CPU devices" if accelerator == "cpu" else "GPUs"
         raise TopologyError(
-            f"--topology={name}: write accelerator:chips, such as v5p:2x2x4, v5e:8x16*2, h100:1 or "
-            "cpu:8."
+            f"--topology={name}: of {of} write their number, such as {accelerator}:8."
         )
-    slices = int(match["slices"] or 1)
-    if match["accelerator"] == "cpu":
-        count = int(match["shape"])
-        if len(jax.devices("cpu")) < count:
-            raise TopologyError(
-                f"--topology={name}: there are {len(jax.devices('cpu'))} CPU devices; set "
-                f"XLA_FLAGS=--xla_force_host_platform_device_count={count}."
-            )
-        return jax.devices("cpu")[:count], slices
-    if match["accelerator"] in _GPUS:
-        if slices > 1 or not match["shape"].isdigit():
-            raise TopologyError(f"--topology={name}: of GPUs write their number, such as h100:8.")
-        return _gpu_devices(match["accelerator"], int(match["shape"])), 1
-    return _tpu_devices(f"{match['accelerator']}:{match['shape']}", slices), slices
+    count = int(shape)
+    if accelerator in _GPUS:
+        return _gpu_devices(accelerator, count), 1
+    if len(jax.devices("cpu")) < count:
+        raise TopologyError(
+            f"--topology={name}: there are {len(jax.devices('cpu'))} CPU devices; set "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={count}."
+        )
+    return jax.devices("cpu")[:count], 1
 
 
-def _tpu_devices(shape: str, slices: int) -> Sequence[jax.Device]:
-    """Devices of a TPU topology, from libtpu."""
+def compiler(device: jax.Device) -> dict[str, str]:
+    """What has compiled for a device: versions of jax and of its compiler, and what it was told."""
+    found = {"jax": jax.__version__}
+    if device.platform == "tpu":
+        return found | {
+            "libtpu": _version("libtpu"),
+            "flags": os.environ.get(compiler_flags.TPU, ""),
+        }
+    if is_gpu(device):
+        found["cuda plugin"] = _version("jax-cuda13-plugin")
+    return found | {"flags": os.environ.get(compiler_flags.GPU, "")}
+
+
+def _version(package: str) -> str:
+    """The version of an installed package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not of a package"
+
+
+def _known() -> str:
+    """The topologies that there are."""
+    kinds = [
+        f"{', '.join(name for name in _TPUS if _TPUS[name] is shapes)} with {_listed(shapes)}"
+        for shapes in (_FLAT, _DEEP)
+    ]
+    return (
+        f"TPU slices: {'; '.join(kinds)} chips, such as v5p:2x2x4 (v5p:2x2x4*2: two such slices). "
+        f"GPUs: {', '.join(_GPUS)} with their number, such as h100:8. CPU devices: cpu:8."
+    )
+
+
+def _listed(shapes: Sequence[str]) -> str:
+    """Shapes of slices, in words."""
+    return ", ".join(shapes) + (" and multiples of 4x4x4" if shapes is _DEEP else "")
+
+
+def _is_slice(accelerator: str, chips: Sequence[int]) -> bool:
+    """Whether so many chips by dimension, in any order, are a slice of an accelerator."""
+    listed = [sorted(map(int, shape.split("x"))) for shape in _TPUS[accelerator]]
+    cubes = len(chips) == 3 and len(listed[0]) == 3 and not any(size % 4 for size in chips)
+    return sorted(chips) in listed or cubes
+
+
+def _tpu_devices(accelerator: str, shape: str, slices: int) -> Sequence[jax.Device]:
+    """Devices of a TPU topology, from libtpu; its compiler is told what the launchers tell it."""
     from jax.experimental import topologies
 
+    chips = [int(size) for size in shape.split("x")]
+    if not _is_slice(accelerator, chips):
+        raise TopologyError(
+            f"--topology={accelerator}:{shape}: there is no such slice; those of {accelerator} "
+            f"have {_listed(_TPUS[accelerator])} chips."
+        )
+    os.environ.setdefault(compiler_flags.TPU, compiler_flags.flags(accelerator))
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not look for a cloud machine's metadata
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nothing is run, so nothing is locked
     more = {"num_slices": slices} if slices > 1 else {}
+    if accelerator == "v4":
+        more["chip_config_name"] = "megacore"
+    if math.prod(chips) in (1, 8) and len(chips) == 2:  # all of them at one host
+        more["chips_per_host_bounds"] = (*chips, 1)
     try:
         with contextlib.redirect_stderr(None):
-            found = topologies.get_topology_desc(platform="tpu", topology_name=shape, **more)
+            found = topologies.get_topology_desc(
+                platform="tpu", topology_name=f"{accelerator}:{shape}", **more
+            )
     except RuntimeError as error:
         if "not installed" in str(error) or "libtpu" in str(error):
             raise TopologyError(
-                f"--topology={shape}: compiling for TPU needs libtpu; pip install "
+                f"--topology={accelerator}:{shape}: compiling for TPU needs libtpu; pip install "
                 "'unireason-jax[tpu]' (it works on machines without a TPU)."
             ) from None
-        raise TopologyError(f"--topology={shape}: {error}") from None
+        raise TopologyError(f"--topology={accelerator}:{shape}: {error}") from None
     return found.devices
 
 
 def _gpu_devices(name: str, count: int) -> Sequence[jax.Device]:
-    """GPUs of one machine, as JAX's CUDA plugin compiles for them without any."""
+    """GPUs of machines of eight, or some of one, as JAX's CUDA plugin compiles for them without."""
     from jax.experimental import topologies
 
     kind, capability, cores, core_memory, program_memory, cache, clock = _GPUS[name]
@@ -156,7 +230,13 @@ def _gpu_devices(name: str, count: int) -> Sequence[jax.Device]:
         rate=int(rate),
         size=int(memory * (1 << 30)),
     )
-    shape = {"topology": f"1x1x{count}", "target_config": target}
+    machines = max(1, count // _MACHINE)
+    if count % machines or count // machines > _MACHINE:
+        raise TopologyError(
+            f"--topology={name}:{count}: more than {_MACHINE} are whole machines of {_MACHINE}, "
+            f"such as {name}:{2 * _MACHINE}."
+        )
+    shape = {"topology": f"1x{machines}x{count // machines}", "target_config": target}
     try:
         return topologies.get_topology_desc(platform="cuda", topology_name="", **shape).devices
     except NotImplementedError:

@@ -3,10 +3,12 @@
 FlashAttention (Dao et al., 2022) with the rule of `visibility` evaluated inside the kernel, so a
 mask is never stored. Which pairs of tiles are walked follows from the bounds of the queries and all
 keys (see `chunked.active_blocks`), separately for every row. The list has room for all pairs, so it
-cannot overflow, and the kernel's grid is as long as the longest list in use.
+cannot overflow, and the kernel's grid is as long as the longest list in use. The lists lie in
+scalar memory, which is small: of many long rows some are attended to after the others.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,6 +26,12 @@ from unireason_jax.models.flash_kernels import (
     query_gradient,
 )
 from unireason_jax.rules.visibility import NOTHING, PADDING
+
+SCALARS = (1 << 20) * 7 // 8  # bytes of a core's scalar memory (1 MiB) that lists may take
+
+
+class RowTooLong(ValueError):
+    """The list of one row is too long for scalar memory; the message says what helps."""
 
 
 def default_tiles(group: int, queries: int, keys: int) -> Tiles:
@@ -71,7 +79,7 @@ def _forward(
     """The output, and what the backward pass needs."""
     ids = padded(ids, tiles)
     x = _tensors(q, k, v, ids, tiles)
-    out, lse = outputs(x, _walk(active_tiles(ids, tiles)), tiles, interpret)
+    out, lse = _in_turns(outputs, x, active_tiles(ids, tiles), tiles, interpret)
     result = checkpoint_name(_untiled(out, q.shape, tiles), "attention")
     lse = checkpoint_name(lse[..., 0, :], "attention")
     return result, (q, k, v, ids, result, lse)
@@ -88,14 +96,49 @@ def _backward(tiles: Tiles, interpret: bool, saved: Any, d_result: jax.Array) ->
         delta=jnp.swapaxes(_tiled(product[..., None], kv_heads, tiles), 3, 4),
     )
     active, scale = active_tiles(ids, tiles), q.shape[3] ** -0.5
-    dq = _untiled(query_gradient(x, _walk(active), tiles, interpret), q.shape, tiles)
-    by_key = _walk(jnp.swapaxes(active, 1, 2))
-    dk, dv = key_gradients(x, by_key, tiles, interpret)
+    dq = _untiled(_in_turns(query_gradient, x, active, tiles, interpret), q.shape, tiles)
+    dk, dv = _in_turns(key_gradients, x, jnp.swapaxes(active, 1, 2), tiles, interpret)
     dk, dv = (jnp.swapaxes(g, 1, 2)[:, : k.shape[1]] for g in (dk, dv))
     return dq * scale, dk * scale, dv, None
 
 
 flash_attention.defvjp(_forward, _backward)
+
+
+def rows_at_once(rows: int, pairs: int) -> int:
+    """How many of some rows have lists that fit into scalar memory together; it divides them.
+
+    Args:
+      rows: rows of a device.
+      pairs: pairs of tiles of a row.
+
+    Raises:
+      RowTooLong: the list of one row does not fit.
+    """
+    most = SCALARS // (4 * pairs)
+    if not most:
+        raise RowTooLong(
+            f"attention: the list of a row's {pairs:,} pairs of tiles does not fit into the scalar "
+            "memory of a TPU; share a row among devices (--config.mesh.context), or take shorter "
+            "ones (--config.data.budgets)."
+        )
+    return max(turn for turn in range(1, min(most, rows) + 1) if rows % turn == 0)
+
+
+def _in_turns(
+    kernel: Callable, x: Tensors, active: jax.Array, tiles: Tiles, interpret: bool
+) -> Any:
+    """A kernel over all rows, so many at once as their lists allow."""
+    rows = active.shape[0]
+    turn = rows_at_once(rows, active.shape[1] * active.shape[2])
+
+    def some(part: tuple[Tensors, jax.Array]) -> Any:
+        return kernel(part[0], _walk(part[1]), tiles, interpret)
+
+    if turn == rows:
+        return some((x, active))
+    parts = jax.tree.map(lambda a: a.reshape(-1, turn, *a.shape[1:]), (x, active))
+    return jax.tree.map(lambda a: a.reshape(rows, *a.shape[2:]), jax.lax.map(some, parts))
 
 
 def active_tiles(ids: Ids, tiles: Tiles) -> jax.Array:
