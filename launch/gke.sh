@@ -21,7 +21,7 @@
 #   RESTARTS          restarts after a failure or a lost slice, 100 by default; none after status 2,
 #                     by which a command says that its user has to mend something
 #   SPOT=1            on spot nodes
-#   LIBTPU_INIT_ARGS  what the compiler is told; by default the table of the accelerator
+#   LIBTPU_INIT_ARGS  what the compiler is told, by default nothing
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=launch/lib.sh
 source "$here/lib.sh"
@@ -38,8 +38,7 @@ json() {
 
 job_set() {
   need NAME IMAGE TPU TOPOLOGY HOSTS
-  local spot="" mounts="" volumes="" told
-  told=$(compiler_flags "$TPU")
+  local spot="" mounts="" volumes=""
   if [[ -n ${SPOT:-} ]]; then spot='cloud.google.com/gke-spot: "true"'; fi
   if [[ -n ${CLAIM:-} ]]; then
     mounts="volumeMounts: [{name: runs, mountPath: /runs}]"
@@ -82,7 +81,7 @@ spec:
                 - name: train
                   image: $IMAGE
                   command: $(json "$@")
-                  env: [{name: LIBTPU_INIT_ARGS, value: "$told"}]
+                  env: [{name: LIBTPU_INIT_ARGS, value: "${LIBTPU_INIT_ARGS:-}"}]
                   ports: [{containerPort: 8471}, {containerPort: 8482}, {containerPort: 8080}]
                   securityContext: {privileged: true}
                   resources:

@@ -56,22 +56,6 @@ again() {
   done
 }
 
-# compiler_flags ACCELERATOR: what its compiler is told; LIBTPU_INIT_ARGS where that is set, to
-# nothing as well. The table is the one that compile_check compiles with.
-compiler_flags() {
-  local generation
-  case $1 in
-    *v5lite* | *v5-lite* | *v5e*) generation=v5e ;;
-    *v5p*) generation=v5p ;;
-    *v6e*) generation=v6e ;;
-    *v4*) generation=v4 ;;
-    *tpu7x*) generation=tpu7x ;;
-    *) generation=none ;;
-  esac
-  echo "${LIBTPU_INIT_ARGS-$(awk -v g="$generation" '/^v/ && index("," $1 ",", "," g ",") {
-    printf "%s%s", sep, $2; sep = " " }' "$here/../unireason_jax/pods/compiler_flags.txt")}"
-}
-
 # usage: the comment at the top of the script, without its marks.
 usage() {
   sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"

@@ -20,7 +20,7 @@
 #   PROJECT, ZONE     where
 #   TPU_NAME          name of the queued resource and of its slice
 #   ACCELERATOR       type, such as v5p-32
-#   LIBTPU_INIT_ARGS  what the compiler is told; by default the table of the accelerator
+#   LIBTPU_INIT_ARGS  what the compiler is told, by default nothing
 #   RUNTIME           image of the TPU VM; by default the one of the accelerator
 #   SPOT=1            spot capacity; RESERVED=1: a reservation
 #   POLL              seconds between two looks of babysit, 60 by default
@@ -84,8 +84,7 @@ python3 -m uv pip install --quiet --python .venv/bin/python -c constraints/py312
 }
 
 start() {
-  local line told
-  told=$(compiler_flags "${ACCELERATOR:-}")
+  local line told=${LIBTPU_INIT_ARGS:-}
   line="rm -f status; ${told:+export LIBTPU_INIT_ARGS=${told@Q}; }PATH=\$PWD/.venv/bin:\$PATH $(show "$@") & echo \$! > pid; \
 wait \$!; echo \$? > status"
   on all "cd $FOLDER && nohup setsid bash -c $(show "$line") > log 2>&1 < /dev/null &"

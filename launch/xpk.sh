@@ -12,7 +12,7 @@
 #   NAME                     of the workload
 #   IMAGE                    from launch/Dockerfile, with its registry
 #   TPU_TYPE, SLICES         such as v5p-32, and how many, 1 by default
-#   LIBTPU_INIT_ARGS         what the compiler is told; by default the table of the accelerator
+#   LIBTPU_INIT_ARGS         what the compiler is told, by default nothing
 #   RESTARTS                 restarts after a failure or a lost slice, 100 by default
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=launch/lib.sh
@@ -32,7 +32,7 @@ case $command in
     need NAME IMAGE TPU_TYPE
     xpk_workload create "--workload=$NAME" "--docker-image=$IMAGE" "--tpu-type=$TPU_TYPE" \
       "--num-slices=${SLICES:-1}" "--max-restarts=${RESTARTS:-100}" \
-      "--command=$(show env "LIBTPU_INIT_ARGS=$(compiler_flags "$TPU_TYPE")" "$@")"
+      "--command=$(show env "LIBTPU_INIT_ARGS=${LIBTPU_INIT_ARGS:-}" "$@")"
     ;;
   list) xpk_workload list ;;
   delete)

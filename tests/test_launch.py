@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unireason_jax.pods import compiler_flags
-
 LAUNCH = Path(__file__).resolve().parent.parent / "launch"
 PLACE = {"PROJECT": "proj", "ZONE": "zone-a", "TPU_NAME": "pod", "ACCELERATOR": "v5p-32"}
 WHERE = "--project=proj --zone=zone-a"
@@ -159,34 +157,21 @@ def test_an_xpk_workload():
     assert listed == f"xpk workload list {where}\n"
 
 
-NAMES = {
-    "v4": ["v4-32", "tpu-v4-podslice"],
-    "v5e": ["v5litepod-16", "tpu-v5-lite-podslice"],
-    "v5p": ["v5p-32", "tpu-v5p-slice"],
-    "v6e": ["v6e-16", "tpu-v6e-slice"],
-    "tpu7x": ["tpu7x-16", "tpu7x"],
-}
-
-
-@pytest.mark.parametrize("generation", NAMES)
-def test_a_compiler_is_told_what_its_report_was_compiled_with(generation):
-    queued, node = NAMES[generation]
-    wanted = compiler_flags.flags(generation)
-    env = {"NAME": "big", "IMAGE": "i", "TPU": node, "TOPOLOGY": "2x2x4", "HOSTS": "4"}
-
-    def told(**more):
-        made = yaml.safe_load(call("gke.sh", "show", "--", "true", **env, **more))
-        spec = made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
-        return spec["containers"][0]["env"]
-
-    assert told() == [{"name": "LIBTPU_INIT_ARGS", "value": wanted}]
-    assert told(LIBTPU_INIT_ARGS="")[0]["value"] == ""
-    run = call("tpu.sh", "--dry-run", "run", "--", "true", **PLACE | {"ACCELERATOR": queued})
+@pytest.mark.parametrize("wanted", ["", "--a=1 --b=2"])
+def test_a_compiler_is_told_what_the_user_says_and_nothing_else(wanted):
+    env = {"NAME": "big", "IMAGE": "i", "TPU": "tpu-v6e-slice", "TOPOLOGY": "4x4", "HOSTS": "4"}
+    told = {"LIBTPU_INIT_ARGS": wanted} if wanted else {}
+    made = yaml.safe_load(call("gke.sh", "show", "--", "true", **env | told))
+    spec = made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert spec["containers"][0]["env"] == [{"name": "LIBTPU_INIT_ARGS", "value": wanted}]
+    place = PLACE | {"ACCELERATOR": "v6e-16"} | told
+    run = call("tpu.sh", "--dry-run", "run", "--", "true", **place)
     assert ("LIBTPU_INIT_ARGS" in run) == bool(wanted)
     assert all(flag in run for flag in wanted.split())
-    place = PLACE | {"CLUSTER": "c", "NAME": "w", "IMAGE": "i", "TPU_TYPE": queued}
+    place = PLACE | {"CLUSTER": "c", "NAME": "w", "IMAGE": "i", "TPU_TYPE": "v6e-16"} | told
     line = call("xpk.sh", "--dry-run", "create", "--", "true", **place)
     assert all(flag in line for flag in wanted.split())
+    assert bool(wanted) or "LIBTPU_INIT_ARGS= true" in line
 
 
 def test_a_slurm_batch_gives_a_task_all_gpus_of_its_node():

@@ -15,11 +15,6 @@ from unireason_jax.world.language import parse_plan
 ERRORS = Errors(draft=0.3, verify=0.1, edit=0.15, judge=0.05, seed=0.3)
 
 
-@pytest.fixture(autouse=True)
-def key(monkeypatch):
-    monkeypatch.setenv("WORLD_KEY", agents.KEY)
-
-
 def made(tmp_path, name, count=24, **options):
     """The world's server, the folder of a recipe's records, and the records."""
     server = agents.serve(count, faults=0.02, errors=ERRORS, recipe=name)

@@ -17,11 +17,6 @@ def server():
     server.close()
 
 
-@pytest.fixture(autouse=True)
-def key(monkeypatch):
-    monkeypatch.setenv("WORLD_KEY", agents.KEY)
-
-
 def refused(capsys, *arguments):
     """The one line that the command ends with."""
     with pytest.raises(SystemExit) as end:

@@ -20,24 +20,6 @@ from unireason_jax.synthesis.world_models import Errors
 ERRORS = Errors(draft=0.6, verify=0.05, edit=0.15, judge=0.1)
 
 
-@pytest.fixture(autouse=True)
-def key(monkeypatch):
-    monkeypatch.setenv("WORLD_KEY", agents.KEY)
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(*arguments, **options):
-        servers.append(agents.serve(*arguments, **options))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
-
-
 def wrong(server, out):
     """Records whose last picture is not what was asked for, or whose words do not fit it."""
     found = []

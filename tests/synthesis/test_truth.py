@@ -25,24 +25,6 @@ IN_FLIGHT, LONGEST = 8, 300.0
 ITEMS = {"reason_t2i": 560}  # of the drill, where more prompts are alike or dropped than elsewhere
 
 
-@pytest.fixture(autouse=True)
-def key(monkeypatch):
-    monkeypatch.setenv("WORLD_KEY", agents.KEY)
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(*arguments, **options):
-        servers.append(agents.serve(*arguments, **options))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
-
-
 def killed(server, config, out, name, kills, calls):
     """A run that is killed so many times on the way of so many calls, then ends by itself."""
     command = [sys.executable, "-m", "tests.synthesis.agents", str(config), str(out), name]

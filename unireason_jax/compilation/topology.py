@@ -19,7 +19,6 @@ from collections.abc import Sequence
 
 import jax
 
-from unireason_jax.pods import compiler_flags
 from unireason_jax.training import metrics
 
 
@@ -138,11 +137,11 @@ def compiler(device: jax.Device) -> dict[str, str]:
     if device.platform == "tpu":
         return found | {
             "libtpu": _version("libtpu"),
-            "flags": os.environ.get(compiler_flags.TPU, ""),
+            "flags": os.environ.get("LIBTPU_INIT_ARGS", ""),
         }
     if is_gpu(device):
         found["cuda plugin"] = _version("jax-cuda13-plugin")
-    return found | {"flags": os.environ.get(compiler_flags.GPU, "")}
+    return found | {"flags": os.environ.get("XLA_FLAGS", "")}
 
 
 def _version(package: str) -> str:
@@ -178,7 +177,7 @@ def _is_slice(accelerator: str, chips: Sequence[int]) -> bool:
 
 
 def _tpu_devices(accelerator: str, shape: str, slices: int) -> Sequence[jax.Device]:
-    """Devices of a TPU topology, from libtpu; its compiler is told what the launchers tell it."""
+    """Devices of a TPU topology, from libtpu."""
     from jax.experimental import topologies
 
     chips = [int(size) for size in shape.split("x")]
@@ -187,7 +186,6 @@ def _tpu_devices(accelerator: str, shape: str, slices: int) -> Sequence[jax.Devi
             f"--topology={accelerator}:{shape}: there is no such slice; those of {accelerator} "
             f"have {_listed(_TPUS[accelerator])} chips."
         )
-    os.environ.setdefault(compiler_flags.TPU, compiler_flags.flags(accelerator))
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not look for a cloud machine's metadata
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nothing is run, so nothing is locked
     more = {"num_slices": slices} if slices > 1 else {}
