@@ -14,6 +14,7 @@
     unireason bench serve --rates 0.5 1 2 4       a server under load: first words, first image, end
     unireason bench image --cache none taylor     with and without a step cache, likewise
     unireason bench quality --checkpoint DIR      what faster drawing costs in the world
+    unireason bench calls                         a call over HTTP, beside a bare client's
     unireason bench stages RUN1 RUN2              what a step of two runs costs, and their ratio
 
 Results are printed, one JSON object a line, and written to `--json FILE` as a list.
@@ -129,6 +130,12 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--rates", type=float, nargs="+", default=[0.5, 1, 2, 4], help=about)
     serve.add_argument("--seconds", type=float, default=20, help="requests come for so long")
     serve.add_argument("--rows", type=int, default=4, help="conversations at a time")
+
+    calls = verbs.add_parser("calls", parents=[common], help="what a call over HTTP costs")
+    calls.add_argument("--calls", type=int, default=1_000, help="of a round")
+    calls.add_argument("--in_flight", type=int, default=200, help="at a time")
+    calls.add_argument("--seconds", type=float, default=0.05, help="that an answer takes")
+    calls.add_argument("--rounds", type=int, default=3, help="the best counts")
 
     stages = verbs.add_parser("stages", parents=[common], help="what a step of a run costs")
     stages.add_argument("runs", nargs="+", type=Path, help="directories of training runs")
@@ -269,6 +276,14 @@ def bench_serve(args: argparse.Namespace) -> list[dict]:
         return serve.run(address, args.rates, **load)
 
 
+def bench_calls(args: argparse.Namespace) -> list[dict]:
+    """One row: our client and a bare one, in turns."""
+    from unireason_jax.endpoints import call_cost
+
+    sizes = {"calls": args.calls, "in_flight": args.in_flight, "rounds": args.rounds}
+    return [call_cost.run(seconds=args.seconds, **sizes)]
+
+
 def bench_stages(args: argparse.Namespace) -> list[dict]:
     """Costs of every run; of two runs also their ratio."""
     from unireason_jax.speed import stages
@@ -319,7 +334,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         "convert": bench_convert,
     }
     benches |= {"decode": bench_decode, "image": bench_image, "quality": bench_quality}
-    benches |= {"serve": bench_serve, "stages": bench_stages}
+    benches |= {"serve": bench_serve, "calls": bench_calls, "stages": bench_stages}
     try:
         results = benches[args.verb](args)
     except (ValueError, FileNotFoundError, subprocess.CalledProcessError) as error:

@@ -141,11 +141,11 @@ def test_a_passing_fault_is_no_fault(serve, fault):
 
 @pytest.mark.parametrize("fault", ["slow", "drip"])
 def test_the_limit_of_time_is_that_of_the_whole_answer(serve, fault):
-    server = serve(world, Faults({fault: 1.0}, seconds=3.0))
+    server = serve(world, Faults({fault: 1.0}, seconds=20.0))
     role = Role("r", [endpoint(server.url, timeout=0.4, retries=0)])
     started = time.monotonic()
     (failure,) = run(role, lambda r: r.chat(ask("hello")))
-    assert failure.kind == "timeout" and time.monotonic() - started < 1.5
+    assert failure.kind == "timeout" and time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize(("fault", "kind"), [("refusal", "refusal"), ("null", "server")])
@@ -172,9 +172,8 @@ def test_an_answer_that_is_too_large_is_not_read(raw):
 
     server = raw(endless)
     role = Role("r", [endpoint(server.url, max_bytes=1 << 20, retries=0, timeout=20)])
-    started = time.monotonic()
     (failure,) = run(role, lambda r: r.chat(ask("hello")))
-    assert "more than 1,048,576 bytes" in str(failure) and time.monotonic() - started < 5
+    assert "more than 1,048,576 bytes" in str(failure)  # and not that the time was up
 
 
 def test_the_key_goes_to_no_other_host(raw, monkeypatch):

@@ -1,0 +1,135 @@
+"""`unireason bench calls`: what a call over HTTP costs, beside a client that does nothing but call.
+
+Both ask a loopback server in a process of its own, which takes a fixed time for an answer and
+otherwise does nothing. "share" is calls a second of those that so many in flight could reach at
+best; "cpu_ms" is the client's processor time a call. One machine carries client and server, so
+the shares of both say what the machine can do, and their ratio what our client adds.
+"""
+
+import asyncio
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+
+from unireason_jax.endpoints import chat
+from unireason_jax.endpoints.calls import CallJournal
+from unireason_jax.endpoints.loopback import Loopback, completion
+from unireason_jax.endpoints.role import Role
+from unireason_jax.endpoints.settings import Endpoint
+
+Ask = Callable[[range], Awaitable[None]]
+
+
+def run(
+    *, calls: int = 1_000, in_flight: int = 200, seconds: float = 0.05, rounds: int = 3
+) -> dict:
+    """The best of some rounds of calls, in turns with the bare client.
+
+    Args:
+      calls: of one round.
+      in_flight: at a time.
+      seconds: that the server takes for an answer.
+      rounds: of each client.
+
+    Returns:
+      "ours" and "bare": {"share", "cpu_ms"}; "most": the most calls that the server had at a time;
+      "grown_kib": memory that the first round of ours added.
+    """
+    if min(calls, in_flight, rounds) < 1 or seconds <= 0:
+        raise ValueError("--calls, --in_flight, --rounds and --seconds must be > 0")
+    with tempfile.TemporaryDirectory() as folder, _server(seconds) as (url, most):
+        found = asyncio.run(_measure(url, CallJournal(folder), calls, in_flight, seconds, rounds))
+        return {"calls": calls, "in_flight": in_flight, "seconds": seconds, **found, "most": most()}
+
+
+async def _measure(
+    url: str, journal: CallJournal, calls: int, in_flight: int, seconds: float, rounds: int
+) -> dict[str, Any]:
+    least = seconds * -(-calls // in_flight)
+    endpoint = Endpoint(url=url, model="m", concurrency=in_flight, timeout=60)
+    role = Role("bench", [endpoint], journal=journal)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        ways = {"ours": _ours(role), "bare": _bare(session, url, in_flight)}
+        for ask in ways.values():  # connections are there
+            await ask(range(in_flight))
+        found: dict[str, Any] = {}
+        for number in range(rounds):
+            asked = range(in_flight + number * calls, in_flight + (number + 1) * calls)
+            for name, ask in ways.items():
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                wall, cpu = time.perf_counter(), time.process_time()
+                await ask(asked)
+                wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+                grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+                best = found.setdefault(name, {"share": 0.0, "cpu_ms": cpu / calls * 1e3})
+                best["share"] = round(max(best["share"], least / wall), 3)
+                best["cpu_ms"] = round(min(best["cpu_ms"], cpu / calls * 1e3), 3)
+                if name == "ours":
+                    found.setdefault("grown_kib", grown)
+        await role.close()
+    return found
+
+
+def _ours(role: Role) -> Ask:
+    """Calls through a role: with its turns, retries, bill and journal."""
+
+    async def one(number: int) -> None:
+        request = {"messages": chat.messages(f"call {number}"), "max_tokens": 16}
+        if (await role.chat(request)).text != "yes":
+            raise RuntimeError(f"call {number} was not answered with 'yes'")
+
+    async def ask(numbers: range) -> None:
+        await asyncio.gather(*map(one, numbers))
+
+    return ask
+
+
+def _bare(session: aiohttp.ClientSession, url: str, in_flight: int) -> Ask:
+    """The same calls, sent and read and nothing else."""
+    turns, body = asyncio.Semaphore(in_flight), json.dumps({"messages": []}).encode()
+    headers = {"Content-Type": "application/json"}
+
+    async def one(_: int) -> None:
+        async with (
+            turns,
+            session.post(f"{url}/chat/completions", data=body, headers=headers) as response,
+        ):
+            await response.read()
+
+    async def ask(numbers: range) -> None:
+        await asyncio.gather(*map(one, numbers))
+
+    return ask
+
+
+@contextmanager
+def _server(seconds: float) -> Iterator[tuple[str, Callable[[], int]]]:
+    """Address of a server in a process of its own, and what ends it and tells its most calls."""
+    command = [sys.executable, "-m", "unireason_jax.endpoints.call_cost", str(seconds)]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield child.stdout.readline().strip(), lambda: int(child.communicate()[0])
+    finally:
+        child.kill()
+        child.wait()
+
+
+def _serve(seconds: float) -> None:
+    """Until standard input is closed."""
+    server = Loopback(lambda path, body: completion("yes"), seconds=seconds)
+    print(server.url, flush=True)
+    sys.stdin.read()
+    print(server.most, flush=True)
+
+
+if __name__ == "__main__":
+    _serve(float(sys.argv[1]))
