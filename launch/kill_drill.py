@@ -34,7 +34,7 @@ import numpy as np  # noqa: E402
 from launch import bucket, member  # noqa: E402
 from launch.local import LocalJob  # noqa: E402
 from unireason_jax.storage import lines, paths  # noqa: E402
-from unireason_jax.training import checkpoint, manifest  # noqa: E402
+from unireason_jax.training import checkpoint, checkpoint_manifest  # noqa: E402
 
 # Seconds within which the processes that were left have to end: 60 for a lost one to join, from
 # when the other has started (a minute or two on a busy machine), or 100 for its heartbeat.
@@ -107,9 +107,11 @@ class Drill:
 
     def newest(self) -> int:
         """The newest sound checkpoint of the killed run, 0 when there is none."""
-        present = manifest.steps(self.runs / "killed")
-        folder = self.runs / "killed" / manifest.FOLDER
-        return next((s for s in reversed(present) if not manifest.faults(folder / str(s))), 0)
+        present = checkpoint_manifest.steps(self.runs / "killed")
+        folder = self.runs / "killed" / checkpoint_manifest.FOLDER
+        return next(
+            (s for s in reversed(present) if not checkpoint_manifest.faults(folder / str(s))), 0
+        )
 
     def kill_once(self, number: int) -> dict[str, Any] | None:
         """One attempt that is killed; None when the run finished before its moment came."""

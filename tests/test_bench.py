@@ -7,7 +7,7 @@ import pytest
 
 from tests import untrained
 from unireason_jax import bench
-from unireason_jax.compilation.reference import reference_row
+from unireason_jax.compilation.reference_row import reference_row
 from unireason_jax.models import functional
 from unireason_jax.rules import visibility
 from unireason_jax.rules.visibility import NOISE

@@ -22,7 +22,7 @@ from unireason_jax.inference import trace
 from unireason_jax.run import configuration
 from unireason_jax.run.run import Run
 from unireason_jax.storage import lock, paths
-from unireason_jax.training import checkpoint, manifest
+from unireason_jax.training import checkpoint, checkpoint_manifest
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 ROOT = "gs://bucket/verbs"
@@ -125,7 +125,7 @@ def test_a_run_on_data_in_a_bucket_is_that_on_a_file_system(world, tmp_path):
         trained(run, workdir)
         rows = [json.loads(line) for line in _lines(f"{workdir}/metrics.jsonl")]
         losses.append([(row["step"], row["loss/ce"]) for row in rows if "loss/ce" in row])
-        assert manifest.steps(workdir) == [1, 2]
+        assert checkpoint_manifest.steps(workdir) == [1, 2]
     assert losses[0] == losses[1] and len(losses[0]) == 2
     assert [path.name for path in (paths.of(ROOT) / "run" / "tensorboard").iterdir()]
     assert list((paths.of(world) / "plans").glob("plan-*.npz"))

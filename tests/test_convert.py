@@ -13,7 +13,7 @@ from tests import untrained
 from tests.released_files import write_all, write_autoencoder
 from unireason_jax import convert
 from unireason_jax.data.templates import STYLES
-from unireason_jax.inference import presets
+from unireason_jax.inference.systems import catalog
 from unireason_jax.models import functional, huggingface, released
 from unireason_jax.models.archive import Archive
 from unireason_jax.models.config import VAEConfig, variant
@@ -103,7 +103,7 @@ def test_a_converted_folder_remembers_its_system(flags, system, style, release, 
     made = configuration.load_workdir(tmp_path)
     assert (made.system, made.data.style) == (system, style)
     m = unireason_jax.load(tmp_path)
-    assert m.presets == presets.verbs_of(system) and m.style == STYLES[style]
+    assert m.presets == catalog.verbs_of(system) and m.style == STYLES[style]
 
 
 def test_a_converted_folder_draws_edits_and_answers(release, tmp_path):

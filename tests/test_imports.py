@@ -38,7 +38,7 @@ LEVELS = {
     },
     3: {"endpoints", "run", "training"},
     2: {"models", "data", "world"},
-    1: {"pods", "policy", "rules", "storage"},
+    1: {"pods", "rules", "storage"},
 }
 LEVEL_OF = {room: level for level, rooms in LEVELS.items() for room in rooms}
 ISLANDS_WITHOUT = {

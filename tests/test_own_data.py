@@ -14,7 +14,7 @@ from unireason_jax.data import images
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.models import huggingface
 from unireason_jax.models.archive import Archive
-from unireason_jax.run import configuration, origin
+from unireason_jax.run import configuration, init_from
 from unireason_jax.run.run import Run
 
 pytestmark = pytest.mark.slow
@@ -49,7 +49,7 @@ def tuned(home, latents):
     settings |= {"train.steps": 2, "eval.every": 2, "eval.samples": 1, "eval.batches": 1}
     settings |= {"data.tokens": 512, "optim.lr": 1e-2, "optim.warmup_steps": 0}
     config = configuration.load("configs/own_data.py:256", settings)
-    origin.settle(config, home / "run")
+    init_from.settle(config, home / "run")
     run = Run.of(config, jax.devices()[:1])
     train.train(run, run.pipeline(workdir=home / "run"), train.epath.Path(home / "run"))
     return home / "run"

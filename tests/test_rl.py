@@ -11,7 +11,7 @@ import pytest
 
 from tests import untrained
 from unireason_jax import rl
-from unireason_jax.reinforcement import start
+from unireason_jax.reinforcement import initial_state
 from unireason_jax.run import configuration
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.training import checkpoint
@@ -38,12 +38,12 @@ CHANGES = {
 @pytest.fixture(autouse=True)
 def _one_device(monkeypatch):
     """Of the eight that tests have: few rows do."""
-    real = start.run_of
+    real = initial_state.run_of
 
     def run_of(*arguments):
         return dataclasses.replace(real(*arguments), devices=tuple(jax.devices()[:1]))
 
-    monkeypatch.setattr(start, "run_of", run_of)
+    monkeypatch.setattr(initial_state, "run_of", run_of)
 
 
 @pytest.fixture(scope="module")

@@ -184,7 +184,7 @@ def test_a_run_saves_by_minutes_and_status_2_is_for_what_the_user_has_to_mend(tm
             pytest.raises(SystemExit) as stopped,
             flagsaver.flagsaver(config=configuration.load(TINY), workdir=str(tmp_path)),
         ):
-            patch.setattr(train.origin, "settle", _raising(error))
+            patch.setattr(train.init_from, "settle", _raising(error))
             train.main(["train"])
         assert (stopped.value.code if status == 2 else 1) == status
         told = capsys.readouterr().err if status == 2 else str(stopped.value.code)

@@ -33,7 +33,7 @@ from unireason_jax.evals.world.study import (
 from unireason_jax.run import command_line
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.storage import atomic, lock
-from unireason_jax.training import manifest
+from unireason_jax.training import checkpoint_manifest
 
 PLAN, REPORT = "plan.json", "report"
 Execute = Callable[[Sequence[str]], None]
@@ -138,7 +138,7 @@ def execute(command: Sequence[str]) -> None:
         raise JobFailed(f"exit status {code} of: {' '.join(words)}")
     flags = dict(word.removeprefix("--").split("=", 1) for word in command[1:])
     last = int(flags.get("config.train.steps", 0))
-    if last and max(manifest.steps(flags["workdir"]), default=0) < last:
+    if last and max(checkpoint_manifest.steps(flags["workdir"]), default=0) < last:
         raise JobFailed(f"{flags['workdir']} was stopped before step {last}")
 
 

@@ -35,7 +35,7 @@ from unireason_jax.evals.progress import Progress
 from unireason_jax.evals.published import SUITES, asking, draw, judges, scoring, world_sets
 from unireason_jax.evals.published.base import Item, Scored, Suite
 from unireason_jax.evals.published.world_judge import ProgramJudge
-from unireason_jax.inference import choice
+from unireason_jax.inference import default_preset
 from unireason_jax.inference.load import add_flags, from_flags, told
 from unireason_jax.inference.settings import identity
 from unireason_jax.pods import pod, sharding
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=command_line.path, help="folder for images, answers and report"
     )
     found.add_argument("--checkpoint", help="draw with this run; without it images must be there")
-    choice.add_preset(found, "that of --mode")
+    default_preset.add_preset(found, "that of --mode")
     about = "without --preset: the checkpoint's templates with its own settings (default prompt)"
     found.add_argument("--mode", choices=tuple(draw.MODES), help=about)
     found.add_argument("--rounds", type=int, help="most rounds of refinement (default: 3)")

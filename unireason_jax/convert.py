@@ -42,12 +42,12 @@ from unireason_jax.run import (
     adapter_exchange,
     command_line,
     configuration,
+    detected_system,
     first_checkpoint,
     janus_release,
-    systems,
 )
-from unireason_jax.run.carried import carry
-from unireason_jax.run.kept import AUTOENCODER
+from unireason_jax.run.carry_over import carry
+from unireason_jax.run.drawing_assets import AUTOENCODER
 from unireason_jax.run.run import TOKENIZER
 from unireason_jax.storage import atomic, lock, paths
 from unireason_jax.training import checkpoint
@@ -86,7 +86,7 @@ def from_bagel(
     file = source / "config.json"
     released.expect(read_json(file), file, interpolate_pos=False)
     archive = Archive(huggingface.find_weights(source, weights))
-    system = system or systems.system_of(source)
+    system = system or detected_system.system_of(source)
     lines = write_workdir(
         workdir,
         config,

@@ -35,16 +35,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
 from unireason_jax.data import latents, serialization, shards, shares
+from unireason_jax.data.mot_tokens import LatentCodec, SampleSpec, latent_pixels, lengths
 from unireason_jax.data.records import Record
 from unireason_jax.data.shards import Kept
 from unireason_jax.data.shares import Share
 from unireason_jax.data.sizes import SIZES
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.data.tokenizer import load_tokenizer
-from unireason_jax.data.tokens import LatentCodec, SampleSpec, latent_pixels, lengths
 from unireason_jax.models import vae
 from unireason_jax.pods import pod, sharding
-from unireason_jax.run import command_line, compile_cache, corpus, kept, overrides
+from unireason_jax.run import command_line, compile_cache, corpus, drawing_assets, overrides
 from unireason_jax.storage import paths
 from unireason_jax.world.basis import PatchBasis
 
@@ -181,7 +181,7 @@ def _encode(folder: Path, output: Path, job: "Encoding", overwrite: bool) -> str
 def _keep_codec(encoder: "Encoder", output: Path) -> None:
     """Leaves the autoencoder beside its latents, so that a run on them can draw."""
     if encoder.file and jax.process_index() == 0:
-        kept.keep_autoencoder(encoder.file, output)
+        drawing_assets.keep_autoencoder(encoder.file, output)
 
 
 def _spec(source: ArrayRecordSource, codec: LatentCodec) -> SampleSpec:

@@ -19,9 +19,10 @@ from unireason_jax.evals.flow_loss import flow_by_time
 from unireason_jax.evals.progress import Progress
 from unireason_jax.evals.world import evaluation
 from unireason_jax.evals.world.exam import CONVERSATIONS
-from unireason_jax.inference import choice, presets
+from unireason_jax.inference import default_preset
 from unireason_jax.inference.load import add_flags, from_flags
-from unireason_jax.inference.shared import SharedReasoner
+from unireason_jax.inference.multihost import SharedReasoner
+from unireason_jax.inference.systems import catalog
 from unireason_jax.pods import pod, sharding
 from unireason_jax.run import command_line
 from unireason_jax.run.run import Run
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     for field in dataclasses.fields(evaluation.Sizes):
         about = f"{HELP[field.name]} (default {field.default})"
         found.add_argument(f"--{field.name}", type=int, default=field.default, help=about)
-    choice.add_preset(found, "the checkpoint's own settings")
+    default_preset.add_preset(found, "the checkpoint's own settings")
     found.add_argument(
         "--conversation",
         choices=CONVERSATIONS,
@@ -82,7 +83,7 @@ def _run(arguments: argparse.Namespace) -> Path:
     names = [field.name for field in dataclasses.fields(evaluation.Sizes)]
     sizes = evaluation.Sizes(**{name: getattr(arguments, name) for name in names})
     reasoner = from_flags(arguments)
-    template = presets.find(arguments.preset).template if arguments.preset else ""
+    template = catalog.find(arguments.preset).template if arguments.preset else ""
     usual = template if template in CONVERSATIONS else CONVERSATIONS[0]
     report = evaluation.evaluate(
         SharedReasoner(reasoner, arguments.out),

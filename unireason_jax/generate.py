@@ -26,14 +26,15 @@ from pathlib import Path
 import jax
 from PIL import Image
 
-from unireason_jax.inference import choice, presets
+from unireason_jax.inference import default_preset
 from unireason_jax.inference.conversation import Request
-from unireason_jax.inference.folder import Folder
+from unireason_jax.inference.conversation_folder import Folder
 from unireason_jax.inference.load import add_flags, from_flags, told, with_flags
 from unireason_jax.inference.preset import Preset
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.requests import Asked, Refused, check_seed, check_words, read_file
 from unireason_jax.inference.settings import Settings, whole
+from unireason_jax.inference.systems import catalog
 from unireason_jax.inference.trace import PICTURE
 from unireason_jax.pictures.strips import contact_sheet
 from unireason_jax.pods import pod, sharding
@@ -63,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         help="one prompt a line; or JSON lines, a JSON array or a table (CSV) with `prompt` and "
         "optionally `id`, `image` (a path or a list) and `seed`",
     )
-    choice.add_preset(found)
+    default_preset.add_preset(found)
     about = "picture to edit or to ask about; several times: several pictures of one request"
     found.add_argument("--image", type=command_line.path, action="append", default=[], help=about)
     found.add_argument("--seed", type=int, help="gives other draws to the same prompts [0]")
@@ -127,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     whole("--samples", arguments.samples, least=1)
     check_seed(arguments.seed or 0)
     if arguments.preset:
-        presets.find(arguments.preset)  # a wrong name is told before anything is made
+        catalog.find(arguments.preset)  # a wrong name is told before anything is made
     asked, unread = read_requests(arguments)
     sharding.initialize_distributed()
     with pod.ending_together(), pod.holding(arguments.out, "unireason generate"):
@@ -138,7 +139,7 @@ def _generate(
     arguments: argparse.Namespace, asked: Sequence[Asked], unread: Sequence[Refused]
 ) -> int:
     reasoner = from_flags(arguments)
-    name, preset, settings = choice.chosen(reasoner, "generate", arguments.preset)
+    name, preset, settings = default_preset.chosen(reasoner, "generate", arguments.preset)
     settings = with_flags(settings, arguments)
     jobs, refused = jobs_of(asked, arguments, reasoner, preset, settings)
     if jax.process_index() == 0:

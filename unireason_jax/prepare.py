@@ -39,11 +39,12 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from unireason_jax.data import rows, shards, shares, words
-from unireason_jax.data.account import account
+from unireason_jax.data import rows, shards, shares, vocabulary
 from unireason_jax.data.conversion import Conversion
 from unireason_jax.data.files import KINDS, find_files
 from unireason_jax.data.files.streams import FileRecords, IndexedRecords, Reading, in_shards
+from unireason_jax.data.folder_report import account
+from unireason_jax.data.mot_tokens import SampleSpec, tokenize
 from unireason_jax.data.rows import Budgets
 from unireason_jax.data.shares import Share
 from unireason_jax.data.sizes import SIZES, row_tokens
@@ -56,7 +57,6 @@ from unireason_jax.data.tokenizer import (
     load_tokenizer,
     world_tokenizer,
 )
-from unireason_jax.data.tokens import SampleSpec, tokenize
 from unireason_jax.pictures import packed_row
 from unireason_jax.run import command_line
 from unireason_jax.storage import atomic, lock, paths
@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
         records, sizes, about = _records(options)
         if options.tokenizer_only:
             base, folder = _given_tokenizer(options), paths.of(options.output)
-            print(words.write(records, folder, base, overwrite=options.overwrite))
+            print(vocabulary.write(records, folder, base, overwrite=options.overwrite))
             return
         report = prepare(
             records,
@@ -110,7 +110,7 @@ def main(argv: Sequence[str]) -> None:
         print(report)
         if options.share:
             return
-        print(words.of_folder(paths.of(options.output), options.max_unknown))
+        print(vocabulary.of_folder(paths.of(options.output), options.max_unknown))
         if sizes != "world":
             print(_next(options))
         if options.show:
@@ -234,7 +234,7 @@ def _tokenizer(folder: Path, given: Tokenizer | None, tasks, records, *, keep: b
     if keep and given is None:  # one that was trained is a single file, so it is whole
         with contextlib.suppress(FileNotFoundError):
             return load_tokenizer(folder)
-    made = given or _trained(words.texts(records, tasks))
+    made = given or _trained(vocabulary.texts(records, tasks))
     if not keep:
         paths.remove_tree(folder)
     made.save(folder)
@@ -339,7 +339,7 @@ def _flags() -> flags.FlagValues:
     )
     flags.DEFINE_float(
         "max_unknown",
-        words.LIMIT,
+        vocabulary.LIMIT,
         "part of the tokens that may be words which the vocabulary does not know",
         0.0,
         1.0,

@@ -31,12 +31,12 @@ from unireason_jax.pods.preemption import StopSignal
 from unireason_jax.pods.watchdog import Watchdog
 from unireason_jax.reinforcement import (
     exam,
+    initial_state,
     iteration,
     prompts,
     rewards,
     rollouts,
     settings,
-    start,
     update,
 )
 from unireason_jax.reinforcement.iteration import Judged
@@ -45,8 +45,8 @@ from unireason_jax.reinforcement.rewards import Reward
 from unireason_jax.reinforcement.settings import Policy
 from unireason_jax.run import command_line, compile_cache, overrides
 from unireason_jax.run.configuration import ConfigError, plain
+from unireason_jax.run.initial_state import starting_state
 from unireason_jax.run.run import Run
-from unireason_jax.run.start import starting_state
 from unireason_jax.training import checkpoint, metrics
 from unireason_jax.training.checkpoint import Checkpoints
 from unireason_jax.training.optim import Params, merge
@@ -82,12 +82,12 @@ def reinforce(config: ConfigDict, workdir: epath.Path) -> TrainState:
       ConfigError, FileNotFoundError, ValueError: the run cannot begin; the message says what to do.
     """
     policy = settings.policy(config)
-    start.check(config)
+    initial_state.check(config)
     if jax.process_count() > 1:
         raise ConfigError("unireason rl: rollouts are of one process; start one.")
     if config.train.wandb:
         require_wandb()
-    run = start.run_of(config, policy, workdir).settled()
+    run = initial_state.run_of(config, policy, workdir).settled()
     usual = load.usual_settings(run, _home(run, workdir))
     rollouts.settings_of(policy, usual)  # says what cannot work before anything is written
     asks = Asks(
@@ -109,7 +109,7 @@ def reinforce(config: ConfigDict, workdir: epath.Path) -> TrainState:
         ) as checkpoints,
     ):
         state, _, source = starting_state(run, checkpoints)
-        reference = start.reference_of(run, policy, state, workdir)
+        reference = initial_state.reference_of(run, policy, state, workdir)
         first = int(state.step) // policy.updates
         run.save(workdir)
         count = f"{functional.count(run.abstract.params):,} parameters"
@@ -156,7 +156,7 @@ class Loop:
       policy: how.
       asks: prompts and judge.
       usual: how the model is sampled outside of rollouts.
-      reference: see `start.reference_of`.
+      reference: see `initial_state.reference_of`.
       workdir: of the run.
       first: iteration that it begins with.
     """

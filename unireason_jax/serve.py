@@ -26,7 +26,7 @@ from typing import Any
 
 import jax
 
-from unireason_jax.inference import choice
+from unireason_jax.inference import default_preset
 from unireason_jax.inference.load import add_flags, from_flags, told
 from unireason_jax.inference.settings import number, whole
 from unireason_jax.pods import batches
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--warm", action="store_true", help=about)
     about = "open the page in a browser, where there is one"
     found.add_argument("--open", action="store_true", help=about)
-    choice.add_preset(found)
+    default_preset.add_preset(found)
     add_flags(found)
     return found
 

@@ -31,8 +31,9 @@ from PIL import Image
 
 from unireason_jax.endpoints import needed
 from unireason_jax.evals.progress import Progress
-from unireason_jax.inference import choice, presets
+from unireason_jax.inference import default_preset
 from unireason_jax.inference.load import add_flags, from_flags
+from unireason_jax.inference.systems import catalog
 from unireason_jax.pictures.strips import Note, Panel, contact_sheet, strip
 from unireason_jax.pods import pod, sharding
 from unireason_jax.run import command_line
@@ -56,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--count", type=int, default=3000, help="drafts (default 3000)")
     found.add_argument("--seed", type=int, default=0, help="of the prompts (default 0)")
     found.add_argument("--plan", action="store_true", help="let the model plan before it draws")
-    choice.add_preset(found, "the checkpoint's own settings")
+    default_preset.add_preset(found, "the checkpoint's own settings")
     found.add_argument(
         "--right_share", type=float, default=0.3, help="most records whose draft was right at once"
     )
@@ -122,7 +123,7 @@ def _drafts(arguments: argparse.Namespace) -> Path:
         raise ValueError("--count must be >= 1 and --right_share in [0, 1).")
     template = "think_t2i" if arguments.plan else "t2i"
     if arguments.preset:
-        template = presets.find(arguments.preset).template
+        template = catalog.find(arguments.preset).template
         if template not in ("t2i", "think_t2i"):
             raise ValueError(
                 f"--preset {arguments.preset} walks '{template}'; drafts are drawn by one that "

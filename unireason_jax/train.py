@@ -40,17 +40,17 @@ from unireason_jax.run import (
     compile_cache,
     configuration,
     corpus,
-    forecast,
-    kept,
-    kinship,
-    origin,
+    drawing_assets,
+    init_from,
     overrides,
-    rehearsal,
+    preflight,
+    run_summary,
+    tokenizer_match,
 )
 from unireason_jax.run.command_line import MENDABLE, Mistake
 from unireason_jax.run.configuration import ConfigError
+from unireason_jax.run.initial_state import starting_state
 from unireason_jax.run.run import Run
-from unireason_jax.run.start import starting_state
 from unireason_jax.storage import atomic, lock, paths
 from unireason_jax.training import metrics
 from unireason_jax.training.checkpoint import (
@@ -61,7 +61,7 @@ from unireason_jax.training.checkpoint import (
 )
 from unireason_jax.training.goodput import Ledger
 from unireason_jax.training.optim import merge
-from unireason_jax.training.pace import Pace
+from unireason_jax.training.save_schedule import Pace
 from unireason_jax.training.state import TrainState
 from unireason_jax.training.writers import Writers, require_wandb
 
@@ -115,10 +115,10 @@ def _attempt(config: ConfigDict, workdir: epath.Path, stack: contextlib.ExitStac
             workdir /= configuration.apply_sweep(config, path, SWEEP_INDEX.value)
         if not DRY_RUN.value:
             stack.enter_context(pod.holding(workdir, "unireason train", seen=True))
-        told = origin.settle(config, workdir)
+        told = init_from.settle(config, workdir)
         missing = corpus.absent(config) if DRY_RUN.value else []
         run = Run.of(config, has_records=not missing).settled()
-        kinship.check(run, workdir)
+        tokenizer_match.check(run, workdir)
         pipeline = None if missing else run.pipeline(workdir=workdir, dry_run=DRY_RUN.value)
         if DRY_RUN.value:
             rehearse(run, pipeline, workdir, told)
@@ -154,7 +154,7 @@ def train(
       pipeline: this process's part of its batches; closed in the end.
       workdir: its directory.
       start_over: begin anew where every checkpoint there is damaged.
-      taken_over: what `origin.settle` told.
+      taken_over: what `init_from.settle` told.
     """
     config = run.config
     minutes = config.train.get("save_minutes", 0.0)  # runs from before it have none
@@ -208,9 +208,9 @@ def introduce(run: Run, workdir: epath.Path, lines: Sequence[str]) -> None:
     """Saves what sampling needs, and says what is about to be trained (the first process)."""
     if jax.process_index() == 0:
         run.save(workdir)
-        kinship.save(run, workdir)
+        tokenizer_match.save(run, workdir)
         *taken_over, source = lines
-        for line in (forecast.run_lines(run), *taken_over):
+        for line in (run_summary.run_lines(run), *taken_over):
             print(line)
         print(f"{functional.size(run.model):,} parameters from {source}", flush=True)
 
@@ -357,7 +357,7 @@ def rehearse(run: Run, pipeline: Pipeline | None, workdir: epath.Path, told: Seq
     """The dry run; ends with status 1, a line each, where the run would fail."""
     for line in told:
         print(line)
-    wrong = rehearsal.problems(run, workdir)
+    wrong = preflight.problems(run, workdir)
     try:
         dry_run(run, pipeline, workdir)
     except (ValueError, OSError) as error:
@@ -368,8 +368,8 @@ def rehearse(run: Run, pipeline: Pipeline | None, workdir: epath.Path, told: Seq
 
 def dry_run(run: Run, pipeline: Pipeline | None, workdir: epath.Path) -> None:
     """Prints config, parameters, batch and memory, and draws the first pack; trains nothing."""
-    print(forecast.describe(run, pipeline.batch_spec() if pipeline else run.batch_spec()))
-    if told := kept.complaint(run.config, run.codec, workdir):
+    print(run_summary.describe(run, pipeline.batch_spec() if pipeline else run.batch_spec()))
+    if told := drawing_assets.complaint(run.config, run.codec, workdir):
         print(told)
     if pipeline:
         show_packs(run, pipeline, workdir)

@@ -13,14 +13,14 @@ from unireason_jax.compilation import (
     check,
     figures,
     programs,
-    reference,
+    reference_row,
     remedies,
     summary,
     topology,
 )
 from unireason_jax.data.rows import Budgets
 from unireason_jax.models.config import variant
-from unireason_jax.run import choices, configuration
+from unireason_jax.run import configuration, memory_options
 from unireason_jax.run.run import Run
 from unireason_jax.training import metrics
 
@@ -207,7 +207,7 @@ def test_what_helps_is_computed_from_what_the_compiler_wanted():
     """Of 16 rows on 8 devices: state S, gradients G, activations of two rows each."""
     config = configuration.load(TINY, SMALL | {"data.rows": 16})
     run = Run.of(config, jax.devices(), has_records=False)
-    sizes = choices.sizes(run)
+    sizes = memory_options.sizes(run)
     kept, rows = sum(sizes.values()), 100 * sum(sizes.values())
     peak = kept + 2 * rows
     (micro, fewer, shared) = remedies.remedies(run, peak, 1.1 * rows)
@@ -220,7 +220,7 @@ def test_what_helps_is_computed_from_what_the_compiler_wanted():
     assert wanted.items() <= shared["overrides"].items()
     assert remedies.flags(micro["overrides"]) == "--config.train.microbatches=2"
     # What a change promises is what its run keeps.
-    changed = choices.changed(run, shared["overrides"])
+    changed = memory_options.changed(run, shared["overrides"])
     assert changed.mesh.shape["context"] == 2 and changed.microbatches == 2
     # Moments are enough where little is missing, and everything together where much is.
     (*_, moments, _) = remedies.remedies(run, peak, peak - sizes["optimizer state"] / 8)
@@ -246,7 +246,7 @@ def test_a_model_that_draws_with_codes_is_checked_too(program, quick_compile):
 @pytest.mark.parametrize("name", ["nano", "janus_nano"])
 @pytest.mark.parametrize("budgets", [Budgets(96, 32, 64), Budgets(64, 0, 50), Budgets(40, 0, 0)])
 def test_the_reference_row_is_full(name, budgets):
-    row = reference.reference_row(variant(name), budgets)
+    row = reference_row.reference_row(variant(name), budgets)
     counts = metrics.batch_counts(row)
     assert [counts[k] for k in ("text", "vit", "latent")] == budgets.array().tolist()
     assert row["positions"].shape == (1, budgets.total)
@@ -254,12 +254,12 @@ def test_the_reference_row_is_full(name, budgets):
 
 def test_the_kernel_walks_hardly_more_tiles_than_it_must():
     model = variant("bagel_7b_mot")
-    row = reference.reference_row(model, Budgets(2048, 4096, 26624))
-    for (queries, keys), tiles in reference.tile_counts(row, model, parts=1).items():
+    row = reference_row.reference_row(model, Budgets(2048, 4096, 26624))
+    for (queries, keys), tiles in reference_row.tile_counts(row, model, parts=1).items():
         assert tiles["needed"] <= tiles["walked"] <= 1.02 * tiles["needed"]
         walked, visible = tiles["walked"] / tiles["all"], tiles["pairs"]
         assert walked <= 1.3 * visible, (queries, keys)
-    whole = reference.tile_counts(row, model, parts=2)
+    whole = reference_row.tile_counts(row, model, parts=2)
     assert np.array([(queries, keys) for queries, keys in whole]).shape == (3, 2)
 
 

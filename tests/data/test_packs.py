@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from unireason_jax.data.advice import advise_budgets
-from unireason_jax.data.bins import stratified_order
+from unireason_jax.data.bin_search import stratified_order
+from unireason_jax.data.budget_advice import advise_budgets
 from unireason_jax.data.packs import Quotas, cached_plan, load_plan, plan_packs
 from unireason_jax.data.rows import Budgets
 from unireason_jax.speed import mixtures

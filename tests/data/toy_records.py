@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from unireason_jax.data.mot_tokens import SampleSpec
 from unireason_jax.data.records import Record, RecordError, Segment
-from unireason_jax.data.tokens import SampleSpec
 
 
 class ToyTokenizer:

@@ -6,7 +6,7 @@ import pytest
 from unireason_jax.data.sources import WorldSource
 from unireason_jax.data.templates import PLAIN
 from unireason_jax.evals import samples
-from unireason_jax.inference import presets
+from unireason_jax.inference.systems import catalog
 from unireason_jax.run import configuration
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
@@ -37,7 +37,7 @@ def test_every_kind_of_record_is_asked_in_its_own_way(task, verb):
         one = samples.asked(record)
         assert one.verb == verb and one.text in [s.text for s in record.segments]
         assert bool(one.pictures) == (verb != "generate")
-        preset = presets.find({"generate": "refine_t2i", "edit": "edit", "ask": "vqa"}[verb])
+        preset = catalog.find({"generate": "refine_t2i", "edit": "edit", "ask": "vqa"}[verb])
         assert preset.request(**samples._given(one, PLAIN)).record.holes
 
 

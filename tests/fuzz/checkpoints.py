@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.fuzz.tally import Tally, generator
-from unireason_jax.training import manifest
+from unireason_jax.training import checkpoint_manifest
 
 FULL, SMALL = 200, 60
 STEPS = (10, 20)
@@ -12,7 +12,7 @@ STEPS = (10, 20)
 def fuzz(seed: int, size: int, folder: Path, tally: Tally) -> None:
     """`size` flips over all files of the newer of two steps, every file among them."""
     save(folder)
-    newest = folder / manifest.FOLDER / str(STEPS[1])
+    newest = folder / checkpoint_manifest.FOLDER / str(STEPS[1])
     files = sorted(path for path in newest.rglob("*") if path.is_file())
     for trial in range(size):
         rng = generator(seed, "checkpoints", trial)
@@ -23,15 +23,17 @@ def fuzz(seed: int, size: int, folder: Path, tally: Tally) -> None:
         path.write_bytes(spoilt)
         name = f"trial {trial} ({path.relative_to(newest)})"
         with tally.trial(name):
-            wrong = manifest.faults(newest)
+            wrong = checkpoint_manifest.faults(newest)
             tally.expect(bool(wrong), name, "the flip is not found")
             tally.expect(all(str(newest) in line for line in wrong), name, f"told {wrong}")
-            found = manifest.find(folder).name
+            found = checkpoint_manifest.find(folder).name
             tally.expect(found == str(STEPS[0]), name, f"step {found} is used")
             tally.count("found")
         path.write_bytes(data)
     with tally.trial("all as they were"):
-        tally.expect(manifest.find(folder).name == str(STEPS[1]), "at the end", "not sound again")
+        tally.expect(
+            checkpoint_manifest.find(folder).name == str(STEPS[1]), "at the end", "not sound again"
+        )
 
 
 def save(folder: Path) -> None:

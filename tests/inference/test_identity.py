@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tests.inference import toy
+from unireason_jax.data.mot_tokens import copies, latent_tokens, text_tokens, tokenize, vit_tokens
 from unireason_jax.data.rows import Budgets, assemble
 from unireason_jax.data.samples import LATENT, TEXT, VIT
 from unireason_jax.data.templates import TEMPLATES
-from unireason_jax.data.tokens import copies, latent_tokens, text_tokens, tokenize, vit_tokens
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference import sampler
 from unireason_jax.inference.engine import Engine

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from unireason_jax import convert
-from unireason_jax.inference import presets
-from unireason_jax.inference.codes import CodeSettings
+from unireason_jax.inference.code_drawing import CodeSettings
 from unireason_jax.inference.load import load
+from unireason_jax.inference.systems import catalog
 from unireason_jax.proof.golden import read
 
 PROMPT = "A red cup of tea on a wooden table."
@@ -28,7 +28,7 @@ def model(janus_goldens, tmp_path_factory):
 
 def request(model, name, text, **given):
     """A request of a preset, and its settings with the likeliest codes."""
-    preset = presets.find(name)
+    preset = catalog.find(name)
     settings = preset.settings(model.settings)
     greedy = CodeSettings(settings.codes.guidance, temperature=0.0)
     request = preset.request(text, style=model.style, **given)

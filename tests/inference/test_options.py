@@ -10,8 +10,9 @@ from PIL import Image
 
 import unireason_jax
 from tests import untrained
-from unireason_jax.inference import given, presets
+from unireason_jax.inference import input_pictures
 from unireason_jax.inference.settings import FlowSettings, Settings, TextSettings, with_options
+from unireason_jax.inference.systems import catalog
 from unireason_jax.inference.trace import Step, Trace
 
 FAST = {"timesteps": 2, "preset": "t2i"}
@@ -125,7 +126,7 @@ def test_the_size_of_an_edit_is_obeyed(model):
     with pytest.raises(ValueError, match="30 x 32 pixels: give multiples of 8"):
         model.edit(picture(), "add a red circle", size=(30, 32))
     wide = dataclasses.replace(model.settings, size=(30, 30))  # plays no part in an edit
-    asked = presets.find("edit").request("add a circle", image=np.asarray(picture()))
+    asked = catalog.find("edit").request("add a circle", image=np.asarray(picture()))
     model.check(asked, wide)
 
 
@@ -147,22 +148,22 @@ def test_pictures_of_every_kind_are_rgb_and_upright():
     red = np.asarray(picture(color=(255, 0, 0)))
     half = np.full((32, 32, 4), (255, 0, 0, 0), np.uint8)
     half[:16, :, 3] = 255
-    on_white = given.picture(half)
+    on_white = input_pictures.picture(half)
     assert (on_white[:16] == red[:16]).all() and (on_white[16:] == 255).all()
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
     for array in (grey, grey[..., None], Image.fromarray(grey)):
-        np.testing.assert_array_equal(given.picture(array), np.stack([grey] * 3, -1))
-    np.testing.assert_array_equal(given.picture(jnp.asarray(red)), red)
+        np.testing.assert_array_equal(input_pictures.picture(array), np.stack([grey] * 3, -1))
+    np.testing.assert_array_equal(input_pictures.picture(jnp.asarray(red)), red)
     for mode in ("RGB", "RGBA", "P", "CMYK", "HSV", "YCbCr", "LAB"):
-        found = given.picture(Image.fromarray(half[:16]).convert("RGB").convert(mode))
+        found = input_pictures.picture(Image.fromarray(half[:16]).convert("RGB").convert(mode))
         assert found.dtype == np.uint8 and found.shape == (16, 32, 3)
         assert np.abs(found.astype(int) - red[:16]).max() < 12, mode
     for mode in ("1", "L", "LA", "I;16", "I", "F"):
-        assert given.picture(Image.new(mode, (6, 4))).shape == (4, 6, 3), mode
+        assert input_pictures.picture(Image.new(mode, (6, 4))).shape == (4, 6, 3), mode
     turned = picture((4, 2))
     turned.getexif()[0x0112] = 6
-    assert given.picture(turned).shape == (4, 2, 3)
-    assert given.pictures(["a.png", b"x"]) == ["a.png", b"x"]
+    assert input_pictures.picture(turned).shape == (4, 2, 3)
+    assert input_pictures.pictures(["a.png", b"x"]) == ["a.png", b"x"]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_pictures_of_every_kind_are_rgb_and_upright():
 )
 def test_what_is_no_picture_is_named(source, message):
     with pytest.raises(ValueError, match=message):
-        given.pictures(source)
+        input_pictures.pictures(source)
 
 
 def test_several_pictures_and_a_users_photograph(model, tmp_path):

@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from unireason_jax.models.config import variant
-from unireason_jax.run import configuration, meanings, overrides
+from unireason_jax.run import configuration, key_synonyms, overrides
 from unireason_jax.run.configuration import ConfigError
 
 COMMON = "configs/common.py"
@@ -180,7 +180,7 @@ def test_a_flag_that_is_a_key_is_named(parsed):
 
 def test_every_meaning_is_a_key():
     known = configuration.leaves(configuration.load(COMMON))
-    for name, key in meanings._KEYS.items():
+    for name, key in key_synonyms._KEYS.items():
         assert key in known, name
 
 

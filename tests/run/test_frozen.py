@@ -9,7 +9,7 @@ import pytest
 
 from unireason_jax.models import functional, lora
 from unireason_jax.models.sizes import LoraConfig
-from unireason_jax.run import choices, configuration, start
+from unireason_jax.run import configuration, initial_state, memory_options
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
 from unireason_jax.training.optim import flatten
@@ -58,20 +58,26 @@ def test_few_bits_of_nothing_are_refused():
 def test_random_weights_get_no_adapters_and_stay_whole():
     for changes in ({"lora__rank": 2}, {"optim__freeze": ("/und/",), "model__frozen_dtype": "nf4"}):
         with pytest.raises(ConfigError, match=r"config\.init_from=scratch: "):
-            start.refuse_scratch(leaves(**changes)[1])
-    start.refuse_scratch(leaves()[1])
+            initial_state.refuse_scratch(leaves(**changes)[1])
+    initial_state.refuse_scratch(leaves()[1])
 
 
 def test_the_table_of_choices_says_what_each_takes():
     run = leaves(lora__rank=2)[1]
-    held = [choices.sizes(choices.changed(run, way))["parameters"] for way in choices.FROZEN]
+    held = [
+        memory_options.sizes(memory_options.changed(run, way))["parameters"]
+        for way in memory_options.FROZEN
+    ]
     assert held == sorted(held, reverse=True) and held[0] > 1.5 * held[1]
-    kept = [choices.sizes(choices.changed(run, way))["optimizer state"] for way in choices.RULES]
+    kept = [
+        memory_options.sizes(memory_options.changed(run, way))["optimizer state"]
+        for way in memory_options.RULES
+    ]
     assert kept[0] > 1.8 * kept[1] > 1.5 * kept[2]
-    lines = choices.table(run).splitlines()
-    assert len(lines) == 1 + len(choices.FROZEN) + len(choices.RULES)
+    lines = memory_options.table(run).splitlines()
+    assert len(lines) == 1 + len(memory_options.FROZEN) + len(memory_options.RULES)
     assert lines[4].startswith("  model.frozen_dtype=nf4") and lines[4].endswith(" GiB")
-    assert len(choices.table(leaves()[1]).splitlines()) == 1 + len(choices.RULES)
+    assert len(memory_options.table(leaves()[1]).splitlines()) == 1 + len(memory_options.RULES)
 
 
 def test_adapters_of_the_demo_take_less_than_a_mebibyte():

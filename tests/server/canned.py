@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from tests.inference import toy
-from unireason_jax.inference.live import News
+from unireason_jax.inference.continuous_batching import News
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.trace import Step, Trace
 
@@ -59,7 +59,7 @@ class Guest:
 
 
 class Live:
-    """In the place of `inference.live.Live`.
+    """In the place of `inference.continuous_batching.Live`.
 
     Attributes:
       pause: seconds that a piece of work takes.

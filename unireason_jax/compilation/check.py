@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from unireason_jax.compilation import figures, hlo, programs, remedies, summary, topology
-from unireason_jax.compilation.reference import reference_row
+from unireason_jax.compilation.reference_row import reference_row
 from unireason_jax.data.rows import Budgets
 from unireason_jax.models import functional
 from unireason_jax.pods import batches

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from unireason_jax.compilation.hlo import Program
-from unireason_jax.compilation.reference import tile_counts
+from unireason_jax.compilation.reference_row import tile_counts
 from unireason_jax.compilation.topology import Chip
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.training import metrics
@@ -26,7 +26,7 @@ class Work:
 
     Attributes:
       model: the model's shape.
-      row: the reference row (see `reference`).
+      row: the reference row (see `reference_row`).
       rows: rows of the global batch.
       devices: devices that share it.
       context: devices that share the tokens of a row.

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from unireason_jax.pods import batches, sharding
-from unireason_jax.run import choices
+from unireason_jax.run import memory_options
 from unireason_jax.run.run import Run
 
 Overrides = Mapping[str, Any]
@@ -40,7 +40,7 @@ def remedies(run: Run, peak: float, capacity: float) -> list[dict[str, Any]]:
     def fitting(ways: Iterator[Overrides]) -> Iterator[dict[str, Any]]:
         for overrides in ways:
             try:
-                changed = choices.changed(run, overrides)
+                changed = memory_options.changed(run, overrides)
                 size = _kept(changed) + activations * _at_once(changed)
             except ValueError:  # rows, devices or moments that cannot be divided or kept like that
                 continue
@@ -59,7 +59,7 @@ def flags(overrides: Overrides) -> str:
 
 def _kept(run: Run) -> float:
     """Bytes of a device that the model and its optimizer take, with sums of gradients."""
-    sizes = choices.sizes(run)
+    sizes = memory_options.sizes(run)
     return sum(sizes.values()) + (run.microbatches > 1) * sizes["gradients"]
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from unireason_jax.data import images, serialization
 from unireason_jax.data.files.base import said
 from unireason_jax.data.files.streams import FileRecords, IndexedRecords, Piece
+from unireason_jax.data.mot_tokens import SampleSpec, lengths
 from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.shards import Kept, Refused
-from unireason_jax.data.tokens import SampleSpec, lengths
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,10 +14,10 @@ import numpy as np
 from tqdm import tqdm
 
 from unireason_jax.data.mixture import Mixture, RecordSource
+from unireason_jax.data.mot_tokens import SampleSpec
 from unireason_jax.data.quarantine import Quarantine
+from unireason_jax.data.record_tokens import lengths as record_lengths
 from unireason_jax.data.records import RecordError
-from unireason_jax.data.rendering import lengths as record_lengths
-from unireason_jax.data.tokens import SampleSpec
 from unireason_jax.storage import arrays, atomic, paths
 
 PARALLEL_FROM = 50_000  # records that are worth processes of their own

@@ -4,7 +4,7 @@ A row has one budget per stream (text, vit, latent), so packing is a vector bin-
 BAGEL's training packer draws records until one number overflows, lets mandatory groups overrun its
 limit and drops what does not fit. Here the packs are planned offline: every record is in exactly
 one pack, no pack exceeds any budget, a row's quotas are chosen first and filled up beside, and the
-fill of every stream is reported. The search itself is in `bins`.
+fill of every stream is reported. The search itself is in `bin_search`.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unireason_jax.data.bins import fill_rows, stratified_order
+from unireason_jax.data.bin_search import fill_rows, stratified_order
 from unireason_jax.data.randomness import generator
 from unireason_jax.data.rows import Budgets
 from unireason_jax.data.samples import STREAMS

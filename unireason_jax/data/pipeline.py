@@ -20,18 +20,18 @@ import grain
 import numpy as np
 from absl import flags
 
-from unireason_jax.data import worker
-from unireason_jax.data.advice import advise_budgets
+from unireason_jax.data import worker_processes
+from unireason_jax.data.budget_advice import advise_budgets
 from unireason_jax.data.lengths import measure
 from unireason_jax.data.mixture import Mixture, RecordSource, mix
+from unireason_jax.data.mot_tokens import SampleSpec
 from unireason_jax.data.packs import PackPlan, Quotas, cached_plan, plan_packs
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.randomness import generator
+from unireason_jax.data.record_tokens import tokenize
 from unireason_jax.data.records import RecordError
-from unireason_jax.data.rendering import tokenize
 from unireason_jax.data.rows import COUNTS, Budgets, assemble, count, row_spec
 from unireason_jax.data.samples import STREAMS, Sample
-from unireason_jax.data.tokens import SampleSpec
 from unireason_jax.storage import paths
 
 _STATE = "next_row"
@@ -240,7 +240,7 @@ class Pipeline:
         start = time.monotonic()
         self._started = self._started or start
         if self._batches is None:
-            with worker.born_deaf() if self._workers else contextlib.nullcontext():
+            with worker_processes.born_deaf() if self._workers else contextlib.nullcontext():
                 self._batches = self._from_here()
                 batch = next(self._batches)
         else:
@@ -263,8 +263,8 @@ class Pipeline:
         rows = _LocalRows(self._all_rows, self._next_row, self.rows, self._places)
         batches = rows.batch(self.local_rows, drop_remainder=True).to_iter_dataset(self._read)
         if self._workers:
-            worker.kill_at_exit()
-            batches = batches.mp_prefetch(self._workers, worker_init_fn=worker.begin)
+            worker_processes.kill_at_exit()
+            batches = batches.mp_prefetch(self._workers, worker_init_fn=worker_processes.begin)
         return iter(batches)
 
     def _note_failures(self, epochs: np.ndarray, failed: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from unireason_jax.data import worker
+from unireason_jax.data import worker_processes
 from unireason_jax.data.quarantine import Reasons, brief
 from unireason_jax.data.samples import STREAMS
 from unireason_jax.storage import atomic, paths
@@ -338,7 +338,7 @@ def _start(folder: Path, job: Job) -> None:
     """What a worker process keeps; it ends with the process that started it, however that ends."""
     global _worker
     _worker = (folder, job)
-    worker.end_with_parent()
+    worker_processes.end_with_parent()
 
 
 def _work(number: int, task: Any, records: int) -> None:

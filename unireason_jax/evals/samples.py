@@ -9,7 +9,8 @@ from etils import epath
 from PIL import Image
 
 from unireason_jax.data.records import Record
-from unireason_jax.inference import load, presets
+from unireason_jax.inference import load
+from unireason_jax.inference.systems import catalog
 from unireason_jax.run import held_out
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
@@ -52,7 +53,7 @@ class Samples:
         strips: dict[str, Image.Image] = {}
         for verb in dict.fromkeys(one.verb for one in self.asked):
             asked = [one for one in self.asked if one.verb == verb]
-            preset = presets.find(reasoner.presets[verb])
+            preset = catalog.find(reasoner.presets[verb])
             given = [_given(one, reasoner.style) for one in asked]
             traces: list[Any] = reasoner.run(
                 [preset.request(**options) for options in given],

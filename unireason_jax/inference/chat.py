@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from unireason_jax.inference.continuous_batching import Live, News
 from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.engine import Engine
-from unireason_jax.inference.gradual import STEPS
-from unireason_jax.inference.live import Live, News
+from unireason_jax.inference.gradual_drawing import STEPS
 from unireason_jax.inference.settings import Settings
 from unireason_jax.inference.trace import Trace
 

@@ -21,7 +21,7 @@ from unireason_jax.data.samples import LATENT, TEXT
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference import sampler, writing
 from unireason_jax.inference.cache import Cache
-from unireason_jax.inference.codes import CodeSettings
+from unireason_jax.inference.code_drawing import CodeSettings
 from unireason_jax.inference.engine import Engine, bucket
 from unireason_jax.inference.settings import FlowSettings, TextSettings
 from unireason_jax.inference.turns import (

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from unireason_jax.data.janus import script
-from unireason_jax.data.tokens import SampleSpec
+from unireason_jax.data.mot_tokens import SampleSpec
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference.cache import Cache, Markers
 from unireason_jax.pods import batches, sharding

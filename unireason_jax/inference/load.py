@@ -8,17 +8,18 @@ import jax
 from absl import logging
 from etils import epath
 
-from unireason_jax.inference import choice, presets
+from unireason_jax.inference import default_preset
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import FlowSettings, Settings, with_options
 from unireason_jax.inference.step_cache import CACHES
+from unireason_jax.inference.systems import catalog
 from unireason_jax.models import functional
 from unireason_jax.models.janus.vq import VQTokenizer
 from unireason_jax.models.sizes import QUANTIZED, QuantizedConfig
 from unireason_jax.models.vae import Autoencoder
 from unireason_jax.pods import sharding
 from unireason_jax.rules.flow import RENORMS, SOLVERS
-from unireason_jax.run import adapters, corpus, kept
+from unireason_jax.run import adapters, corpus, drawing_assets
 from unireason_jax.run.run import Run
 from unireason_jax.training import checkpoint, weights
 from unireason_jax.world.scenes import CELL
@@ -89,7 +90,7 @@ def around(run: Run, params: Any, settings: Settings, mesh: Any = None) -> Reaso
     longest = RELEASED_TEXT if released else data.budgets.text or data.tokens or None
     spec = dataclasses.replace(run.spec, max_text=longest)
     system = "janus" if isinstance(run.codec, VQTokenizer) else run.config.get("system", "")
-    verbs = presets.verbs_of(system) if released else None
+    verbs = catalog.verbs_of(system) if released else None
     style = corpus.style_of(run.config)
     return Reasoner(model, params, spec, settings, mesh=mesh, presets=verbs, style=style)
 
@@ -97,13 +98,13 @@ def around(run: Run, params: Any, settings: Settings, mesh: Any = None) -> Reaso
 def usual_settings(run: Run, workdir: epath.PathLike) -> Settings:
     """How the model of a workdir samples unless told otherwise, at the size of its own pictures
     (where it has none: BAGEL's, or the world's canvas)."""
-    size = kept.size_of(workdir)
+    size = drawing_assets.size_of(workdir)
     if isinstance(run.codec, VQTokenizer):
         side = run.codec.stride * run.model.codes.side  # no other was ever drawn
-        return presets.find("janus_t2i").settings(Settings(batch_rows=4, size=(side, side)))
+        return catalog.find("janus_t2i").settings(Settings(batch_rows=4, size=(side, side)))
     if isinstance(run.codec, Autoencoder):
-        verbs = presets.verbs_of(run.config.get("system", ""))
-        settings = presets.find(verbs["generate"]).settings(Settings(batch_rows=4))
+        verbs = catalog.verbs_of(run.config.get("system", ""))
+        settings = catalog.find(verbs["generate"]).settings(Settings(batch_rows=4))
     else:
         side = run.config.data.side * CELL
         flow = dataclasses.replace(WORLD_FLOW, shift=run.config.loss.timestep_shift)
@@ -159,7 +160,7 @@ def from_flags(arguments: argparse.Namespace) -> Reasoner:
     options = {name: getattr(arguments, name) for name in names}
     options["merged"] = not arguments.unmerged
     reasoner = load(arguments.checkpoint, mesh=mesh, **options)
-    choice.use(reasoner, getattr(arguments, "preset", None))
+    default_preset.use(reasoner, getattr(arguments, "preset", None))
     reasoner.settings = with_flags(reasoner.settings, arguments)
     return reasoner
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from unireason_jax.data.records import Record
 from unireason_jax.data.templates import PLAIN, REQUESTS, Example, Style
-from unireason_jax.inference.codes import CodeSettings
+from unireason_jax.inference.code_drawing import CodeSettings
 from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.requests import check_seed, check_text
 from unireason_jax.inference.settings import (

@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from unireason_jax.data import images
+from unireason_jax.data.mot_tokens import SampleSpec, copies, text_tokens
 from unireason_jax.data.records import Record, cut
 from unireason_jax.data.samples import TEXT
 from unireason_jax.data.templates import PLAIN, Style
-from unireason_jax.data.tokens import SampleSpec, copies, text_tokens
-from unireason_jax.inference import presets as systems
 from unireason_jax.inference import turns
 from unireason_jax.inference.batch import Batch
 from unireason_jax.inference.chat import Chat, Listener
 from unireason_jax.inference.context import Context
 from unireason_jax.inference.conversation import Conversation, Request, Shown, drawn_size
 from unireason_jax.inference.engine import Engine
-from unireason_jax.inference.given import pictures
+from unireason_jax.inference.input_pictures import pictures
 from unireason_jax.inference.requests import CALL, check_names, check_text, check_words
 from unireason_jax.inference.settings import Settings, whole, with_options
+from unireason_jax.inference.systems import catalog as systems
 from unireason_jax.inference.trace import Step, Trace
 from unireason_jax.inference.turns import text_turn
 

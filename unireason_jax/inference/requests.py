@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unireason_jax.data.tokenizer import Tokenizer
-from unireason_jax.inference import items
+from unireason_jax.inference import request_files
 from unireason_jax.inference.settings import OPTIONS, whole
 
 _MARKS = frozenset(",.;:?!")
@@ -93,10 +93,10 @@ def read_file(path: Path) -> tuple[list[Asked], list[Refused]]:
       The requests, and the items that are none.
 
     Raises:
-      FileNotFoundError, ValueError: as `items.read`.
+      FileNotFoundError, ValueError: as `request_files.read`.
     """
     asked, refused = [], []
-    for item in items.read(path, lambda columns: check_names(columns, FIELDS)):
+    for item in request_files.read(path, lambda columns: check_names(columns, FIELDS)):
         where = f"{path}:{item.line}"
         try:
             if item.fault:
@@ -119,7 +119,7 @@ def _unknown(name: str, known: Sequence[str]) -> str:
     """What is to be said of an unknown field."""
     if name == "negative_prompt":
         return _NO_NEGATIVE
-    meant, told = MEANT.get(name, name), f"unknown field {items.named(name)}"
+    meant, told = MEANT.get(name, name), f"unknown field {request_files.named(name)}"
     near = [meant] if meant in known else difflib.get_close_matches(meant.lower(), known, n=1)
     if near:
         return f"{told}, did you mean '{near[0]}'?"

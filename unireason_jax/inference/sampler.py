@@ -22,7 +22,7 @@ from unireason_jax.inference.cache import (
     concat_rows,
     resize,
 )
-from unireason_jax.inference.codes import drawing, gumbel
+from unireason_jax.inference.code_drawing import drawing, gumbel
 from unireason_jax.inference.integration import integrate
 from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.inference.writing import handover

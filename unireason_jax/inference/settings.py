@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.inference.codes import CodeSettings
+from unireason_jax.inference.code_drawing import CodeSettings
 from unireason_jax.inference.step_cache import CACHES, StepCache
 from unireason_jax.inference.turns import WITHOUT_IMAGES, WITHOUT_TEXT, Reading
 from unireason_jax.rules import flow

@@ -1,7 +1,7 @@
 """Drawing with stochastic steps: what a flow is reinforced on (Flow-GRPO, arXiv 2505.05470).
 
-A window of the steps from noise to an image is Gaussian (see `policy.transitions`), the others are
-Euler steps. There is no guidance: what is drawn is what one forward pass per step says, so that
+A window of the steps from noise to an image is Gaussian (see `rules.stochastic_steps`), the others
+are Euler steps. There is no guidance: what is drawn is what one forward pass per step says, so that
 training can say it again.
 """
 
@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from unireason_jax.inference.cache import Cache, Markers, read_noised
 from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.models import functional
-from unireason_jax.policy import transitions
-from unireason_jax.rules import flow
+from unireason_jax.rules import flow, stochastic_steps
 
 
 class Moves(NamedTuple):
@@ -76,11 +75,11 @@ def draw_moves(
         at = jnp.full(cache.rows, t)
         velocity = read_noised(model, cache, x, at, positions, counts, markers)
         inside = (number >= start) & (number < start + window)
-        mean, std = transitions.sde_step(x, velocity, t, following, level=level)
+        mean, std = stochastic_steps.sde_step(x, velocity, t, following, level=level)
         drawn = flow.token_noise(_of_step(seeds, number), positions, x.shape[-1])
         is_random = inside & (level > 0)
         moved = jnp.where(is_random, mean + std * drawn, x - velocity * (t - following))
-        each = transitions.log_prob(moved, mean, jnp.where(is_random, std, 0.0))
+        each = stochastic_steps.log_prob(moved, mean, jnp.where(is_random, std, 0.0))
         logps = jnp.sum(jnp.where(real, each, 0.0), axis=1) / jnp.maximum(counts, 1)
         return moved, (x, logps)
 

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unireason_jax.data import images
-from unireason_jax.data.janus import rendering, script
+from unireason_jax.data.janus import script, tokens
+from unireason_jax.data.mot_tokens import SampleSpec, latent_pixels, latent_tokens, vit_tokens
 from unireason_jax.data.records import Record, Segment
 from unireason_jax.data.resizing import Resize
 from unireason_jax.data.samples import LATENT, TEXT, VIT
-from unireason_jax.data.tokens import SampleSpec, latent_pixels, latent_tokens, vit_tokens
 
 GAP = -1
 """Kind of a turn that only moves the rotary position by one: an image copy that is left out."""
@@ -135,7 +135,7 @@ def said_turns(record: Record, number: int, spec: SampleSpec, image: Any = None)
 def code_turns(segment: Segment, image: Any, spec: SampleSpec, *, role: str = "") -> list[Turn]:
     """An image as a model that draws with codes is shown it; nothing for a text."""
     turns = []
-    for stream in rendering.streams(segment, spec):
+    for stream in tokens.streams(segment, spec):
         if stream == VIT:
             turns.append(Turn(VIT, *vit_tokens(image, spec), role, causal=True))
         else:

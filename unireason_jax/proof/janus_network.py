@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unireason_jax.inference import cache as caches
-from unireason_jax.inference.codes import Step, drawing
+from unireason_jax.inference.code_drawing import Step, drawing
 from unireason_jax.models.janus import vq
 from unireason_jax.models.janus.model import Janus
 from unireason_jax.models.layers import rotary

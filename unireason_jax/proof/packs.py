@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from unireason_jax.data.mot_tokens import tokenize
 from unireason_jax.data.records import Next, Record, Segment
 from unireason_jax.data.samples import Sample
-from unireason_jax.data.tokens import tokenize
 from unireason_jax.proof.recorded import IdsTokenizer, Recorded, Tape
 from unireason_jax.proof.tally import Tally
 from unireason_jax.rules import visibility

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unireason_jax.policy import advantages, losses, transitions
 from unireason_jax.proof.verdicts import Report
+from unireason_jax.rules import advantages, policy_losses, stochastic_steps
 
 MARK = "rl_values.json"
 """The file that makes a folder one of recorded formulas of reinforcement."""
@@ -50,7 +50,7 @@ def _moments(case: Case, velocity: jax.Array | None = None) -> tuple[jax.Array, 
     """Mean and deviation of a recorded step, with its own velocity or another."""
     x, recorded = _arrays(case, ("x", "v"))
     cap = case["t1"] if case["clamp"] == "next" else float(case["clamp"])
-    return transitions.sde_step(
+    return stochastic_steps.sde_step(
         x,
         recorded if velocity is None else velocity,
         case["t"],
@@ -63,14 +63,14 @@ def _moments(case: Case, velocity: jax.Array | None = None) -> tuple[jax.Array, 
 def _sde(case: Case, recorded: Case) -> Values:
     mean, std = _moments(case)
     x_next = mean + std * jnp.asarray(case["eps"])
-    density = transitions.log_density(x_next, mean, std)
+    density = stochastic_steps.log_density(x_next, mean, std)
     cap = case["t1"] if case["clamp"] == "next" else float(case["clamp"])
     return {
-        "sigma": transitions.noise_scale(jnp.asarray(case["t"]), case["a"], cap),
+        "sigma": stochastic_steps.noise_scale(jnp.asarray(case["t"]), case["a"], cap),
         "std": std,
         "mean": mean,
         "x_next": x_next,
-        "logp_quad_mean": transitions.log_prob(x_next, mean, std),
+        "logp_quad_mean": stochastic_steps.log_prob(x_next, mean, std),
         "logp_full_mean": density,
         "logp_full_sum": density * len(case["x"]),
     }
@@ -79,9 +79,9 @@ def _sde(case: Case, recorded: Case) -> Values:
 def _cps(case: Case, recorded: Case) -> Values:
     x, velocity = _arrays(case, ("x", "v"))
     times = case["t"], case["t_next"]
-    mean, std = transitions.cps_step(x, velocity, *times, level=case["a"])
+    mean, std = stochastic_steps.cps_step(x, velocity, *times, level=case["a"])
     x_next = mean + std * jnp.asarray(case["eps"])
-    logp = transitions.cps_log_prob(x_next, mean)
+    logp = stochastic_steps.cps_log_prob(x_next, mean)
     return {"std": std, "mean": mean, "x_next": x_next, "logp_cps_mean": logp}
 
 
@@ -91,14 +91,14 @@ def _replay(case: Case, recorded: Case) -> Values:
     old_mean, std = _moments(step)
     mean, _ = _moments(step, velocity)
     x_next = jnp.asarray(step["x_next"])
-    old, new = (transitions.log_prob(x_next, m, std) for m in (old_mean, mean))
+    old, new = (stochastic_steps.log_prob(x_next, m, std) for m in (old_mean, mean))
     return {
         "logp_old": old,
         "logp_new": new,
         "ratio": jnp.exp(new - old),
-        "ratio_norm": jnp.exp(transitions.centred_log_ratio(x_next, mean, old_mean, std)),
-        "kl_transition_mean": transitions.transition_kl(mean, old_mean, std),
-        "velocity_mse": transitions.velocity_penalty(velocity, jnp.asarray(step["v"])),
+        "ratio_norm": jnp.exp(stochastic_steps.centred_log_ratio(x_next, mean, old_mean, std)),
+        "kl_transition_mean": stochastic_steps.transition_kl(mean, old_mean, std),
+        "velocity_mse": stochastic_steps.velocity_penalty(velocity, jnp.asarray(step["v"])),
     }
 
 
@@ -113,20 +113,20 @@ def _groups(case: Case, recorded: Case) -> Values:
         )
     }
     clipped = advantages.group_advantages(rewards, scale="std", clip=case["adv_clip"])
-    loss = jnp.mean(losses.clipped_ratio(log_ratio, clipped, case["clip"]))
+    loss = jnp.mean(policy_losses.clipped_ratio(log_ratio, clipped, case["clip"]))
     return raw | {"loss": loss}
 
 
 def _text(case: Case, recorded: Case) -> Values:
     new, old, reference, mask = _arrays(case, ("new", "old", "ref", "mask"))
     advantage = jnp.asarray(case["adv"])[:, None]
-    terms = losses.clipped_ratio(new - old, advantage, case["clip"])
-    apart = losses.k3(new, reference)
+    terms = policy_losses.clipped_ratio(new - old, advantage, case["clip"])
+    apart = policy_losses.k3(new, reference)
     return {
-        "token_mean": losses.token_mean(terms, mask),
-        "seq_mean": losses.sequence_mean(terms, mask),
-        "k3_token_mean": losses.token_mean(apart, mask),
-        "k3_seq_mean": losses.sequence_mean(apart, mask),
+        "token_mean": policy_losses.token_mean(terms, mask),
+        "seq_mean": policy_losses.sequence_mean(terms, mask),
+        "k3_token_mean": policy_losses.token_mean(apart, mask),
+        "k3_seq_mean": policy_losses.sequence_mean(apart, mask),
     }
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unireason_jax.inference import presets
 from unireason_jax.inference.settings import FlowSettings, Settings, TextSettings
+from unireason_jax.inference.systems import catalog
 from unireason_jax.inference.systems.bagel import APP_DRAW, CALL_DEFAULTS, NOTEBOOK_DRAW
 
 _FLOW = {
@@ -63,11 +63,11 @@ def walk_of(case: Mapping[str, Any], pictures: Mapping[str, Any]) -> Walk:
     request = _request(case["inputs"], pictures)
     name = _preset(case, given, request)
     inherited = f"bagel_{name.removeprefix(case['system'] + '_')}"
-    if name not in presets.PRESETS and inherited in presets.PRESETS:
+    if name not in catalog.PRESETS and inherited in catalog.PRESETS:
         name = inherited  # the siblings are forks of BAGEL: what they left alone is its own
-    if name not in presets.PRESETS:
+    if name not in catalog.PRESETS:
         raise Unknown(f"no preset '{name}' for {case['system']}'s {case['source']['file']}")
-    preset = presets.PRESETS[name]
+    preset = catalog.PRESETS[name]
     if preset.in_parts and "parts" not in request:
         image, text = request.get("image", []), request["text"]
         request = {"parts": [*({"image": one} for one in image), {"text": text}]}

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.inference import presets
 from unireason_jax.inference.settings import FlowSettings
+from unireason_jax.inference.systems import catalog
 from unireason_jax.proof import protocol_presets
 from unireason_jax.proof.rehearsal import Call, Left, Tape, reasoner
 
@@ -136,7 +136,7 @@ def _compare(case: Mapping[str, Any], outcome: Outcome) -> None:
     returns = [_returned(call, colours) for call in wanted]
     tape = Tape(returns, colours, apart=walk.samples > 1)
     model = reasoner(tape)
-    request = presets.find(walk.preset).request(name=case["name"], **walk.request)
+    request = catalog.find(walk.preset).request(name=case["name"], **walk.request)
     finished = True
     try:
         model.run([request], samples=walk.samples, settings=settings)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from unireason_jax.data import images
+from unireason_jax.data.mot_tokens import SampleSpec
 from unireason_jax.data.resizing import Resize
 from unireason_jax.data.samples import LATENT, TEXT, VIT
-from unireason_jax.data.tokens import SampleSpec
 from unireason_jax.inference import turns
 from unireason_jax.inference.context import Picture, Written
 from unireason_jax.inference.engine import Engine

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from unireason_jax.data.tokens import SampleSpec
+from unireason_jax.data.mot_tokens import SampleSpec
 from unireason_jax.inference.reasoner import Reasoner
-from unireason_jax.policy.advantages import group_advantages, penalise_malformed
 from unireason_jax.reinforcement import rewards, rollouts, rows
 from unireason_jax.reinforcement.prompts import Asked
 from unireason_jax.reinforcement.rewards import Reward, Score
 from unireason_jax.reinforcement.rollouts import Trajectory
 from unireason_jax.reinforcement.settings import Policy
+from unireason_jax.rules.advantages import group_advantages, penalise_malformed
 from unireason_jax.training.metrics import Clock
 
 

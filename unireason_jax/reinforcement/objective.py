@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from unireason_jax.models import functional
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.pods.sharding import constrain
-from unireason_jax.policy import losses, transitions
 from unireason_jax.reinforcement.settings import Policy
+from unireason_jax.rules import policy_losses, stochastic_steps
 from unireason_jax.rules.visibility import Visibility
 
 Rows = Mapping[str, jax.Array]
@@ -127,8 +127,8 @@ def move_logps(velocity: jax.Array, rows: Rows, level: float) -> jax.Array:
     is_move = rows["moves"] >= 0
     t = jnp.where(is_move, rows["times"], 0.5)  # clean tokens, at 0, are no step
     t_next = jnp.where(is_move, rows["next_times"], 0.4)
-    mean, std = transitions.sde_step(rows["latents"], velocity, t, t_next, level=level)
-    each = transitions.log_prob(rows["next_latents"], mean, std)
+    mean, std = stochastic_steps.sde_step(rows["latents"], velocity, t, t_next, level=level)
+    each = stochastic_steps.log_prob(rows["next_latents"], mean, std)
     return _image_means(each, rows)
 
 
@@ -163,19 +163,25 @@ def losses_of(
     log_flow = jnp.where(w_flow > 0, said.moves - old[1], 0.0)
     total, told = jnp.float32(0), {}
     if text.weight:
-        term = jnp.sum(w_text * losses.clipped_ratio(log_text, rows["text_worth"], text.clip))
+        term = jnp.sum(
+            w_text * policy_losses.clipped_ratio(log_text, rows["text_worth"], text.clip)
+        )
         total += text.weight * term
         told["loss/text"] = term
     if flow.weight:
-        term = jnp.sum(w_flow * losses.clipped_ratio(log_flow, rows["move_worth"], flow.clip))
+        term = jnp.sum(
+            w_flow * policy_losses.clipped_ratio(log_flow, rows["move_worth"], flow.clip)
+        )
         total += flow.weight * term
         told["loss/flow"] = term
     if reference is not None and text.weight:
-        term = jnp.sum(jnp.where(w_text > 0, w_text * losses.k3(said.text, reference.text), 0.0))
+        term = jnp.sum(
+            jnp.where(w_text > 0, w_text * policy_losses.k3(said.text, reference.text), 0.0)
+        )
         total += text.kl * term
         told["kl/text"] = term
     if reference is not None and flow.weight:
-        apart = transitions.velocity_penalty(said.velocity, reference.velocity)
+        apart = stochastic_steps.velocity_penalty(said.velocity, reference.velocity)
         term = jnp.sum(w_flow * _image_means(apart, rows))
         total += flow.penalty * term
         told["kl/velocity"] = term
@@ -183,8 +189,8 @@ def losses_of(
         "entropy": jnp.sum(w_text * said.entropy),
         "ratio/text": jnp.sum(w_text * jnp.exp(log_text)),
         "ratio/flow": jnp.sum(w_flow * jnp.exp(log_flow)),
-        "clipped/text": jnp.sum(w_text * losses.clip_share(log_text, text.clip)),
-        "clipped/flow": jnp.sum(w_flow * losses.clip_share(log_flow, flow.clip)),
+        "clipped/text": jnp.sum(w_text * policy_losses.clip_share(log_text, text.clip)),
+        "clipped/flow": jnp.sum(w_flow * policy_losses.clip_share(log_flow, flow.clip)),
         "mismatch/text": jnp.sum(w_text * jnp.abs(said.text - rows["text_logps"])),
         "mismatch/flow": jnp.sum(w_flow * jnp.abs(said.moves - rows["move_logps"])),
     }

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unireason_jax.endpoints.failures import CallFailure
-from unireason_jax.policy.advantages import trajectory_reward
 from unireason_jax.reinforcement.rollouts import Trajectory
 from unireason_jax.reinforcement.settings import Policy
+from unireason_jax.rules.advantages import trajectory_reward
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.world import language
 from unireason_jax.world.grading import grade
@@ -48,7 +48,7 @@ Reward = Callable[[Sequence[Trajectory]], list[Score | None]]
 
 
 def worth(trajectory: Trajectory, score: Score) -> float:
-    """The reward of a scored trajectory (see `policy.advantages.trajectory_reward`)."""
+    """The reward of a scored trajectory (see `rules.advantages.trajectory_reward`)."""
     stopped = trajectory.trace.ended == "stop"
     return trajectory_reward(score.images, premature=stopped and not score.passed[-1])
 

@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from unireason_jax.data.rows import Budgets
-from unireason_jax.policy.advantages import SCALES
+from unireason_jax.rules.advantages import SCALES
 from unireason_jax.run import configuration
 from unireason_jax.run.configuration import ConfigError
 
@@ -79,7 +79,7 @@ class Policy:
       noise: level a of the stochastic steps.
       batch_rows: conversations that are rolled out together.
       updates: updates per iteration, all of the same rollouts.
-      scale, advantage_clip: see `policy.advantages.group_advantages`.
+      scale, advantage_clip: see `rules.advantages.group_advantages`.
       rows, budgets: packed rows of a microbatch, and the tokens of each by stream.
       eval_every, eval_prompts: iterations between examinations on held-out prompts (0: none), and
         how many prompts.

@@ -1,1 +1,1 @@
-"""What everything rests on: who sees whom in a packed row, and the path from data to noise."""
+"""Formulas that everything rests on: visibility in a packed row, the flow, and policy gradients."""

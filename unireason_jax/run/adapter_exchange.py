@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 from unireason_jax.models import functional, peft
 from unireason_jax.models.archive import type_name
 from unireason_jax.run import configuration, first_checkpoint
-from unireason_jax.run.carried import carry
-from unireason_jax.training import bases
-from unireason_jax.training.manifest import find, read_manifest
+from unireason_jax.run.carry_over import carry
+from unireason_jax.training import adapter_base
+from unireason_jax.training.checkpoint_manifest import find, read_manifest
 from unireason_jax.training.weights import adapters_of, converted_weights
 
 UNLIMITED = 1 << 62
@@ -49,7 +49,7 @@ def read(source: Path, workdir: Path, *, base: Path) -> list[str]:
     made, leaves = peft.read(source, functional.bare(model))
     kept = read_manifest(find(base))
     which = "ema" if kept["leaves"].get("ema") or converted_weights(base) else "params"
-    note = bases.note(base, which, made.scale, workdir)
+    note = adapter_base.note(base, which, made.scale, workdir)
     directory = first_checkpoint.new(workdir)
     shapes = {path: (leaf.shape, type_name(leaf.dtype)) for path, leaf in leaves.items()}
 

@@ -10,8 +10,8 @@ from etils import epath
 from unireason_jax.models import peft
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.run import configuration
-from unireason_jax.training import bases
-from unireason_jax.training.manifest import find, read_manifest
+from unireason_jax.training import adapter_base
+from unireason_jax.training.checkpoint_manifest import find, read_manifest
 from unireason_jax.training.weights import Adapter, adapters_of
 
 FOLDER = "adapters"
@@ -64,6 +64,6 @@ def stranger(name: str, checkpoint: epath.PathLike) -> str:
     """What has to be said where an adapter of a run was trained beside other weights, or ""."""
     folder = find_folder(name, checkpoint)
     base = {} if peft.is_peft(folder) else read_manifest(find(folder)).get("base", {})
-    if not base or bases.is_same(base, find(checkpoint)):
+    if not base or adapter_base.is_same(base, find(checkpoint)):
         return ""
     return f"the adapter {name} was trained beside other weights than those of {checkpoint}"

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from unireason_jax.models import functional
 from unireason_jax.models.config import VARIANTS, ModelConfig, to_dict, variant
 from unireason_jax.models.sizes import DTYPES, QUANTIZED, LoraConfig, QuantizedConfig, one_of
-from unireason_jax.run import hardware, meanings
+from unireason_jax.run import hardware, key_synonyms
 from unireason_jax.storage import atomic
 from unireason_jax.training.objective import LossConfig
 from unireason_jax.training.optim import OptimConfig
@@ -52,7 +52,7 @@ def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
     """The error for a key that does not exist; it names the nearest ones that do."""
     tail = key.rsplit(".", 1)[-1]
     same_name = [k for k in known if k.rsplit(".", 1)[-1] == tail]
-    meant = [k for k in meanings.meant(tail) if k in known]
+    meant = [k for k in key_synonyms.meant(tail) if k in known]
     near = same_name or meant or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     if not near:
         inside = [k for k in known if k.startswith(key.rsplit(".", 1)[0] + ".")]

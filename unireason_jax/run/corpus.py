@@ -8,8 +8,9 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from unireason_jax.data import latents, split, words
+from unireason_jax.data import latents, split, vocabulary
 from unireason_jax.data.mixture import RecordSource
+from unireason_jax.data.mot_tokens import LatentCodec, SampleSpec
 from unireason_jax.data.resizing import Resize
 from unireason_jax.data.sizes import SIZES, SMALLER, SizeCodec
 from unireason_jax.data.sources import (
@@ -21,12 +22,11 @@ from unireason_jax.data.sources import (
 )
 from unireason_jax.data.templates import STYLES, Style
 from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer, world_tokenizer
-from unireason_jax.data.tokens import LatentCodec, SampleSpec
 from unireason_jax.models import vae
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.models.janus.vq import VQTokenizer
-from unireason_jax.run import codes, configuration
+from unireason_jax.run import configuration, janus_codec
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.storage import paths
 from unireason_jax.world.basis import PatchBasis
@@ -180,7 +180,7 @@ def tokenizer_and_codec(config: ConfigDict) -> tuple[Tokenizer, LatentCodec, dic
     name = sizes_of(config)
     tokenizer, sizes = _tokenizer(config, prepared(config)), SIZES[name]
     if isinstance(configuration.model_config(config), JanusConfig):
-        return tokenizer, codes.codec(config, name), {}
+        return tokenizer, janus_codec.codec(config, name), {}
     if name == "world":
         return tokenizer, PatchBasis.create(), {}
     codec = vae.Autoencoder(*vae.load(config.data.vae)) if config.data.vae else sizes["codec"]
@@ -220,7 +220,7 @@ def smaller_sizes(config: ConfigDict) -> dict[str, Any] | None:
 def stand_ins(model: ModelConfig) -> tuple[Tokenizer, LatentCodec, dict[str, Any]]:
     """In the place of `tokenizer_and_codec` where the records are not there: sizes without data."""
     if isinstance(model, JanusConfig):
-        return world_tokenizer(), codes.stand_in(model), {}
+        return world_tokenizer(), janus_codec.stand_in(model), {}
     return world_tokenizer(), SizeCodec(8, model.latent.channels), {}
 
 
@@ -247,7 +247,7 @@ def sample_spec(
             f"rows; set --config.model.llm.vocab to at least {tokenizer.vocab_size}."
         )
     if isinstance(model, JanusConfig):
-        return codes.sample_spec(config, model, tokenizer, codec)
+        return janus_codec.sample_spec(config, model, tokenizer, codec)
     if codec.channels != model.latent.channels:
         raise ConfigError(
             f"the codec has {codec.channels} channels but the model {model.latent.channels}; "
@@ -326,9 +326,9 @@ def check_words(config: ConfigDict, sources: Sources, tokenizer: Tokenizer) -> N
     Raises:
       ConfigError: a source has more of them than `data.max_unknown`.
     """
-    most = config.data.get("max_unknown", words.LIMIT)
+    most = config.data.get("max_unknown", vocabulary.LIMIT)
     try:
-        for line in words.check(sources, tokenizer, most, "--config.data.max_unknown"):
+        for line in vocabulary.check(sources, tokenizer, most, "--config.data.max_unknown"):
             print(line)
     except ValueError as error:
         raise ConfigError(str(error)) from None

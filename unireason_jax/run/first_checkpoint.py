@@ -86,7 +86,7 @@ def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def finish(directory: Path, leaves: dict[str, list], base: Mapping[str, Any] | None = None) -> None:
-    """Makes the written leaves checkpoint 0; adapters note their `base` (see `training.bases`)."""
+    """Makes the written leaves checkpoint 0; adapters note their `base` (`adapter_base`)."""
     facts = checkpoint.file_facts(directory, hashes=False)
     known = {"leaves": {"params": leaves}, "files": facts, "base": base}
     checkpoint.write_manifest(directory, step=0, data=None, **known)

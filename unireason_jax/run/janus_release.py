@@ -21,7 +21,7 @@ from unireason_jax.models.janus import names, release, release_config
 from unireason_jax.models.janus.config import JanusConfig, VQConfig
 from unireason_jax.models.official_names import layout
 from unireason_jax.run import configuration, first_checkpoint
-from unireason_jax.run.codes import FILE as CODES
+from unireason_jax.run.janus_codec import FILE as CODES
 from unireason_jax.run.run import TOKENIZER
 from unireason_jax.storage import atomic
 

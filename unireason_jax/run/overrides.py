@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import flags
 
-from unireason_jax.run import configuration, meanings
+from unireason_jax.run import configuration, key_synonyms
 from unireason_jax.run.configuration import OPEN, ConfigError, find_file, leaves, load, unknown_key
 
 _OVERRIDE = re.compile(r"^--?(?:no)?config\.([\w.\-]+)")
@@ -81,7 +81,7 @@ def _explained(error: flags.Error, known: dict[str, Any]) -> ConfigError:
     """A flag's error in terms of the config, where it is about that."""
     if isinstance(error, flags.UnrecognizedFlagError):
         name = error.flagname.rsplit(".", 1)[-1]
-        near = [key for key in (error.flagname, *meanings.meant(name)) if key in known]
+        near = [key for key in (error.flagname, *key_synonyms.meant(name)) if key in known]
         hint = f" Did you mean --config.{near[0]}?" if near else ""
         return ConfigError(f"{error}{hint}")
     key = re.search(r"--config\.([\w.]+)", str(error))

@@ -20,20 +20,20 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
+from unireason_jax.data.mot_tokens import LatentCodec, SampleSpec
 from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.data.rows import Budgets, row_spec
 from unireason_jax.data.sizes import SizeCodec
 from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer
-from unireason_jax.data.tokens import LatentCodec, SampleSpec
 from unireason_jax.models import functional, vae
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.pods import batches, sharding
-from unireason_jax.run import codes, configuration, corpus, kept, systems
+from unireason_jax.run import configuration, corpus, detected_system, drawing_assets, janus_codec
 from unireason_jax.run.configuration import ConfigError
-from unireason_jax.run.kept import AUTOENCODER
+from unireason_jax.run.drawing_assets import AUTOENCODER
 from unireason_jax.storage import arrays, atomic, paths
-from unireason_jax.training import manifest, metrics, objective, state
+from unireason_jax.training import checkpoint_manifest, metrics, objective, state
 from unireason_jax.training.objective import LossConfig
 from unireason_jax.training.optim import Optimizer, flatten, make_optimizer
 from unireason_jax.training.state import TrainState
@@ -86,7 +86,7 @@ class Run:
         model = configuration.model_config(config, devices[0].platform if devices else None)
         made = corpus.tokenizer_and_codec(config) if has_records else corpus.stand_ins(model)
         spec = corpus.sample_spec(config, model, *made)
-        config = systems.told(config) if has_records else config
+        config = detected_system.told(config) if has_records else config
         return cls(config, model, spec, has_records, devices and tuple(devices))
 
     @classmethod
@@ -102,7 +102,7 @@ class Run:
         config = configuration.load_workdir(workdir)
         model = configuration.model_config(config)
         tokenizer = load_tokenizer(paths.of(workdir) / TOKENIZER)
-        read = codes.load if isinstance(model, JanusConfig) else load_codec
+        read = janus_codec.load if isinstance(model, JanusConfig) else load_codec
         codec = read(epath.Path(workdir))
         rules = corpus.smaller_sizes(config)
         return cls(config, model, corpus.sample_spec(config, model, tokenizer, codec, rules))
@@ -115,7 +115,7 @@ class Run:
         """
         if not isinstance(self.codec, SizeCodec):
             return self
-        file = kept.autoencoder(self.config)
+        file = drawing_assets.autoencoder(self.config)
         if not file:
             raise ConfigError(
                 "config.eval.samples: pictures need the autoencoder; set config.data.vae, or 0."
@@ -129,15 +129,15 @@ class Run:
         workdir = epath.Path(workdir)
         configuration.save(workdir, self.config)
         self.tokenizer.save(workdir / TOKENIZER)
-        kept.keep_size(self.config, self.spec, workdir)
+        drawing_assets.keep_size(self.config, self.spec, workdir)
         if isinstance(self.model, JanusConfig):
-            codes.keep(self.config, workdir)
+            janus_codec.keep(self.config, workdir)
         elif isinstance(self.codec, PatchBasis):
             with atomic.replacing(workdir / CODEC) as part:
                 np.savez(part, **self.codec.to_arrays())
-        elif file := kept.autoencoder(self.config):
-            kept.keep_autoencoder(file, workdir)
-        elif told := kept.complaint(self.config, self.codec, workdir):
+        elif file := drawing_assets.autoencoder(self.config):
+            drawing_assets.keep_autoencoder(file, workdir)
+        elif told := drawing_assets.complaint(self.config, self.codec, workdir):
             logging.warning("%s", told)
 
     @property
@@ -258,7 +258,7 @@ class Run:
             prefetch=data.prefetch,
             cache=corpus.plan_folder(sources, workdir),
             quarantine=quarantine,
-            fresh=bool(workdir) and not manifest.steps(workdir),
+            fresh=bool(workdir) and not checkpoint_manifest.steps(workdir),
             seed=seed,
             workers=workers,
         )

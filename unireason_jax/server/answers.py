@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unireason_jax.inference.live import News
+from unireason_jax.inference.continuous_batching import News
 from unireason_jax.inference.trace import Step, Trace
 from unireason_jax.server.orders import Order
 

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from unireason_jax.inference.live import News
+from unireason_jax.inference.continuous_batching import News
 from unireason_jax.server import answers, fields, orders
 from unireason_jax.server.errors import Refusal, of, wrong
 from unireason_jax.server.guards import Guard

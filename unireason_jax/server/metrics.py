@@ -11,7 +11,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from unireason_jax.inference.live import News
+from unireason_jax.inference.continuous_batching import News
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 600)
 

@@ -7,9 +7,9 @@ for a picture; of a released UniReason, `unireason_refine` and `unireason_refine
 
 import numpy as np
 
-from unireason_jax.inference import presets
 from unireason_jax.inference.preset import Preset
 from unireason_jax.inference.reasoner import Reasoner
+from unireason_jax.inference.systems import catalog
 from unireason_jax.server.errors import Refusal
 
 NAME = "unireason"
@@ -29,10 +29,10 @@ class Models:
         """Tries every preset: those stay that the checkpoint can do."""
         self.reasoner = reasoner
         own = reasoner.presets["generate"]
-        self.system = own.split("_")[0] if own in presets.SYSTEMS else ""
+        self.system = own.split("_")[0] if own in catalog.SYSTEMS else ""
         able = {
             name: preset.about
-            for name, preset in presets.PRESETS.items()
+            for name, preset in catalog.PRESETS.items()
             if self._can(name, preset)
         }
         self.names = {NAME: "the checkpoint's own way to draw, edit and answer"}
@@ -63,7 +63,7 @@ class Models:
         for ending in ("", *_ENDINGS[verb]):
             for start in dict.fromkeys((first, "")):
                 try:
-                    found = presets.find(f"{start}{name}{ending}")
+                    found = catalog.find(f"{start}{name}{ending}")
                 except ValueError:
                     continue
                 if verb != "edit" or found.needs_image or ending or not self._edits(name):
@@ -73,11 +73,11 @@ class Models:
     def _edits(self, name: str) -> bool:
         """Whether a short name has a preset of its own for edits."""
         first = f"{self.system}_" if self.system else ""
-        return f"{first}{name}_edit" in presets.PRESETS
+        return f"{first}{name}_edit" in catalog.PRESETS
 
     def _can(self, name: str, preset: Preset) -> bool:
         """Whether the checkpoint can do it."""
-        if name in presets.SYSTEMS and name.split("_")[0] != self.system:
+        if name in catalog.SYSTEMS and name.split("_")[0] != self.system:
             return False
         height, width = self.reasoner.settings.size
         image = {"image": np.zeros((height, width, 3), np.uint8)} if preset.needs_image else {}

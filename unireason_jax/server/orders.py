@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unireason_jax.data import images
-from unireason_jax.inference import presets
+from unireason_jax.inference.systems import catalog
 from unireason_jax.inference.trace import Step
 from unireason_jax.server import fields
 from unireason_jax.server.errors import Refusal, wrong
@@ -92,7 +92,7 @@ def chat(given: Mapping[str, Any], models: Models, limits: Limits) -> Order:
     draws = _draws(given.get("modalities"))
     verb = "ask" if not draws else "edit" if pictures else "generate"
     name = models.preset(model, verb)
-    preset = presets.find(name or models.reasoner.presets[verb])
+    preset = catalog.find(name or models.reasoner.presets[verb])
     if not draws and "answer" not in preset.template and preset.template != "vqa":
         raise wrong(f"the model '{model}' draws; 'modalities' must hold \"image\".", "modalities")
     image: dict[str, Any] = {}

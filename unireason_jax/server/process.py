@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import uvicorn
 
-from unireason_jax.inference import choice
-from unireason_jax.inference.live import Live
+from unireason_jax.inference import default_preset
+from unireason_jax.inference.continuous_batching import Live
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.server import app
 from unireason_jax.server.app import Service
@@ -116,7 +116,7 @@ def warm(reasoner: Reasoner, rows: int) -> None:
     started = time.perf_counter()
     live = Live(reasoner.engine, rows, slots=SLOTS)
     for verb in ("generate", "edit"):
-        _, preset, settings = choice.chosen(reasoner, verb, None)
+        _, preset, settings = default_preset.chosen(reasoner, verb, None)
         white = np.full((*settings.size, 3), 255, np.uint8)
         image = {"image": white} if preset.needs_image else {}
         request = preset.request("a", style=reasoner.style, **image)

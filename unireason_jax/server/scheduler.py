@@ -11,8 +11,8 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
+from unireason_jax.inference.continuous_batching import Guest, Live, News
 from unireason_jax.inference.conversation import Request
-from unireason_jax.inference.live import Guest, Live, News
 from unireason_jax.inference.settings import Settings
 from unireason_jax.server.errors import Refusal, wrong
 from unireason_jax.server.metrics import Metrics

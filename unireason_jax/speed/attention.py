@@ -1,7 +1,7 @@
 """`unireason bench attention`: the attention of one layer on a full row, by backend or by plan.
 
-The row is that of `compilation.reference`. FLOPs are those of visible pairs only, so that a backend
-that walks fewer masked ones reaches more.
+The row is that of `compilation.reference_row`. FLOPs are those of visible pairs only, so that a
+backend that walks fewer masked ones reaches more.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unireason_jax.compilation.reference import reference_row
+from unireason_jax.compilation.reference_row import reference_row
 from unireason_jax.models.attention import Keys, Queries, attend
 from unireason_jax.models.chunked import Ids
 from unireason_jax.models.flash_gpu import Tilings, default_tilings, gpu_attention

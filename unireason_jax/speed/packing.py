@@ -2,7 +2,7 @@
 
 import time
 
-from unireason_jax.data.advice import advise_budgets
+from unireason_jax.data.budget_advice import advise_budgets
 from unireason_jax.data.packs import plan_packs
 from unireason_jax.speed import mixtures
 

@@ -1,6 +1,6 @@
 """`unireason bench step`: the train step of a recipe on the devices here, without data.
 
-Rows are full (`compilation.reference`) and weights random, so that speed is that of the program
+Rows are full (`compilation.reference_row`) and weights random, so that speed is that of the program
 alone. Beside the data sheet's FLOP/s stands what a large bfloat16 matmul reaches on the same
 device: no step can do better.
 """
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unireason_jax.compilation.reference import reference_row
+from unireason_jax.compilation.reference_row import reference_row
 from unireason_jax.data.rows import Budgets
 from unireason_jax.models import functional
 from unireason_jax.pods import batches

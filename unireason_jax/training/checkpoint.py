@@ -1,10 +1,10 @@
-"""Checkpoints: asynchronous, sharded, checked before use (`manifest`), restored onto any mesh.
+"""Checkpoints: asynchronous, sharded, checked before use, restored onto any mesh.
 
     <workdir>/checkpoints/<step>/{params,opt_state,ema}/   Orbax trees
-    <workdir>/checkpoints/<step>/manifest.json             written last, see `manifest`
+    <workdir>/checkpoints/<step>/manifest.json             written last, see `checkpoint_manifest`
 
 Of a model with adapters, `params` holds the adapters alone, and the manifest says which weights
-they stand beside (`bases`): those are read, and never written again.
+they stand beside (`adapter_base`): those are read, and never written again.
 
 An unfinished or damaged step is named, set aside, and the step before it is used; where every step
 is damaged, nothing is touched and the run has to be told to start over. A step is deleted only
@@ -28,8 +28,8 @@ from orbax.checkpoint import v1 as ocp
 from unireason_jax.models import lora
 from unireason_jax.pods import pod
 from unireason_jax.storage import atomic, paths
-from unireason_jax.training.fallback import SAVING, clear, newest_usable
-from unireason_jax.training.leaves import (
+from unireason_jax.training.checkpoint_fallback import SAVING, clear, newest_usable
+from unireason_jax.training.checkpoint_leaves import (
     OTHER_MODEL,
     OTHER_OPTIMIZER,
     CheckpointMismatch,
@@ -38,7 +38,7 @@ from unireason_jax.training.leaves import (
     line_of,
     read_arrays,
 )
-from unireason_jax.training.manifest import (
+from unireason_jax.training.checkpoint_manifest import (
     FOLDER,
     MANIFEST,
     CheckpointMissing,

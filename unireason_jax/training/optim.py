@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from unireason_jax.models.functional import is_matrix
-from unireason_jax.training import moments, rules
+from unireason_jax.training import low_bit_moments, update_rules
 
 Params = dict[str, Any]
 DECAYED = ("kernel", "embed", "lora/a", "lora/b")  # how paths end that weight decay acts on
@@ -27,7 +27,7 @@ class OptimConfig:
     """Everything the update depends on; the defaults are BAGEL's fine-tuning recipe.
 
     Attributes:
-      name: "adamw", "adafactor" or "muon" (see `rules`).
+      name: "adamw", "adafactor" or "muon" (see `update_rules`).
       lr: peak learning rate.
       schedule: "constant" or "cosine", both after a linear warm-up from 0; cosine ends at
         `min_lr` at `total_steps` and stays there.
@@ -37,8 +37,8 @@ class OptimConfig:
       b1, b2, eps, weight_decay: AdamW; decay acts on matrices and embeddings only
         (BAGEL and UniReason train without).
       mu_dtype, nu_dtype: how the first and second moments are kept: "float32", "bfloat16", or
-        "int8" (a byte each, see `moments`). Adafactor has no first moment and factors the second;
-        of Muon only the first of its matrices follows.
+        "int8" (a byte each, `low_bit_moments`). Adafactor has no first moment and factors the
+        second; of Muon only the first of its matrices follows.
       clip_norm: global L2 norm the gradient is clipped to; 0 switches clipping off.
       ema: decay of the moving average of the trainable weights; 0 keeps none.
       freeze: regular expressions; a parameter whose path ("a/b/c") one of them matches is frozen.
@@ -78,11 +78,15 @@ class OptimConfig:
             raise ValueError(
                 f"optim.schedule is {self.schedule!r}; it must be 'constant' or 'cosine'."
             )
-        if self.name not in rules.NAMES:
-            raise ValueError(f"optim.name is {self.name!r}; choose {', '.join(rules.NAMES)}.")
+        if self.name not in update_rules.NAMES:
+            raise ValueError(
+                f"optim.name is {self.name!r}; choose {', '.join(update_rules.NAMES)}."
+            )
         for key in ("mu_dtype", "nu_dtype"):
-            if (kind := getattr(self, key)) not in moments.DTYPES:
-                raise ValueError(f"optim.{key} is {kind!r}; choose {', '.join(moments.DTYPES)}.")
+            if (kind := getattr(self, key)) not in low_bit_moments.DTYPES:
+                raise ValueError(
+                    f"optim.{key} is {kind!r}; choose {', '.join(low_bit_moments.DTYPES)}."
+                )
             if self.name != "adamw" and kind == "int8":
                 raise ValueError(f"optim.{key}=int8 is for optim.name=adamw, not {self.name}.")
         if not 0 <= self.ema < 1:
@@ -210,7 +214,7 @@ class Optimizer:
         """Clip, then the rule at the scheduled rate."""
         c = self.config
         trees = [self.split(tree)[0] for tree in (self.decay, self.sides)]
-        moved = rules.rule(c, learning_rate(c), *trees)
+        moved = update_rules.rule(c, learning_rate(c), *trees)
         clip = optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity()
         return optax.chain(clip, moved)
 
@@ -302,7 +306,7 @@ def make_optimizer(config: OptimConfig, logical: Params) -> Optimizer:
     for pattern, _ in config.freeze_from:
         frozen_paths(trained, (pattern,))
     decay = {path: decays(path) for path in flat}
-    sides = {path: rules.sides_of(path, axes) for path, axes in flat.items()}
+    sides = {path: update_rules.sides_of(path, axes) for path, axes in flat.items()}
     return Optimizer(config, unflatten(decay), unflatten(sides))
 
 

@@ -17,15 +17,15 @@ from unireason_jax.models.archive import Archive, place
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.models.sizes import LoraConfig
 from unireason_jax.pods import sharding
-from unireason_jax.training import bases
-from unireason_jax.training.leaves import (
+from unireason_jax.training import adapter_base
+from unireason_jax.training.checkpoint_leaves import (
     OTHER_MODEL,
     CheckpointMismatch,
     compare,
     describe,
     read_arrays,
 )
-from unireason_jax.training.manifest import find, read_manifest
+from unireason_jax.training.checkpoint_manifest import find, read_manifest
 from unireason_jax.training.optim import Params, flatten, unflatten
 
 CONVERTED = ("params.safetensors", "params.safetensors.index.json")  # instead of Orbax trees
@@ -128,7 +128,7 @@ def leaf_loader(
     stored = _Stored(directory, which)
     if base := read_manifest(directory).get("base"):
         adapter = adapter or Adapter(adapters_of(directory, which), base["scale"])
-        stored = _Stored(bases.locate(base, directory), base["which"])
+        stored = _Stored(adapter_base.locate(base, directory), base["which"])
     apart = adapter.leaves if adapter else {}
     there = stored.leaves | describe(apart)
     names = list(there if expected is None else flatten(expected))

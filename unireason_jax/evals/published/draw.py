@@ -8,9 +8,9 @@ from PIL import Image
 
 from unireason_jax.data import images
 from unireason_jax.evals.published.base import Item, Suite
-from unireason_jax.inference import presets
 from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.reasoner import Reasoner
+from unireason_jax.inference.systems import catalog
 from unireason_jax.inference.trace import Trace
 from unireason_jax.storage import atomic
 
@@ -72,7 +72,7 @@ def _request(item: Item, preset: str, rounds: int | None, reasoner: Reasoner) ->
     options = {"name": item.id, "rounds": rounds, "style": reasoner.style}
     image = [images.load(path) for path in item.sources] or None
     try:
-        return presets.find(preset).request(item.prompt, image=image, **options)
+        return catalog.find(preset).request(item.prompt, image=image, **options)
     except ValueError as error:
         raise ValueError(f"item '{item.id}', --preset {preset}: {error}") from None
 

@@ -1,1 +1,1 @@
-"""How each system samples, one file a family: the presets of `inference.presets`."""
+"""How each system samples, one file a family: the presets of `inference.systems.catalog`."""

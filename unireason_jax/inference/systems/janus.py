@@ -2,7 +2,7 @@
 
 from unireason_jax.data.janus import prompts
 from unireason_jax.data.templates import Style
-from unireason_jax.inference.codes import CodeSettings
+from unireason_jax.inference.code_drawing import CodeSettings
 from unireason_jax.inference.preset import Preset
 from unireason_jax.inference.systems.common import GREEDY
 

@@ -1,1 +1,0 @@
-"""Reinforcement of text and flow: formulas only; nothing here knows a model or a file."""
