@@ -13,8 +13,11 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("UNIREASON_TEST_PLATFORM", "cpu")
 _DEVICES = "--xla_force_host_platform_device_count=8"
-if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+# XLA ends a process whose devices do not meet within 40 s, as happens on a busy machine.
+_PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=900"
+for _flag in (_DEVICES, _PATIENCE):
+    if _flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
 # Programs that tests and their child processes compile: never in the user's own folder.
 _CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "compiled"
 os.environ.setdefault("UNIREASON_CACHE", str(_CACHE))

@@ -1,13 +1,20 @@
 """Mesh sizes, logical specs and the placement of batches, on eight fake devices."""
 
 import dataclasses
+import functools
+import math
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 from jax.sharding import PartitionSpec as P
 
+from unireason_jax.compilation import topology
+from unireason_jax.models import functional
+from unireason_jax.models.config import variant
 from unireason_jax.pods import batches, sharding
 
 SIZES = {"data": 2, "fsdp": 2, "tensor": 2, "context": 1}
@@ -33,13 +40,41 @@ def test_wrong_sizes_are_explained(sizes, message):
         sharding.mesh_sizes(sizes, 8)
 
 
-@pytest.mark.parametrize("devices", [1, 4, 8, 32, 64, 256])
-@pytest.mark.parametrize("name", sharding.ACCELERATORS)
-def test_every_preset_lays_out_its_devices(name, devices):
-    sizes = sharding.preset(name, devices)
-    fsdp, tensor, context = sharding.ACCELERATORS[name]
-    assert np.prod(sharding.mesh_sizes(sizes, devices)) == devices
-    assert sizes["fsdp"] <= fsdp and sizes["tensor"] <= tensor and sizes["context"] <= context
+KINDS = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
+KINDS |= {"tpu7x": "TPU7x", "h100": "NVIDIA H100 80GB HBM3", "h200": "NVIDIA H200"}
+
+
+@functools.cache
+def bytes_of_7b(sizes):
+    """What a device of such a mesh keeps of a 7B run: weights, two moments, average, gradients."""
+    config = variant("bagel_7b_mot")
+    shapes, logical = functional.abstract(config), functional.logical_axes(config)
+    total = 0
+    for path, leaf in traverse_util.flatten_dict(shapes).items():
+        names = traverse_util.flatten_dict(logical)[path]
+        spec = sharding.fitted_spec(leaf.shape, names, dict(sizes))
+        axes = [a for part in spec if part for a in ((part,) if isinstance(part, str) else part)]
+        total += math.prod(leaf.shape) * 4 * 5 // math.prod(dict(sizes)[a] for a in axes)
+    return total
+
+
+@pytest.mark.parametrize("name", sorted(set(sharding.ACCELERATORS) - {"cpu"}))
+def test_a_pod_keeps_a_7b_run_and_more_chips_hold_replicas(name):
+    """Three quarters of the memory at most: what is left is for activations."""
+    assert set(KINDS) == set(sharding.ACCELERATORS) - {"cpu"}
+    group = math.prod(sharding.ACCELERATORS[name])
+    sizes = sharding.preset(name, group)
+    assert sizes["data"] == 1
+    chip = topology.chip(types.SimpleNamespace(device_kind=KINDS[name], platform="tpu"))
+    assert bytes_of_7b(tuple(sizes.items())) < 0.75 * chip.memory_gib * 2**30
+    assert sharding.preset(name, 4 * group) == sizes | {"data": 4}
+
+
+@pytest.mark.parametrize("devices", [1, 6, 8])
+def test_any_number_of_devices_can_be_laid_out(devices):
+    for name in sharding.ACCELERATORS:
+        mesh = sharding.make_mesh(sharding.preset(name, devices), devices=jax.devices()[:devices])
+        assert mesh.size == devices
 
 
 def test_presets_are_config_values():
