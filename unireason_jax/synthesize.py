@@ -12,6 +12,8 @@ With real models, a recipe asks endpoints over HTTP:
     unireason synthesize --recipe refine_t2i --config agents.toml --out runs/agents --dry_run
     unireason synthesize --recipe refine_t2i --config agents.toml --out runs/agents
     unireason synthesize --recipe refine_t2i --copy my_recipe      # prompts and stages to change
+    unireason synthesize --recipe refine_t2i --config agents.toml --out runs/agents --share 3/8
+    unireason synthesize --recipe refine_t2i --config agents.toml --out runs/agents --finish
 
 The config says where the seeds lie, their licence, and who plays which role; keys are named by
 their environment variables. Every finished call is kept, so no call is paid for twice.
@@ -29,6 +31,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from unireason_jax.data import shares
 from unireason_jax.endpoints import needed
 from unireason_jax.evals.progress import Progress
 from unireason_jax.inference import default_preset
@@ -71,24 +74,18 @@ def parser() -> argparse.ArgumentParser:
     )
     agents.add_argument("--dry_run", action="store_true", help="first prompts and cost; pay nobody")
     agents.add_argument("--limit", type=int, default=0, help="only the first items")
-    agents.add_argument(
-        "--share", type=_share, default=(1, 1), help="i/n: one of n parts, into --out/share-i-of-n"
-    )
+    agents.add_argument("--share", default="", help="i/n: one of n parts, into --out/share-i-of-n")
+    agents.add_argument("--finish", action="store_true", help="join all shares of --out")
     add_flags(found)
     return found
-
-
-def _share(text: str) -> tuple[int, int]:
-    number, slash, total = text.partition("/")
-    if not (slash and number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no share; write i/n with 1 <= i <= n")
-    return int(number), int(total)
 
 
 def run(arguments: argparse.Namespace) -> Path:
     """Makes the records; returns their folder."""
     if arguments.recipe:
         return _agents(arguments)
+    if arguments.share or arguments.finish:
+        raise ValueError("--share and --finish are for --recipe; drafts are shared by processes.")
     if not (arguments.checkpoint and arguments.out):
         raise ValueError(
             "give --checkpoint RUN --out DIR, or --recipe NAME --config FILE --out DIR."
@@ -101,16 +98,20 @@ def run(arguments: argparse.Namespace) -> Path:
 def _agents(arguments: argparse.Namespace) -> Path:
     """A recipe over HTTP."""
     needed("--recipe")
-    from unireason_jax.synthesis import running
+    from unireason_jax.synthesis import joining, running
 
+    share = shares.parse(arguments.share) or shares.Share(1, 1)
     if arguments.copy:
         running.copy(arguments.recipe, arguments.copy)
         return arguments.copy
     if not (arguments.config and arguments.out) or arguments.limit < 0:
         raise ValueError("--recipe NAME needs --config FILE and --out DIR, and --limit from 0 on.")
-    given = running.prepared(arguments.recipe, arguments.config, arguments.share, arguments.limit)
-    number, total = arguments.share
-    out = arguments.out / f"share-{number}-of-{total}" if total > 1 else arguments.out
+    if arguments.finish and (arguments.share or arguments.limit or arguments.dry_run):
+        raise ValueError("--finish joins all shares as they are: no --share, --limit or --dry_run.")
+    given = running.prepared(arguments.recipe, arguments.config, share, arguments.limit)
+    if arguments.finish:
+        return joining.finish(*given, arguments.out)
+    out = joining.folder_of(arguments.out, *share)
     if arguments.dry_run:
         print(running.rehearse(*given, out))
         return out

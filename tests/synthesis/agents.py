@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from unireason_jax.endpoints.loopback import Faults, Loopback
@@ -75,6 +76,17 @@ def records(out):
 def picture(out, name):
     with Image.open(out / name) as found:
         return np.asarray(found.convert("RGB"))
+
+
+def refused(capsys, *arguments):
+    """The one line that the command ends with."""
+    from unireason_jax import synthesize  # with what it imports for models of its own
+
+    with pytest.raises(SystemExit) as end:
+        synthesize.main([*map(str, arguments)])
+    said = str(end.value) if isinstance(end.value.code, str) else capsys.readouterr().err
+    assert "\n" not in said.strip() and "Traceback" not in said
+    return said
 
 
 if __name__ == "__main__":

@@ -17,17 +17,8 @@ def server():
     server.close()
 
 
-def refused(capsys, *arguments):
-    """The one line that the command ends with."""
-    with pytest.raises(SystemExit) as end:
-        synthesize.main([*map(str, arguments)])
-    said = str(end.value) if isinstance(end.value.code, str) else capsys.readouterr().err
-    assert "\n" not in said.strip() and "Traceback" not in said
-    return said
-
-
 def dry(capsys, config, out, recipe="refine_t2i"):
-    return refused(capsys, "--recipe", recipe, "--config", config, "--out", out, "--dry_run")
+    return agents.refused(capsys, "--recipe", recipe, "--config", config, "--out", out, "--dry_run")
 
 
 def test_a_dry_run_shows_prompts_and_cost_and_pays_nobody(server, tmp_path, capsys):
@@ -75,7 +66,7 @@ def test_a_wrong_key(server, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_KEY", "sk-wrong-0123456789")
     config = agents.write(tmp_path, server)
     flags = ("--recipe", "refine_t2i", "--config", config, "--out", tmp_path / "out")
-    said = refused(capsys, *flags)
+    said = agents.refused(capsys, *flags)
     assert "status 401" in said and "sk-wrong" not in said
 
 
@@ -141,12 +132,14 @@ def test_a_copy_is_used_and_an_unknown_recipe_is_named(server, tmp_path, capsys)
     assert "did you mean 'refine_t2i'?" in said
     synthesize.main(["--recipe", "refine_t2i", "--copy", str(tmp_path / "mine")])
     assert (tmp_path / "mine" / "CARD.md").is_file()
-    assert "is there already" in refused(
+    assert "is there already" in agents.refused(
         capsys, "--recipe", "refine_t2i", "--copy", tmp_path / "mine"
     )
     shutil.rmtree(tmp_path / "mine")
-    assert "needs --config" in refused(capsys, "--recipe", "refine_t2i", "--out", tmp_path / "o")
-    assert "no share" in refused(capsys, "--recipe", "refine_t2i", "--share", "4/3")
+    assert "needs --config" in agents.refused(
+        capsys, "--recipe", "refine_t2i", "--out", tmp_path / "o"
+    )
+    assert "no share" in agents.refused(capsys, "--recipe", "refine_t2i", "--share", "4/3")
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,8 @@ def write(
         f"| dropped at `{stage}`: {reason} | {n} |"
         for (stage, reason), n in sorted(reasons.items(), key=lambda each: -each[1])
     ]
-    lines += [f"| left open: an endpoint failed | {fates['open']} |"] if fates["open"] else []
+    if fates["open"]:
+        lines += [f"| left open: an endpoint failed, or not begun | {fates['open']} |"]
     lines += [f"| left out: {why} | {n} |" for why, n in sorted(made.left_out.items())]
     lines += [f"| **items in the records** | {made.items} |", ""]
     if work.failed:

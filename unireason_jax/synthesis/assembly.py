@@ -2,20 +2,28 @@
 
 import dataclasses
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from unireason_jax.storage import atomic
-from unireason_jax.storage.indexed import IndexedJournal
 from unireason_jax.synthesis.neighbours import Pictures, picture_hash
 from unireason_jax.synthesis.player import Item, Kept, unmet
 from unireason_jax.synthesis.recipe import Recipe
 from unireason_jax.synthesis.wording import look_up
 
 RECORDS = "records.jsonl"
+_PICTURE = re.compile(r"(share-\d+-of-\d+/)?pictures/")
 ABOVE, ALIKE = "above the share of its kind", "near-duplicate picture"
+
+
+class Fates(Protocol):
+    """What became of items."""
+
+    def get(self, key: str) -> Mapping[str, Any] | None:
+        """The row of a finished item, None for any other."""
 
 
 def records_of(recipe: Recipe, item: Item) -> list[dict[str, Any]]:
@@ -87,7 +95,7 @@ class Assembled:
 def assemble(
     recipe: Recipe,
     ids: Iterable[str],
-    fates: IndexedJournal,
+    fates: Fates,
     out: Path,
     *,
     licence: str,
@@ -174,23 +182,34 @@ def look_of(records: list[Mapping[str, Any]], folder: Path) -> str:
     return f"{picture_hash((folder / found[-1][1]).read_bytes()):x}" if found else ""
 
 
+def moved(value: Any, folder: str) -> Any:
+    """A record, or a part of one, whose pictures lie in a folder beneath its own."""
+    if isinstance(value, str):
+        return f"{folder}/{value}" if _PICTURE.match(value) else value
+    if isinstance(value, list):
+        return [moved(each, folder) for each in value]
+    if isinstance(value, Mapping):
+        return {key: moved(each, folder) for key, each in value.items()}
+    return value
+
+
 def pictures_of(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Pictures of a record in its order: (field, path beneath the folder)."""
     for name, value in record.items():
-        if isinstance(value, str) and value.startswith("pictures/"):
+        if isinstance(value, str) and _PICTURE.match(value):
             yield prefix + name, value
         elif isinstance(value, list):
             for number, each in enumerate(value):
                 if isinstance(each, Mapping):
                     yield from pictures_of(each, f"{prefix}{name} {number + 1}: ")
-                elif isinstance(each, str) and each.startswith("pictures/"):
+                elif isinstance(each, str) and _PICTURE.match(each):
                     yield f"{prefix}{name} {number + 1}", each
 
 
 def _texts(value: Any, name: str = "") -> Iterator[str]:
     """Texts of a record that are trained on or read: no paths, names or provenance."""
     if isinstance(value, str):
-        if name not in ("id", "task", "licence", "domain") and not value.startswith("pictures/"):
+        if name not in ("id", "task", "licence", "domain") and not _PICTURE.match(value):
             yield value
     elif isinstance(value, Mapping):
         for key, each in value.items():

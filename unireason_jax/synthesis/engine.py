@@ -19,6 +19,7 @@ from unireason_jax.endpoints.calls import CallJournal
 from unireason_jax.endpoints.failures import CallFailure
 from unireason_jax.storage.indexed import IndexedJournal
 from unireason_jax.synthesis import assembly
+from unireason_jax.synthesis.assembly import Fates
 from unireason_jax.synthesis.configuration import Configuration, roles
 from unireason_jax.synthesis.player import Dropped, Player
 from unireason_jax.synthesis.recipe import Recipe
@@ -34,16 +35,21 @@ class Work:
     """How a run went.
 
     Attributes:
-      fates: rows {key, fate, stage, reason, cost, records, parts} of finished items.
+      fates: rows {key, fate, stage, reason, cost, records, parts} of finished items, by `get`.
       failed: items left open, by stage and kind of failure.
       stopped: why the run ended early, "" where it did not.
       bills: of this run by role.
     """
 
-    fates: IndexedJournal
+    fates: Fates
     failed: Counter = dataclasses.field(default_factory=Counter)
     stopped: str = ""
     bills: Mapping[str, Bill] = dataclasses.field(default_factory=dict)
+
+
+def fates_file(out: Path, digest: str) -> Path:
+    """The journal of fates for one state of recipe and models (`Configuration.digest`)."""
+    return out / f"fates.{digest}.jsonl"
 
 
 async def work(
@@ -64,7 +70,7 @@ async def work(
         if name in cast:  # a budget is that of all starts together
             cast[name].budget.settle((0.0, 0), bill.cost, bill.read + bill.written)
     digest = configuration.digest(recipe)
-    found = Work(IndexedJournal(out / f"fates.{digest}.jsonl", {"synthesis": digest}))
+    found = Work(IndexedJournal(fates_file(out, digest), {"synthesis": digest}))
     player = Player(recipe, cast, journal, seed=configuration.seed, size=configuration.size)
     left = [item for item in items if item.id not in found.fates]
     progress(len(items) - len(left))

@@ -3,9 +3,11 @@
 import asyncio
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from unireason_jax.endpoints.background import finish
+from unireason_jax.endpoints.billing import Bill
 from unireason_jax.endpoints.calls import CallJournal
 from unireason_jax.evals.progress import Progress
 from unireason_jax.storage import lock, paths
@@ -62,6 +64,23 @@ def run(recipe: Recipe, configuration: Configuration, seeds: Seeds, out: Path) -
     _models(configuration)
     progress = Progress("synthesize", len(seeds.items), "items")
     work = finish(engine.work(recipe, configuration, seeds.items, out, progress))
+    written(recipe, configuration, seeds, work, engine.bills(CallJournal(out)), out)
+    if work.stopped:
+        raise ValueError(f"stopped early: {work.stopped}; started again, it goes on from there.")
+    if work.failed:
+        print(f"{sum(work.failed.values())} items are left open; started again, they are tried.")
+    return out
+
+
+def written(
+    recipe: Recipe,
+    configuration: Configuration,
+    seeds: Seeds,
+    work: engine.Work,
+    paid: Mapping[str, Bill],
+    out: Path,
+) -> Path:
+    """Writes and tells records and report of items that were worked on; returns the folder."""
     made = assembly.assemble(
         recipe,
         [seed.id for seed in seeds.items],
@@ -70,14 +89,8 @@ def run(recipe: Recipe, configuration: Configuration, seeds: Seeds, out: Path) -
         licence=configuration.licence,
         nearness=configuration.nearness,
     )
-    paid = engine.bills(CallJournal(out))
     checked = len(configuration.benchmarks)
-    text = account.write(recipe, seeds, work, made, paid, out, configuration.licence, checked)
-    print(text)
-    if work.stopped:
-        raise ValueError(f"stopped early: {work.stopped}; started again, it goes on from there.")
-    if work.failed:
-        print(f"{sum(work.failed.values())} items are left open; started again, they are tried.")
+    print(account.write(recipe, seeds, work, made, paid, out, configuration.licence, checked))
     print(f"{made.records} records: {out / assembly.RECORDS}")
     return out
 
