@@ -31,7 +31,8 @@ class Configuration(pydantic.BaseModel):
     """The file behind `--config`.
 
     Attributes:
-      seeds: JSON lines, JSON, or a text of one prompt a line; relative to this file.
+      seeds: JSON lines, JSON, a text of one prompt a line, or a tar of WebDataset or a folder of
+        them; relative to this file.
       answers: VQAv2's annotations, where the seeds are its questions.
       picture: path of a question's picture beside the seeds, such as
         "val2014/COCO_val2014_{image_id:012}.jpg".

@@ -12,7 +12,7 @@ from unireason_jax.endpoints.failures import CallFailure
 from unireason_jax.endpoints.pictures import opened
 from unireason_jax.endpoints.role import Answer, Role
 from unireason_jax.evals.published.base import Malformed
-from unireason_jax.storage import paths
+from unireason_jax.synthesis import tars
 from unireason_jax.synthesis.programs import PROGRAMS, Rejected
 from unireason_jax.synthesis.recipe import Condition, Recipe, Stage
 from unireason_jax.synthesis.seeds import Seed
@@ -113,7 +113,7 @@ class Player:
     async def _kept(self, path: str) -> Kept:
         """A picture of the seeds, laid beside those that come back."""
         try:
-            data = await asyncio.to_thread(paths.of(path).read_bytes)
+            data = await asyncio.to_thread(tars.read, path)
             opened(data)
         except (OSError, CallFailure):
             raise Dropped("seeds", "a picture that cannot be read", 0.0) from None

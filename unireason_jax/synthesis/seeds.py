@@ -10,7 +10,7 @@ from typing import Any
 
 from unireason_jax.endpoints.calls import content_key
 from unireason_jax.evals.published.base import read_rows
-from unireason_jax.synthesis import graphs, vqa
+from unireason_jax.synthesis import graphs, tars, vqa
 from unireason_jax.synthesis.configuration import Configuration
 from unireason_jax.synthesis.neighbours import Texts
 from unireason_jax.synthesis.recipe import Recipe
@@ -103,6 +103,8 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
         if not rows:
             raise ValueError(f"{path}: no seeds; write one prompt a line.")
         return rows
+    if packed := tars.files(path):
+        return [row for file in packed for row in tars.rows(file)]
     return read_rows(path)
 
 
@@ -111,6 +113,9 @@ def _inputs(
 ) -> dict[str, Any]:
     values: dict[str, Any] = {}
     row = vqa.asked(row)
+    told = (
+        f"{row[tars.TAR]}, sample {row[tars.KEY]}" if tars.KEY in row else f"{path}, row {number}"
+    )
     for name, kind in recipe.inputs.items():
         source = configuration.fields.get(name, name)
         value = row.get(source)
@@ -121,38 +126,38 @@ def _inputs(
             if not isinstance(value, str) or not (value.strip() or kind == "text?"):
                 have = ", ".join(map(str, row))
                 raise ValueError(
-                    f"{path}, row {number}: field '{source}' is {str(value)[:80]!r}; give a text "
+                    f"{told}: field '{source}' is {str(value)[:80]!r}; give a text "
                     f"(the row has {have})."
                 )
             values[name] = value.strip()
         elif kind == "picture":
             value = value[0] if isinstance(value, list) and len(value) == 1 else value
+            if isinstance(value, str) and tars.told(row) and tars.is_place(value):
+                values[name] = value
+                continue
             place = path.parent / str(value)
             if not isinstance(value, str) or not place.is_file():
-                raise ValueError(
-                    f"{path}, row {number}: field '{source}' names no picture ({place})."
-                )
+                raise ValueError(f"{told}: field '{source}' names no picture ({place}).")
             values[name] = str(place)
         elif kind == "steps":
-            values[name] = _steps(path, number, source, value)
+            values[name] = _steps(path.parent, f"{told}: field '{source}'", value)
         else:
-            values[name] = _graph(path, number, source, value)
+            values[name] = _graph(f"{told}: field '{source}'", value)
     return values
 
 
-def _graph(path: Path, number: int, source: str, value: Any) -> Any:
+def _graph(place: str, value: Any) -> Any:
     """A scene graph as it is written, None where there is none. Raises ValueError."""
     if value is not None:
         try:
             graphs.checked(value)
         except (ValueError, AttributeError) as error:
-            raise ValueError(f"{path}, row {number}: field '{source}': {error}.") from None
+            raise ValueError(f"{place}: {error}.") from None
     return value
 
 
-def _steps(path: Path, number: int, source: str, value: Any) -> list[dict[str, str]]:
-    """Steps that were drawn, their pictures as paths. Raises ValueError."""
-    place = f"{path}, row {number}: field '{source}'"
+def _steps(folder: Path, place: str, value: Any) -> list[dict[str, str]]:
+    """Steps that were drawn, their pictures as paths beneath a folder. Raises ValueError."""
     if not isinstance(value, list) or not value:
         raise ValueError(f"{place} is no list of steps, each with 'ins', 'des' and 'image'.")
     found = []
@@ -160,7 +165,7 @@ def _steps(path: Path, number: int, source: str, value: Any) -> list[dict[str, s
         texts = {key: each.get(key) if isinstance(each, Mapping) else None for key in _STEP}
         if not all(isinstance(text, str) and text for text in texts.values()):
             raise ValueError(f"{place}, step {step}: give texts 'ins', 'des' and 'image'.")
-        picture = path.parent / texts["image"]
+        picture = folder / texts["image"]
         if not picture.is_file():
             raise ValueError(f"{place}, step {step}: 'image' names no picture ({picture}).")
         found.append({**texts, "image": str(picture)})
