@@ -204,6 +204,20 @@ def _check(world: WorldModels, asked: Question) -> Says:
     return {"mended": mended or world.errs("judge", asked.lot)}
 
 
+def _contest(world: WorldModels, asked: Question) -> Says:
+    """What speaks against a verdict among the words, and in a conflict against the repair."""
+    verdict = asked.words.partition("Verdict: ")[2].splitlines()[0]
+    states = asked.pictures[:-1] if verdict == "conflict" else asked.pictures
+    conflict, raw = _held(world, asked._replace(pictures=states))
+    faults = [] if conflict == (verdict == "conflict") else ["the verdict"]
+    target = parse_plan(raw["step"]["des"], world.side).objects
+    if verdict == "conflict" and sorted(world.objects(asked.pictures[-1])) != sorted(target):
+        faults.append("the repair")
+    if faults and world.errs("judge", asked.lot):
+        faults = []
+    return {"faults": faults, "sound": not faults}
+
+
 def _decide(world: WorldModels, asked: Question) -> Says:
     found = _verify(world, asked)
     edit = found["directives"][0] if found["directives"] else ""
@@ -236,5 +250,6 @@ SAYS: dict[str, Callable[[WorldModels, Question], Says]] = {
     "hold": _hold,
     "again": _again,
     "check": _check,
+    "contest": _contest,
     "decide": _decide,
 }
