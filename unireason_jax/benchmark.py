@@ -14,6 +14,9 @@ come in the same formats with the truth inside. A figure is a paper's only under
 preset (`--preset list` names all), official rubrics (--rubrics) and judge; the report says which,
 and a hash of all.
 
+--reflection adds what refinement was worth: accuracy by edits allowed, repair and damage rate, and
+what as many fresh drafts reach. Steps lie in OUT/edits/N, fresh drafts in OUT/fresh/N.
+
 Started again, the command draws and asks only what is missing; another preset or setting needs
 another folder. A failed judge call is tried again, then recorded as missing, never as zero; the
 report states the coverage. Several hosts share drawing and judging. The key of an endpoint is read
@@ -21,7 +24,6 @@ from the environment variable that --judge_key names.
 """
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import os
@@ -32,7 +34,15 @@ from typing import Any
 import jax
 
 from unireason_jax.evals.progress import Progress
-from unireason_jax.evals.published import SUITES, asking, draw, judges, scoring, world_sets
+from unireason_jax.evals.published import (
+    SUITES,
+    asking,
+    draw,
+    judges,
+    refined,
+    scoring,
+    world_sets,
+)
 from unireason_jax.evals.published.base import Item, Scored, Suite
 from unireason_jax.evals.published.world_judge import ProgramJudge
 from unireason_jax.inference import default_preset
@@ -63,6 +73,8 @@ def parser() -> argparse.ArgumentParser:
     about = "without --preset: the checkpoint's templates with its own settings (default prompt)"
     found.add_argument("--mode", choices=tuple(draw.MODES), help=about)
     found.add_argument("--rounds", type=int, help="most rounds of refinement (default: 3)")
+    about = "judge drafts and edits too, beside as many fresh drafts: what refinement is worth"
+    found.add_argument("--reflection", action="store_true", help=about)
     found.add_argument("--limit", type=int, default=0, help="only the first items")
     found.add_argument(
         "--write_world", type=command_line.path, help="write the world's prompt sets, then end"
@@ -107,20 +119,28 @@ def drawn(suite: Suite, items: Sequence[Item], arguments: argparse.Namespace) ->
     preset = arguments.preset or draw.preset_of(arguments.mode or "prompt", items)
     reasoner = from_flags(arguments)
     rounds = 3 if arguments.rounds is None and not arguments.preset else arguments.rounds
+    if arguments.reflection and not draw.refines(items[0], preset, rounds, reasoner):
+        raise ValueError(
+            f"--reflection: preset '{preset}' refines nothing here; give one that does (--preset "
+            "list) or --mode refine, and no --rounds 0."
+        )
     facts = {"checkpoint": told(arguments), "preset": preset, "rounds": rounds}
     facts["sampling"] = identity(reasoner.settings)
     if jax.process_index() == 0:
         Journal(arguments.out / "drawn.jsonl", {"suite": suite.name} | facts)  # of no other setting
+    mine, options = _mine(items), {"preset": preset, "batch": arguments.batch or draw.BATCH}
     draw.draw(
         suite,
-        _mine(items),
+        mine,
         reasoner,
-        arguments.out / "images",
-        preset=preset,
+        arguments.out,
         rounds=rounds,
-        batch=arguments.batch or draw.BATCH,
-        progress=Progress("draw", len(_mine(items)), "items"),
+        progress=Progress("draw", len(mine), "items"),
+        **options,
     )
+    if arguments.reflection:
+        told_of = Progress("draw fresh drafts", len(mine), "items")
+        draw.draw_fresh(suite, mine, reasoner, arguments.out, progress=told_of, **options)
     pod.gather("benchmark drawn", None, timeout=_SLOWEST)
     return facts
 
@@ -202,7 +222,7 @@ def judged(
     suite: Suite, items: Sequence[Item], judge: asking.Judge, arguments: argparse.Namespace
 ) -> tuple[list[Scored], dict[str, str], Journal]:
     """Asks about every image that is there; returns scores, what is missing, and the journal."""
-    images, rubrics = arguments.out / "images", rubrics_of(suite, arguments)
+    images, rubrics = arguments.out / draw.IMAGES, rubrics_of(suite, arguments)
     settings = {"suite": suite.name, "judge": judge.name, "rubrics": rubrics}
     if extra := request_of(arguments):
         settings["request"] = extra
@@ -218,12 +238,14 @@ def judged(
         left = max(judge.budget - judge.spent, 0.0) / jax.process_count()
         judge.budget = judge.spent + left if judge.budget else 0.0
     questions = [
-        dataclasses.replace(question, system=rubrics.get("system", ""))
+        question
         for item in items
         for place in suite.places(item)
         if (images / place).is_file()
-        for question in suite.questions(item, place, images / place, rubrics)
+        for question in asking.questions_of(suite, item, place, images / place, rubrics)
     ]
+    if arguments.reflection:
+        questions += refined.questions(suite, items, arguments.out, rubrics)
     asking.ask_all(
         suite,
         _mine(questions),
@@ -278,14 +300,19 @@ def _run(arguments: argparse.Namespace) -> Path:
     items = suite.load(arguments.prompts)[: arguments.limit or None]
     preset = preset_of(arguments)
     if preset:
-        other = arguments.against and arguments.against / "images"
+        other = arguments.against and arguments.against / draw.IMAGES
         suite = judges.asked(suite, preset, other)
     elif arguments.against:
         raise ValueError("--against needs a --judge_preset that compares pairs.")
     facts = {"prompts": f"{arguments.prompts}, {len(items)} items"}
+    judge, sections, rubrics = make_judge(arguments), [], rubrics_of(suite, arguments)
+    if arguments.reflection and (arguments.detections or not judge):
+        raise ValueError(
+            "--reflection asks a judge about every step: give --judge program or --judge_url URL, "
+            "and no --detections."
+        )
     if arguments.checkpoint:
         facts |= drawn(suite, items, arguments)
-    judge = make_judge(arguments)
     if arguments.detections:
         scored = suite.measured(arguments.detections, items)
         known = {image.place for image in scored}
@@ -294,7 +321,6 @@ def _run(arguments: argparse.Namespace) -> Path:
         facts |= {"judge": "detections", "detections": str(arguments.detections)}
     elif judge:
         scored, missing, journal = judged(suite, items, judge, arguments)
-        rubrics = rubrics_of(suite, arguments)
         whose = str(arguments.rubrics) if arguments.rubrics else "ours, not the official words"
         facts |= {"judge": judge.name, "rubrics": f"{whose} ({digest(rubrics)})"}
         if preset:
@@ -304,15 +330,17 @@ def _run(arguments: argparse.Namespace) -> Path:
         if extra := request_of(arguments):
             facts["judge's request"] = json.dumps(extra, sort_keys=True)
         facts["judge's bill"] = f"{_bill(journal):.4g}"
+        if arguments.reflection:
+            sections = refined.sections(suite, items, out, journal, rubrics)
     else:
-        print(f"images: {out / 'images'} (no judge given)")
+        print(f"images: {out / draw.IMAGES} (no judge given)")
         return out
     if jax.process_index():
         return out
     passing = ("judge's bill", "prompts", "checkpoint", "detections")
     protocol = {key: value for key, value in facts.items() if key not in passing}
     facts["protocol"] = digest({"suite": suite.name, **protocol})
-    scoring.report(suite, scored, missing, facts, out)
+    scoring.report(suite, scored, missing, facts, out, sections)
     print((out / "report.md").read_text("utf-8"))
     return out
 

@@ -6,7 +6,7 @@ that were on their way. Missing answers are asked for again when the command is 
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Protocol
@@ -109,23 +109,58 @@ def _answer(
     return row
 
 
+def questions_of(
+    suite: Suite, item: Item, place: str, image: Path, rubrics: Mapping[str, str], view: str = ""
+) -> list[Question]:
+    """What is asked about a picture.
+
+    Args:
+      suite, item, place: whose picture it is.
+      image: the file.
+      rubrics: words by step.
+      view: name of another picture than the final one, which has answers of its own.
+    """
+    system = rubrics.get("system", "")
+    return [
+        dataclasses.replace(
+            question, system=system, key=f"{view}/{question.key}" if view else question.key
+        )
+        for question in suite.questions(item, place, image, rubrics)
+    ]
+
+
+def answered(
+    suite: Suite,
+    item: Item,
+    place: str,
+    image: Path,
+    journal: Journal,
+    rubrics: Mapping[str, str],
+    view: str = "",
+) -> Scored | str:
+    """The picture with all its scores, or why it lacks one; arguments as `questions_of`."""
+    if not image.is_file():
+        return MISSING_IMAGE
+    scores, reason = {}, ""
+    for question in questions_of(suite, item, place, image, rubrics, view):
+        row = held(journal, question)
+        if row["scores"] is None:
+            reason = row["reason"]
+        else:
+            scores[question.step] = row["scores"]
+    return reason or Scored(item, place, scores)
+
+
 def collect(
-    suite: Suite, items: Iterable[Item], folder: Path, journal: Journal, rubrics: dict[str, str]
+    suite: Suite, items: Iterable[Item], folder: Path, journal: Journal, rubrics: Mapping[str, str]
 ) -> tuple[list[Scored], dict[str, str]]:
     """Images with all their scores, and by key why the others are missing."""
     scored, missing = [], {}
     for item in items:
         for place in suite.places(item):
-            if not (folder / place).is_file():
-                missing[place] = MISSING_IMAGE
-                continue
-            scores = {}
-            for question in suite.questions(item, place, folder / place, rubrics):
-                row = held(journal, question)
-                if row["scores"] is None:
-                    missing[place] = row["reason"]
-                else:
-                    scores[question.step] = row["scores"]
-            if place not in missing:
-                scored.append(Scored(item, place, scores))
+            found = answered(suite, item, place, folder / place, journal, rubrics)
+            if isinstance(found, Scored):
+                scored.append(found)
+            else:
+                missing[place] = found
     return scored, missing

@@ -140,6 +140,7 @@ class Suite:
       measured: (file or folder, items) -> images with scores that other programs found, for
         `--detections`; None where there is no such thing.
       about: what the report must say beside the numbers; empty for nothing.
+      best: the headline of pictures that get every point.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Suite:
     grid: int = 1
     measured: Callable[[Path, list[Item]], list[Scored]] | None = None
     about: str = ""
+    best: float = 100.0
 
 
 def read_all(path: Path, leave_out: str = "") -> list[Mapping[str, Any]]:

@@ -221,4 +221,5 @@ SUITE = Suite(
     RUBRICS,
     measured=measured,
     about="a judge's ratings are the MLLM protocol; papers print the official scripts' answers",
+    best=1,
 )

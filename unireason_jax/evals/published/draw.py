@@ -1,12 +1,18 @@
-"""Images for a benchmark's prompts, in the layout its official scripts expect."""
+"""Images for a benchmark's prompts, in the layout its official scripts expect.
 
-from collections.abc import Callable, Sequence
+Beside the layout lies what a refinement went through: `edits/N/` holds in the same layout what is
+shown after at most N edits, 0 for the draft, and `fresh/N/` further drafts of the same prompts.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from unireason_jax.data import images
+from unireason_jax.data.records import Record
 from unireason_jax.evals.published.base import Item, Suite
 from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.reasoner import Reasoner
@@ -15,6 +21,7 @@ from unireason_jax.inference.trace import Trace
 from unireason_jax.storage import atomic
 
 BATCH = 32
+IMAGES, EDITS, FRESH = "images", "edits", "fresh"
 MODES: dict[str, tuple[str, str]] = {
     "prompt": ("t2i", "edit"),
     "plan": ("think_t2i", "think_edit"),
@@ -40,7 +47,7 @@ def draw(
       suite: decides places and how many images an item has.
       items: of one prompt file.
       reasoner: the model; its settings decide how it is sampled.
-      folder: root of the layout.
+      folder: of the run; the layout's root is `images` in it.
       preset: what is walked.
       rounds: most rounds of refinement; None for the preset's.
       batch: items drawn together.
@@ -49,22 +56,90 @@ def draw(
     Raises:
       ValueError: the preset edits where the suite draws, or the other way round.
     """
-    todo = [i for i in items if not all((folder / p).is_file() for p in suite.places(i))]
+    whole = folder / IMAGES
+    todo = [i for i in items if not all((whole / p).is_file() for p in suite.places(i))]
     progress(len(items) - len(todo))
     for start in range(0, len(todo), batch):
         part = todo[start : start + batch]
         asked = [_request(item, preset, rounds, reasoner) for item in part]
         requests = [one if one.grow or one.following else one.record for one in asked]
-        count = max(suite.grid**2, len(suite.places(part[0])))
+        count = _pictures(suite, part[0])
         traces = reasoner.run(requests, samples=count)
         for number, item in enumerate(part):
             _save(suite, item, traces[number * count : (number + 1) * count], folder)
         progress(len(part))
 
 
+def draw_fresh(
+    suite: Suite,
+    items: Sequence[Item],
+    reasoner: Reasoner,
+    folder: Path,
+    *,
+    preset: str,
+    batch: int = BATCH,
+    progress: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Draws as many further drafts of every item as its refinement drew edits; resumes as `draw`.
+
+    What they are worth is what the same images buy without reflection (best of n). Arguments and
+    errors are those of `draw`, which must have drawn the items.
+    """
+    drafts = {item.id: _draft_of(_request(item, preset, None, reasoner)) for item in items}
+    todo = [item for item in items if _missing_drafts(suite, item, folder)]
+    progress(len(items) - len(todo))
+    for start in range(0, len(todo), batch):
+        part = todo[start : start + batch]
+        most = max(edits_of(folder, place) for item in part for place in suite.places(item))
+        count = _pictures(suite, part[0])
+        traces = iter(reasoner.run([drafts[item.id] for item in part], samples=count * most))
+        for item in part:
+            for number in range(1, most + 1):
+                made = [next(traces) for _ in range(count)]
+                for place, group in _by_file(suite, item, made):
+                    if number <= edits_of(folder, place):
+                        _write(folder / FRESH / str(number) / place, _joined(suite, group))
+        progress(len(part))
+
+
+def edits_of(folder: Path, place: str) -> int:
+    """Edits that led to a picture: 0 where it was not refined, or drawn before they were kept."""
+    number = 0
+    while (folder / EDITS / str(number + 1) / place).is_file():
+        number += 1
+    return number
+
+
+def _missing_drafts(suite: Suite, item: Item, folder: Path) -> bool:
+    return not all(
+        (folder / FRESH / str(number + 1) / place).is_file()
+        for place in suite.places(item)
+        for number in range(edits_of(folder, place))
+    )
+
+
+def _draft_of(request: Request) -> Record:
+    """The record up to its first picture, under another name: its draws are independent."""
+    record = request.record
+    last = next(n for n in record.holes if record.segments[n].kind == "image")
+    segments = record.segments[: last + 1]
+    return dataclasses.replace(record, id=f"{record.id} / fresh", segments=segments)
+
+
+def _pictures(suite: Suite, item: Item) -> int:
+    """Conversations of an item."""
+    return max(suite.grid**2, len(suite.places(item)))
+
+
 def preset_of(mode: str, items: Sequence[Item]) -> str:
     """The preset of a mode for a suite's items."""
     return MODES[mode][any(item.sources for item in items)]
+
+
+def refines(item: Item, preset: str, rounds: int | None, reasoner: Reasoner) -> bool:
+    """Whether a preset draws anew from its draft."""
+    request = _request(item, preset, rounds, reasoner)
+    return bool(request.following) or "refined" in [s.role for s in request.record.segments]
 
 
 def _request(item: Item, preset: str, rounds: int | None, reasoner: Reasoner) -> Request:
@@ -79,19 +154,46 @@ def _request(item: Item, preset: str, rounds: int | None, reasoner: Reasoner) ->
 
 def _save(suite: Suite, item: Item, traces: Sequence[Trace], folder: Path) -> None:
     """Writes images, plans beside them, and further files; each file appears whole."""
-    places = suite.places(item)
-    pictures = [trace.image for trace in traces]
-    if suite.grid > 1:
-        starts = range(0, len(pictures), suite.grid)
-        pictures = [np.vstack([np.hstack(pictures[i : i + suite.grid]) for i in starts])]
+    images_folder = folder / IMAGES
     for name, text in suite.files(item).items():
-        atomic.write_text(folder / name, text + "\n")
+        atomic.write_text(images_folder / name, text + "\n")
     for name, source in suite.copies(item).items():
-        with atomic.replacing(folder / name) as part:
-            Image.fromarray(images.load(source)).save(part, format="PNG")
-    for place, picture, trace in zip(places, pictures, traces):
-        path = folder / place
-        if plan := trace.text_of("plan"):
-            atomic.write_text(path.with_suffix(".txt"), plan)
-        with atomic.replacing(path) as part:
-            Image.fromarray(picture).save(part, format="PNG")
+        _write(images_folder / name, images.load(source))
+    for place, group in _by_file(suite, item, traces):
+        for number, shown in enumerate(_after_edits(group)):
+            _write(folder / EDITS / str(number) / place, _joined(suite, shown))
+        if plan := group[0].text_of("plan"):
+            atomic.write_text((images_folder / place).with_suffix(".txt"), plan)
+        _write(images_folder / place, _joined(suite, [trace.image for trace in group]))
+
+
+def _by_file(
+    suite: Suite, item: Item, traces: Sequence[Trace]
+) -> Iterable[tuple[str, Sequence[Trace]]]:
+    """The conversations whose pictures share a file: all of a grid, else one."""
+    places = suite.places(item)
+    return [(places[0], traces)] if suite.grid > 1 else zip(places, [[t] for t in traces])
+
+
+def _after_edits(traces: Sequence[Trace]) -> Iterator[list[np.ndarray]]:
+    """What the conversations show after no edit, after at most one, and so on to the last.
+
+    Nothing where none of them refines: a sketch is a step of a drawing, not a draft.
+    """
+    made = [[s for s in t.steps if s.kind == "image" and not s.given] for t in traces]
+    roles = {step.role for steps in made for step in steps}
+    if "sketch" in roles or not roles & {"draft", "refined"}:
+        return
+    for number in range(max(map(len, made))):
+        yield [steps[min(number, len(steps) - 1)].image for steps in made]
+
+
+def _joined(suite: Suite, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """The picture of a file, uint8 [H, W, 3]."""
+    starts = range(0, len(pictures), suite.grid)
+    return np.vstack([np.hstack(pictures[i : i + suite.grid]) for i in starts])
+
+
+def _write(path: Path, picture: np.ndarray) -> None:
+    with atomic.replacing(path) as part:
+        Image.fromarray(picture).save(part, format="PNG")

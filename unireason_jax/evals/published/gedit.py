@@ -107,4 +107,5 @@ SUITE = Suite(
     aggregate,
     RUBRICS,
     copies=copies,
+    best=10,
 )

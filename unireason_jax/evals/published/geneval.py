@@ -178,4 +178,5 @@ SUITE = Suite(
     RUBRICS,
     metadata,
     measured=read_detections,
+    best=1,
 )

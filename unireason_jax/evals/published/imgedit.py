@@ -66,5 +66,14 @@ def kind(item: Item) -> str:
 
 
 SUITE = Suite(
-    "imgedit", "gpt-4o-2024-11-20", load, base.one_png, questions, read, kind, aggregate, RUBRICS
+    "imgedit",
+    "gpt-4o-2024-11-20",
+    load,
+    base.one_png,
+    questions,
+    read,
+    kind,
+    aggregate,
+    RUBRICS,
+    best=5,
 )

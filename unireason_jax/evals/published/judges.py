@@ -216,6 +216,7 @@ def _of_pairs(suite: Suite, against: Path) -> Suite:
         rubrics=PAIR,
         official_judge="PVC-Judge",
         about=f"pairs with the pictures of {against}; 1 is a win in both orders, 0.5 a tie",
+        best=1,
     )
 
 

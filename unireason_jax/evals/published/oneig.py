@@ -239,4 +239,5 @@ SUITE = Suite(
     RUBRICS,
     grid=GRID,
     about="reasoning, style and diversity need embedding models and are not measured here",
+    best=1,
 )

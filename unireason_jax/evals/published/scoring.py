@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from unireason_jax.evals.published.base import Scored, Scores, Suite, by_group
+from unireason_jax.evals.world.report import Section
 from unireason_jax.storage import atomic
 
 RESAMPLES = 500
@@ -40,8 +41,12 @@ def report(
     missing: Mapping[str, str],
     facts: Mapping[str, Any],
     folder: Path,
+    sections: Sequence[Section] = (),
 ) -> Scores:
-    """Writes report.md and report.json; returns the numbers, empty where nothing was scored."""
+    """Writes report.md and report.json; returns the numbers, empty where nothing was scored.
+
+    `sections` are further tables that come after the scores.
+    """
     numbers = suite.aggregate(scored) if scored else {}
     spread = intervals(suite, scored) if scored else {}
     total = len(scored) + len(missing)
@@ -58,6 +63,8 @@ def report(
         "protocol": protocol,
         "missing": dict(missing),
     }
+    if sections:
+        values["sections"] = {section.name: section.to_dict() for section in sections}
     text = json.dumps(values, indent=1, ensure_ascii=False)
     atomic.write_text(folder / "report.json", text + "\n")
     lines = [f"# {suite.name}", ""]
@@ -72,5 +79,6 @@ def report(
     for name, value in numbers.items():
         low, high = spread[name]
         lines.append(f"| {name} | {value:.3f} | {low:.3f} to {high:.3f} | {protocol} |")
-    atomic.write_text(folder / "report.md", "\n".join([*lines, ""]))
+    lines += ["", *(section.markdown() for section in sections)]
+    atomic.write_text(folder / "report.md", "\n".join(lines))
     return numbers

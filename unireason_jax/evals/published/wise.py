@@ -117,6 +117,7 @@ SUITE = Suite(
     category,
     aggregate,
     RUBRICS,
+    best=1,
 )
 VERIFIED_SUITE = Suite(
     "wise",
@@ -128,4 +129,5 @@ VERIFIED_SUITE = Suite(
     lambda item: category(item, VERIFIED),
     aggregate_verified,
     RUBRICS,
+    best=1,
 )
