@@ -24,6 +24,14 @@ def sets(tmp_path_factory):
 def test_tiif_has_nine_groups_of_39_types():
     sizes = [len(kinds) for kinds in tiif.GROUPS.values()]
     assert sizes == [4, 4, 4, 8, 8, 8, 1, 1, 1] and len(tiif.GROUP) == 39
+    # looks combine with looks and places, actions with looks; thoughts with colour, texture, place
+    looks, thoughts = "action color shape texture".split(), tiif.GROUPS["reasoning"]
+    mixed = {f"{look}+{place}" for look in looks[1:] for place in ("2d", "3d")}
+    mixed |= {"action+color", "action+texture"}
+    assert set(tiif.GROUPS["attribute+relation"]) == mixed
+    for group, ends in (("attribute", ("color", "texture")), ("relation", ("2d", "3d"))):
+        made = {f"{thought}+{end}" for thought in thoughts for end in ends}
+        assert set(tiif.GROUPS[f"{group}+reasoning"]) == made
 
 
 def test_tiif_is_the_mean_of_groups_and_not_of_types():
@@ -105,27 +113,57 @@ def test_gedit_writes_its_sources_beside_the_results(sets, tmp_path):
     assert plain and {f"{name}_SRCIMG" for name in plain} == results - plain
 
 
-def test_kris_labels_several_pictures_and_shows_the_truth_of_a_viewpoint(tmp_path):
-    for name in ("a", "b", "truth", "made"):
-        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+def kris_questions(tmp_path, rows, rubrics=kris.RUBRICS):
+    names = {name for row in rows for name in [*np.atleast_1d(row["ori_img"]), row.get("gt_img")]}
+    for name in (names | {"made.png"}) - {None}:
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    rows = [{"ins_en": "do it", "explain_en": "why", **row} for row in rows]
+    (tmp_path / "k.json").write_text(json.dumps(rows))
+    return {
+        (item.raw["id"], asked.step): asked
+        for item in kris.load(tmp_path / "k.json")
+        for asked in kris.questions(item, item.id, tmp_path / "made.png", rubrics)
+    }
+
+
+def test_kris_labels_pictures_and_shows_the_truth_of_a_viewpoint_last(tmp_path):
     rows = [
         {"id": 1, "type": "viewpoint_change", "ori_img": "a.png", "gt_img": "truth.png"},
-        {"id": 2, "type": "temporal_prediction", "ori_img": ["a.png", "b.png"]},
+        {"id": 2, "type": "multi-element_composition", "ori_img": ["a.png", "b.png"]},
         {"id": 3, "type": "count_change", "ori_img": "a.png", "gt_img": "truth.png"},
+        {"id": 4, "type": "anomaly_correction", "ori_img": "a.png"},
     ]
-    (tmp_path / "k.json").write_text(json.dumps([{**row, "ins_en": "p"} for row in rows]))
-    rubrics = kris.RUBRICS | {"quality.count_change": "count them"}
-    found = {}
-    for item in kris.load(tmp_path / "k.json"):
-        for asked in kris.questions(item, item.id, tmp_path / "made.png", rubrics):
-            found[item.raw["id"], asked.step] = asked
+    rubrics = kris.RUBRICS | {"quality.count_change": "count them {instruct}: {explanation}"}
+    found = kris_questions(tmp_path, rows, rubrics)
     seen = found[1, "instruction"]
-    assert [p.name for p in seen.pictures] == ["a.png", "truth.png", "made.png"]
-    assert len(seen.labels) == 3 and "should look like" in seen.labels[1]
+    assert [p.name for p in seen.pictures] == ["a.png", "made.png", "truth.png"]
+    assert len(seen.labels) == 3 and "should look like" in seen.labels[2]
+    assert "third" in seen.words and len(found[1, "consistency"].pictures) == 2
     assert [p.name for p in found[2, "consistency"].pictures] == ["a.png", "b.png", "made.png"]
     assert found[2, "consistency"].labels[1] == "Picture 2 before the edit:"
-    assert len(found[3, "instruction"].pictures) == 2 and found[3, "instruction"].labels == ()
-    assert found[3, "quality"].words == "count them"
+    assert "all pictures but the last" in found[2, "instruction"].words.lower()
+    assert found[3, "instruction"].labels == ("Before the edit:", "After the edit:")
+    assert found[3, "quality"].words == "count them do it: why"  # the official words' names too
+    assert "why" in found[4, "instruction"].words
+
+
+def test_kris_shows_a_predicted_frame_at_its_place(tmp_path):
+    frames = {"middle": ["7-1.png", "7-2.png", "7-4.png"], "last": ["8-1.png", "8-2.png"]}
+    frames |= {"unnumbered": ["a.png", "b.png", "c.png"]}
+    rows = [
+        {"id": name, "type": "temporal_prediction", "ori_img": given}
+        for name, given in frames.items()
+    ]
+    found = kris_questions(
+        tmp_path, rows, kris.RUBRICS | {"consistency.temporal_prediction": "{N}"}
+    )
+    seen = found["middle", "instruction"]
+    assert [p.name for p in seen.pictures] == ["7-1.png", "7-2.png", "made.png", "7-4.png"]
+    assert seen.labels[2] == "Frame 3 (drawn):" and seen.labels[3] == "Frame 4 (given):"
+    assert "frame 3 was drawn" in seen.words and found["middle", "consistency"].words == "3"
+    assert found["middle", "quality"].pictures == (tmp_path / "made.png",)
+    assert found["last", "instruction"].labels[-1] == "Frame 3 (drawn):"
+    assert found["unnumbered", "instruction"].labels[-1] == "Frame 4 (drawn):"
 
 
 def test_a_picture_drawn_anew_loses_its_verdict(sets, tmp_path):

@@ -85,20 +85,21 @@ def draw_fresh(
     What they are worth is what the same images buy without reflection (best of n). Arguments and
     errors are those of `draw`, which must have drawn the items.
     """
-    drafts = {item.id: _draft_of(_request(item, preset, None, reasoner)) for item in items}
-    todo = [item for item in items if _missing_drafts(suite, item, folder)]
+    todo = [(item, _missing_drafts(suite, item, folder)) for item in items]
+    todo = [(item, numbers) for item, numbers in todo if numbers]
     progress(len(items) - len(todo))
     for start in range(0, len(todo), batch):
         part = todo[start : start + batch]
-        most = max(edits_of(folder, place) for item in part for place in suite.places(item))
-        count = _pictures(suite, part[0])
-        traces = iter(reasoner.run([drafts[item.id] for item in part], samples=count * most))
-        for item in part:
-            for number in range(1, most + 1):
-                made = [next(traces) for _ in range(count)]
-                for place, group in _by_file(suite, item, made):
-                    if number <= edits_of(folder, place):
-                        _write(folder / FRESH / str(number) / place, _joined(suite, group))
+        wanted = [(item, number) for item, numbers in part for number in numbers]
+        records = [_draft_of(_request(i, preset, None, reasoner), n) for i, n in wanted]
+        count = _pictures(suite, part[0][0])
+        traces = reasoner.run(records, samples=count)
+        for place, (item, number) in enumerate(wanted):
+            made = traces[place * count : (place + 1) * count]
+            for name, group in _by_file(suite, item, made):
+                if number <= edits_of(folder, name):
+                    drafts = _joined(suite, [trace.image for trace in group])
+                    _write(folder / FRESH / str(number) / name, drafts)
         progress(len(part))
 
 
@@ -110,20 +111,24 @@ def edits_of(folder: Path, place: str) -> int:
     return number
 
 
-def _missing_drafts(suite: Suite, item: Item, folder: Path) -> bool:
-    return not all(
-        (folder / FRESH / str(number + 1) / place).is_file()
-        for place in suite.places(item)
-        for number in range(edits_of(folder, place))
-    )
+def _missing_drafts(suite: Suite, item: Item, folder: Path) -> list[int]:
+    """Numbers of the further drafts, from 1, that a picture of the item lacks."""
+    wanted = {place: range(1, edits_of(folder, place) + 1) for place in suite.places(item)}
+    lacking = {
+        number
+        for place, numbers in wanted.items()
+        for number in numbers
+        if not (folder / FRESH / str(number) / place).is_file()
+    }
+    return sorted(lacking)
 
 
-def _draft_of(request: Request) -> Record:
+def _draft_of(request: Request, number: int) -> Record:
     """The record up to its first picture, under another name: its draws are independent."""
     record = request.record
     last = next(n for n in record.holes if record.segments[n].kind == "image")
     segments = record.segments[: last + 1]
-    return dataclasses.replace(record, id=f"{record.id} / fresh", segments=segments)
+    return dataclasses.replace(record, id=f"{record.id} / fresh {number}", segments=segments)
 
 
 def _pictures(suite: Suite, item: Item) -> int:

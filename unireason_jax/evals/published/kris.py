@@ -4,6 +4,7 @@ Scores become 25 (s - 1). The benchmark publishes no aggregator; its paper's row
 mean per sample and then over samples, BAGEL's from the flat mean over all scores (reference A.2).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ LEVELS = {
     "Procedural": ("Logical", "Instruction"),
 }
 DIMENSION = {kind: name for name, kinds in DIMENSIONS.items() for kind in kinds}
+FRAMES = 4  # of a sequence in temporal_prediction, one of which is to be drawn
 WITH_KNOWLEDGE = ("Social", "Natural", "Logical")
 RUBRICS = {
     "consistency": (
@@ -53,6 +55,39 @@ RUBRICS = {
         '"knowledge_score": n, "reasoning": "..."}'
     ),
 }
+RUBRICS |= {
+    "instruction.viewpoint_change": (
+        "First picture: before, second: after the edit '{prompt}', third: what it should look like "
+        "after it. From 1 to 5, how well was the instruction followed, judged by the third? "
+        'Answer {"instruction_score": n, "reasoning": "..."}'
+    ),
+    "instruction.anomaly_correction": (
+        "First picture: before, second: after the edit '{prompt}'. What is wrong in the first: "
+        "{explanation}. From 1 to 5, how well was it put right? "
+        'Answer {"instruction_score": n, "reasoning": "..."}'
+    ),
+    "consistency.temporal_prediction": (
+        "Frames of one scene in their order; frame {frame} was drawn for '{prompt}', the others "
+        "were given. From 1 to 5, how well does it keep what should not change between them? "
+        'Answer {"consistency_score": n, "reasoning": "..."}'
+    ),
+    "instruction.temporal_prediction": (
+        "Frames of one scene in their order; frame {frame} was drawn for '{prompt}', the others "
+        "were given. From 1 to 5, how well does it follow the instruction at its place? "
+        'Answer {"instruction_score": n, "reasoning": "..."}'
+    ),
+    "consistency.multi-element_composition": (
+        "All pictures but the last were given, the last was made of them for '{prompt}'. From 1 to "
+        "5, how well is kept in it what the given ones show and should not change? "
+        'Answer {"consistency_score": n, "reasoning": "..."}'
+    ),
+    "instruction.multi-element_composition": (
+        "All pictures but the last were given, the last was made of them for '{prompt}'. From 1 to "
+        '5, how well was the instruction followed? Answer {"instruction_score": n, "reasoning": '
+        '"..."}'
+    ),
+}
+"""By step, or by step and type where the pictures are others than a source and the result."""
 FIELDS = {
     "consistency": ("consistency_score",),
     "quality": ("quality_score",),
@@ -100,32 +135,57 @@ def dimension(item: Item) -> str:
 def questions(item: Item, place: str, image: Path, rubrics: Mapping[str, str]) -> list[Question]:
     """Consistency, quality, and the instruction, with knowledge where the type has it.
 
-    A rubric named `step.type` goes before that of the step. A change of viewpoint is held against
-    the picture that the benchmark has of it; several pictures are labelled.
+    A rubric named `step.type` goes before that of the step. `{instruct}`, `{explanation}` and `{N}`
+    of the official words are filled in as ours are.
     """
     last = "dual" if dimension(item) in WITH_KNOWLEDGE else "instruction"
-    explanation, found = item.raw.get("explain_en", ""), []
+    texts = {"prompt": item.prompt, "explanation": item.raw.get("explain_en", "")}
+    texts |= {"frame": _frames(item)[-1], "instruct": item.prompt, "N": _frames(item)[-1]}
+    found = []
     for step in ("consistency", "quality", last):
         rubric = rubrics.get(f"{step}.{item.raw['type']}", rubrics[step])
-        words = base.fill(rubric, prompt=item.prompt, explanation=explanation)
         seen, labels = _pictures(item, image, step)
+        words = base.fill(rubric, **texts)
         found.append(Question(f"{place}/{step}", step, words, seen, item, labels))
     return found
 
 
+def _frames(item: Item) -> list[int]:
+    """Numbers of the frames that are given, as their files `ITEM-FRAME.png` say, then the drawn.
+
+    That is the one of the four that was not given, else the one after the last.
+    """
+    found = [re.search(r"\d+-(\d+)", path.stem) for path in item.sources]
+    given = [int(m[1]) for m in found if m]
+    if len(given) < len(found):
+        given = list(range(1, len(found) + 1))
+    absent = set(range(1, FRAMES + 1)) - set(given)
+    return [*given, absent.pop() if len(absent) == 1 else max(given) + 1]
+
+
 def _pictures(item: Item, image: Path, step: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """What a step shows, the result last, and labels where there is more than a source and it."""
+    """What a step shows, each with its label: the order is the official scripts'.
+
+    A predicted frame stands at its place among the given ones; what a change of viewpoint should
+    look like follows the result.
+    """
     if step == "quality":
         return (image,), ()
-    truth = item.raw.get("_truth") if step == "instruction" else None
-    if len(item.sources) == 1 and not truth:
-        return (*item.sources, image), ()
+    if item.raw["type"] == "temporal_prediction":
+        kinds = (*["given"] * len(item.sources), "drawn")
+        frames = sorted(zip(_frames(item), (*item.sources, image), kinds), key=lambda x: x[0])
+        return (
+            tuple(path for _, path, _ in frames),
+            tuple(f"Frame {number} ({kind}):" for number, _, kind in frames),
+        )
+    several = len(item.sources) > 1
     labels = [f"Picture {n} before the edit:" for n in range(1, len(item.sources) + 1)]
-    pictures = list(item.sources)
-    if truth:
-        pictures.append(truth)
+    pictures = [*item.sources, image]
+    labels = [*(labels if several else ["Before the edit:"]), "After the edit:"]
+    if step == "instruction" and item.raw.get("_truth"):
+        pictures.append(item.raw["_truth"])
         labels.append("What it should look like after the edit:")
-    return (*pictures, image), (*labels, "After the edit:")
+    return tuple(pictures), tuple(labels)
 
 
 def read(question: Question, answer: str) -> Scores:
