@@ -51,7 +51,6 @@ ISLANDS_WITHOUT = {
 ONLY_IN = {
     "aiohttp": "endpoints",
     "aiolimiter": "endpoints",
-    "tenacity": "endpoints",
     "flax": "models",
     "orbax": "training",
     "fastapi": "server",

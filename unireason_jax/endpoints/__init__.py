@@ -2,7 +2,7 @@
 
 import importlib.util
 
-_LIBRARIES = ("aiohttp", "aiolimiter", "pydantic", "tenacity")
+_LIBRARIES = ("aiohttp", "aiolimiter", "pydantic")
 
 
 def needed(by: str) -> None:

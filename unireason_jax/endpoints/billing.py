@@ -7,7 +7,6 @@ or endless count nor a small one moves a budget far.
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from unireason_jax.endpoints.failures import CallFailure
@@ -32,9 +31,8 @@ class Bill:
 
     def add(self, other: "Bill") -> None:
         """Adds another bill to this one."""
-        for field in dataclasses.fields(self):
-            mine, its = getattr(self, field.name), getattr(other, field.name)
-            setattr(self, field.name, mine + its)
+        for name, its in vars(other).items():
+            setattr(self, name, getattr(self, name) + its)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +43,11 @@ class Sent:
     pictures: int = 0
     most_written: int = 1 << 20
 
+    @property
+    def usual_read(self) -> int:
+        """Tokens that are read of it where nobody says how many."""
+        return math.ceil(self.text / _USUAL) + self.pictures * _PICTURE
+
 
 def tokens(usage: Any, sent: Sent, answered: int) -> tuple[int, int]:
     """Tokens read and written: as `usage` says where that can be true, else the nearest that can.
@@ -54,11 +57,11 @@ def tokens(usage: Any, sent: Sent, answered: int) -> tuple[int, int]:
       sent: the request.
       answered: bytes of the text that came back.
     """
-    said = usage if isinstance(usage, Mapping) else {}
+    said = usage if isinstance(usage, dict) else {}
     read = _within(
         said.get("prompt_tokens"),
         math.ceil(sent.text / _LONGEST),
-        math.ceil(sent.text / _USUAL) + sent.pictures * _PICTURE,
+        sent.usual_read,
         sent.text + sent.pictures * _LARGEST_PICTURE + _OVERHEAD,
     )
     written = _within(
@@ -72,7 +75,7 @@ def tokens(usage: Any, sent: Sent, answered: int) -> tuple[int, int]:
 
 def _within(said: Any, least: int, usual: int, most: int) -> int:
     """A count that was said, held within bounds; the usual one where none was said."""
-    if isinstance(said, bool) or not isinstance(said, int | float) or said != said or said < 0:
+    if isinstance(said, bool) or not isinstance(said, (int, float)) or said != said or said < 0:
         return min(max(usual, least), most)
     return int(min(max(said, least), most))
 

@@ -3,11 +3,12 @@
 Both ask a loopback server in a process of its own, which takes a fixed time for an answer and
 otherwise does nothing. "share" is calls a second of those that so many in flight could reach at
 best; "cpu_ms" is the client's processor time a call. One machine carries client and server, so
-the shares of both say what the machine can do, and their ratio what our client adds.
+the shares of both say what the machine can do, and "ratio" what our client leaves of it.
 """
 
 import asyncio
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from typing import Any
 import aiohttp
 
 from unireason_jax.endpoints import chat
+from unireason_jax.endpoints.background import finish
 from unireason_jax.endpoints.calls import CallJournal
-from unireason_jax.endpoints.loopback import Loopback, completion
+from unireason_jax.endpoints.loopback import completion
 from unireason_jax.endpoints.role import Role
 from unireason_jax.endpoints.settings import Endpoint
 
@@ -40,13 +42,13 @@ def run(
       rounds: of each client.
 
     Returns:
-      "ours" and "bare": {"share", "cpu_ms"}; "most": the most calls that the server had at a time;
-      "grown_kib": memory that the first round of ours added.
+      "ours" and "bare": {"share", "cpu_ms"}; "ratio": of their shares; "most": the most
+      calls that the server had at a time; "grown_kib": memory that the first round of ours added.
     """
     if min(calls, in_flight, rounds) < 1 or seconds <= 0:
         raise ValueError("--calls, --in_flight, --rounds and --seconds must be > 0")
     with tempfile.TemporaryDirectory() as folder, _server(seconds) as (url, most):
-        found = asyncio.run(_measure(url, CallJournal(folder), calls, in_flight, seconds, rounds))
+        found = finish(_measure(url, CallJournal(folder), calls, in_flight, seconds, rounds))
         return {"calls": calls, "in_flight": in_flight, "seconds": seconds, **found, "most": most()}
 
 
@@ -76,6 +78,7 @@ async def _measure(
                 if name == "ours":
                     found.setdefault("grown_kib", grown)
         await role.close()
+    found["ratio"] = round(found["ours"]["share"] / found["bare"]["share"], 3)
     return found
 
 
@@ -123,13 +126,44 @@ def _server(seconds: float) -> Iterator[tuple[str, Callable[[], int]]]:
         child.wait()
 
 
-def _serve(seconds: float) -> None:
+class _Answering(asyncio.Protocol):
+    """As much of HTTP/1.1 as the two clients need: every request is answered after a while."""
+
+    flying = most = 0  # of all connections
+
+    def __init__(self, seconds: float):
+        self._seconds, self._came = seconds, b""
+        data = json.dumps(completion("yes")).encode()
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(data)}"
+        self._reply = head.encode() + b"\r\n\r\n" + data
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._came += data
+        head, _, body = self._came.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+        if length is None or len(body) < int(length[1]):
+            return
+        self._came = b""
+        _Answering.flying += 1
+        _Answering.most = max(_Answering.most, _Answering.flying)
+        asyncio.get_running_loop().call_later(self._seconds, self._answer)
+
+    def _answer(self) -> None:
+        _Answering.flying -= 1
+        self._transport.write(self._reply)
+
+
+async def _serve(seconds: float) -> None:
     """Until standard input is closed."""
-    server = Loopback(lambda path, body: completion("yes"), seconds=seconds)
-    print(server.url, flush=True)
-    sys.stdin.read()
-    print(server.most, flush=True)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Answering(seconds), "127.0.0.1", 0, backlog=1024)
+    print("http://{}:{}/v1".format(*server.sockets[0].getsockname()), flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)
+    print(_Answering.most, flush=True)
 
 
 if __name__ == "__main__":
-    _serve(float(sys.argv[1]))
+    asyncio.run(_serve(float(sys.argv[1])))

@@ -81,9 +81,11 @@ class CallJournal:
 
 def content_key(*parts: Any) -> str:
     """A name for JSON-able values and bytes: the same for the same content."""
-    text = json.dumps(parts, sort_keys=True, default=_hashed, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(_CONTENT.encode(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _hashed(value: bytes) -> str:
     return hashlib.sha256(value).hexdigest()
+
+
+_CONTENT = json.JSONEncoder(sort_keys=True, default=_hashed, ensure_ascii=False)

@@ -18,6 +18,7 @@ from unireason_jax.endpoints.transport import Transport, Tries
 
 _AWAY = 30.0  # seconds that an endpoint whose calls all failed is asked last
 _EXPECTED = 512  # tokens of an answer that a budget sets aside
+_SORTED = json.JSONEncoder(sort_keys=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Role:
 
         async def call(transport: Transport, row: dict[str, Any]) -> None:
             body = _with(transport.endpoint, request)
-            data = json.dumps(body, sort_keys=True).encode()
+            data = _SORTED.encode(body).encode()
             found = await self._paid(transport, chat.PATH, lambda: data, chat.weight(body), 0, row)
             row["text"], row["refusal"] = chat.read(found)
             if body.get("top_logprobs"):
@@ -163,15 +164,15 @@ class Role:
         self._flying[key] = mine = asyncio.get_running_loop().create_future()
         try:
             answer = await self._asked(key, kind, order, call)
+            mine.set_result(answer)
+            return answer
         except BaseException as error:
             given_up = CallFailure("connection", "the same call was given up", again=True)
             mine.set_exception(error if isinstance(error, CallFailure) else given_up)
             mine.exception()  # nobody else may have waited
             raise
         finally:
-            del self._flying[key]
-        mine.set_result(answer)
-        return answer
+            del self._flying[key], mine  # which holds the error that holds this frame
 
     async def _asked(self, key: str, kind: str, order: Sequence[int], call: Any) -> Answer:
         """Asks one endpoint after the other. Raises the CallFailure of the last."""
@@ -183,16 +184,13 @@ class Role:
                 await call(self._transports[number], row)
                 break
             except CallFailure as error:
-                failure = error
                 if "cost" in row:  # it was answered and paid, though with nothing of use
                     row["fault"] = str(error)
                     break
-                if not error.again:
-                    raise
                 if error.kind in ("connection", "timeout"):
                     self._away[number] = time.monotonic() + _AWAY
-        else:
-            raise failure
+                if not error.again or number == order[-1]:
+                    raise
         made = row.pop("pictures", ())
         if self.journal:
             if made:
@@ -225,9 +223,8 @@ class Role:
     ) -> Any:
         """One call within the budget, on the bill whatever comes of it; `row` gets what it cost."""
         endpoint, tries, bill = transport.endpoint, Tries(), Bill(calls=1)
-        read, _ = tokens(None, sent, 0)
-        expected = min(_EXPECTED, sent.most_written)
-        held = cost_of(endpoint, read, expected, images), read + expected
+        read, written = sent.usual_read, min(_EXPECTED, sent.most_written)
+        held = cost_of(endpoint, read, written, images), read + written
         self.budget.hold(*held)
         try:
             found = await transport.post(path, body, tries)

@@ -1,7 +1,6 @@
 """One endpoint's wire: calls in flight, pace, retries, and limits of time and size."""
 
 import asyncio
-import contextlib
 import dataclasses
 import email.utils
 import json
@@ -9,13 +8,12 @@ import random
 import re
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import aiohttp
 import aiolimiter
-import tenacity
 
 from unireason_jax.endpoints.failures import CallFailure, scrub, shown
 from unireason_jax.endpoints.settings import Endpoint
@@ -23,6 +21,7 @@ from unireason_jax.endpoints.settings import Endpoint
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 60.0
 _CHUNK = 1 << 16
+_JSON = {"Content-Type": "application/json"}
 _SECRET = 8  # characters from which on a key is no word that an answer may well hold
 _READABLE = 1 << 16  # bytes of a failed answer that are looked at
 Body = Callable[[], Any]
@@ -50,6 +49,7 @@ class Transport:
     def __init__(self, endpoint: Endpoint, secret: str = ""):
         self.endpoint, self._secret = endpoint, secret
         self._secrets = (secret, quote(secret, safe=""))
+        self._headers = {"Authorization": f"Bearer {secret}"} if secret else {}
         self._session: aiohttp.ClientSession | None = None
         self._turns = asyncio.Semaphore(endpoint.concurrency)
         rate = endpoint.per_minute
@@ -76,22 +76,15 @@ class Transport:
             self._session = None
 
     async def _retrying(self, method: str, path: str, body: Body | None, tries: Tries) -> Any:
-        try:
-            return await self._once(method, path, body, tries)
-        except CallFailure as failure:
-            if not failure.again or not self.endpoint.retries:
-                raise
-            await asyncio.sleep(self._pause(0, failure))
-        attempts = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(self.endpoint.retries),
-            retry=tenacity.retry_if_exception(lambda e: isinstance(e, CallFailure) and e.again),
-            wait=lambda state: self._pause(state.attempt_number, state.outcome.exception()),
-            reraise=True,
-        )
-        async for attempt in attempts:
-            with attempt:
-                tries.retries = attempt.retry_state.attempt_number
+        while True:
+            try:
                 return await self._once(method, path, body, tries)
+            except CallFailure as failure:
+                if not failure.again or tries.retries >= self.endpoint.retries:
+                    raise
+                pause = self._pause(tries.retries, failure)
+            await asyncio.sleep(pause)
+            tries.retries += 1
 
     def _pause(self, retries: int, failure: CallFailure) -> float:
         """Seconds after so many retries: doubling, with jitter, at least what is asked for."""
@@ -111,10 +104,7 @@ class Transport:
                 await asyncio.sleep(left)
             try:
                 async with asyncio.timeout(self.endpoint.timeout):
-                    async with self._answer(method, path, body) as response:
-                        if response.status != 200:
-                            raise await self._refused(response)
-                        data = await self._read(response, self.endpoint.max_bytes)
+                    data = await self._answer(method, path, body)
             except TimeoutError:
                 message = f"no answer within {self.endpoint.timeout:g} s"
                 raise CallFailure("timeout", message, again=True) from None
@@ -129,10 +119,8 @@ class Transport:
             what = f"no JSON in {self._shown(data[:_READABLE].decode('utf-8', 'replace'))!r}"
             raise CallFailure("server", what, again=True) from None
 
-    @contextlib.asynccontextmanager
-    async def _answer(
-        self, method: str, path: str, body: Body | None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _answer(self, method: str, path: str, body: Body | None) -> bytes:
+        """The body that answers a request. Raises CallFailure for any status but 200."""
         if self._session is None:
             # a packed answer could unpack to any size; the semaphore limits connections
             self._session = aiohttp.ClientSession(
@@ -142,15 +130,15 @@ class Transport:
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
-        given = {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
         data = None if body is None else body()
-        if isinstance(data, bytes):
-            given["Content-Type"] = "application/json"
+        given = self._headers | _JSON if isinstance(data, bytes) else self._headers
         address = f"{self.endpoint.url}{path}"
         async with self._session.request(
             method, address, data=data, headers=given, proxy=self._proxy, allow_redirects=False
         ) as response:
-            yield response
+            if response.status != 200:
+                raise await self._refused(response)
+            return await self._read(response, self.endpoint.max_bytes)
 
     async def _refused(self, response: aiohttp.ClientResponse) -> CallFailure:
         """The failure that a status other than 200 means."""
@@ -175,10 +163,13 @@ class Transport:
         packed = response.headers.get("Content-Encoding", "identity").lower()
         if packed != "identity":
             raise CallFailure("server", "a packed answer, though none was asked for")
+        said = response.content_length
+        if said is not None and said <= limit:  # no more than that is read
+            return await response.read()
         parts, size = [], 0
         async for part in response.content.iter_chunked(_CHUNK):
             size += len(part)
-            if size > limit or (response.content_length or 0) > limit:
+            if size > limit or said is not None:
                 raise CallFailure("server", f"an answer of more than {limit:,} bytes")
             parts.append(part)
         return b"".join(parts)
