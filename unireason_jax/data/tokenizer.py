@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from unireason_jax.data import pieces
 from unireason_jax.data.added_tokens import added_tokens, readable
 from unireason_jax.data.janus.prompts import BEGIN
 from unireason_jax.data.janus.tokenizer import JanusTokenizer
@@ -135,6 +136,12 @@ class SentencePieceTokenizer:
         )
         return cls(model.getvalue())
 
+    def grown(self, words: Iterable[str]) -> "SentencePieceTokenizer":
+        """This vocabulary with the words that it lacks behind, in their order; ids stay."""
+        parts = (part for word in words for part in self._parts(word))
+        new = [part for part in dict.fromkeys(parts) if not self._knows(part)]
+        return type(self)(self._model + b"".join(map(pieces.piece, new)))
+
     @classmethod
     def load(cls, folder: Path) -> "SentencePieceTokenizer":
         """Reads what `save` wrote.
@@ -200,10 +207,14 @@ class SentencePieceTokenizer:
         return self._processor.piece_to_id(f"▁{word}") != self.unknown_id
 
 
-def world_tokenizer(*, hard: bool = False) -> SentencePieceTokenizer:
-    """The words of the embedded world; with those of the harder one, other ids."""
-    more = hard_vocabulary.WORDS if hard else ()
-    return SentencePieceTokenizer.train((), tuple(dict.fromkeys([*vocabulary.WORDS, *more])))
+def world_tokenizer(*, hard: int = 0) -> SentencePieceTokenizer:
+    """The words of the embedded world; behind them those of the harder one of `hard` cells a side.
+
+    The words of both keep their ids, so that the harder world can be learned from weights of the
+    first.
+    """
+    plain = SentencePieceTokenizer.train((), vocabulary.WORDS)
+    return plain.grown(hard_vocabulary.words_of(hard)) if hard else plain
 
 
 class Qwen2Tokenizer:

@@ -1,6 +1,8 @@
 """What is asked for: training prompts in an endless order, any stretch of which can be had."""
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from unireason_jax.data.sources import WorldSource
@@ -19,12 +21,15 @@ class Asked(NamedTuple):
       prompt: its words.
       family: its kind, for the metrics.
       wanted: what a judge has to know (in the world, the requirement).
+      given: plan ("explanation") and "draft" that a trajectory starts from; what is not there is
+        written and drawn by the model.
     """
 
     name: str
     prompt: str
     family: str
     wanted: Any
+    given: Mapping[str, Any] = MappingProxyType({})
 
 
 class Prompts(Protocol):
@@ -87,7 +92,7 @@ class WorldPrompts:
 
     Attributes:
       seed: of the prompts.
-      policy: shares of the tasks.
+      policy: shares of the tasks; those of refinement give their drafts, half of them faulty.
       side: cells per side of the canvas.
       held_out: those that no training draws, instead of the others.
     """
@@ -103,7 +108,9 @@ class WorldPrompts:
         source = WorldSource(self.seed, _MANY, dict(self.policy.tasks), **options)
         found = []
         for position in range(first, first + count):
-            raw = source.example(position, render=False)
+            has_draft = "refine" in source.task(position)
+            raw = source.example(position, render=has_draft)
+            given = {name: raw[name] for name in ("explanation", "draft") if has_draft}
             family = raw.get("domain", raw["tag"])
-            found.append(Asked(raw["id"], raw["prompt"], family, raw["requirement"]))
+            found.append(Asked(raw["id"], raw["prompt"], family, raw["requirement"], given))
         return found

@@ -203,16 +203,18 @@ def play_out(
 
 
 def _records(reasoner: Reasoner, policy: Policy, asked: Sequence[Asked], seed: int) -> list[Record]:
-    """What siblings start from; where that is a draft, it is drawn here."""
+    """What siblings start from; where that is a draft which is not given, it is drawn here."""
     fields: list[dict[str, Any]] = [{"id": one.name, "prompt": one.prompt} for one in asked]
     if policy.template == "refine_t2i":
+        for field, one in zip(fields, asked):
+            field |= {"rounds": policy.rounds, **one.given}
+        left = [field for field in fields if "draft" not in field]
         requests = [
-            Request(TEMPLATES["think_t2i"](field, reasoner.style), seed=seed) for field in fields
+            Request(TEMPLATES["think_t2i"](field, reasoner.style), seed=seed) for field in left
         ]
         reasoner.contexts = Context
-        for field, trace in zip(fields, reasoner.run(requests)):
+        for field, trace in zip(left, reasoner.run(requests) if requests else ()):
             field |= {"explanation": trace.text_of("plan"), "draft": trace.image}
-            field["rounds"] = policy.rounds
     return [TEMPLATES[policy.template](field, reasoner.style) for field in fields]
 
 

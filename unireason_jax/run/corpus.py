@@ -341,7 +341,7 @@ def _tokenizer(config: ConfigDict, folders: list[Path]) -> Tokenizer:
       ConfigError: the folders have different ones.
     """
     if not folders:
-        path, hard = config.data.tokenizer, is_hard(config.data.mixture)
+        path, hard = config.data.tokenizer, is_hard(config.data.mixture) * config.data.side
         return load_tokenizer(paths.of(path)) if path else world_tokenizer(hard=hard)
     first, *others = [folder / "tokenizer" for folder in folders]
     for other in others:

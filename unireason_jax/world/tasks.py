@@ -32,6 +32,7 @@ from unireason_jax.world.dice import Dice
 from unireason_jax.world.drafts import Trace, sample_trace
 from unireason_jax.world.edits import NO_CHANGE
 from unireason_jax.world.hard import lessons as hard
+from unireason_jax.world.hard.things import SIDES
 from unireason_jax.world.instructions import sample_edit
 from unireason_jax.world.knowledge import all_facts, sample_item, wrong_think
 from unireason_jax.world.language import plan_text, reflection_text
@@ -280,12 +281,13 @@ def example(
     dice = Dice(seed, index, task)
     name = {"id": f"{task}-{seed}-{index}", "kind": task}
     if task in HARD_TASKS:
-        if side != hard.SIDE:
+        if side not in SIDES:
             raise ValueError(
-                f"world task {task!r} has {hard.SIDE} cells per side, not {side}; set "
-                f"config.data.side={hard.SIDE}, and mix it with no task of another canvas."
+                f"world task {task!r} has {SIDES[0]} to {SIDES[-1]} cells per side, not {side}; "
+                f"set config.data.side={hard.SIDE}."
             )
-        return name | hard.build(task, dice, render_it=render, tag=tag, held_out=held_out)
+        options = {"render_it": render, "tag": tag, "held_out": held_out, "side": side}
+        return name | hard.build(task, dice, **options)
     draw = renderer.render if render else _undrawn
     split = {"held_out": held_out, "unseen_pairs": unseen_pairs}
     raw = _BUILDERS[task](dice, draw, side, tag=tag, **split)

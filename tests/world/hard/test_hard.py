@@ -45,7 +45,7 @@ def test_what_is_asked_for_passes_and_nothing_less(tag):
         assert check_image(wish, raw["image"]).grade == 1
         assert words.parse_plan(raw["think"]) == raw["plan"]
         assert not any(cell in raw["think"].split() for cell in vocabulary.cell_names(6))
-        assert set(f"{raw['prompt']} {raw['think']}".split()) <= set(vocabulary.WORDS)
+        assert set(f"{raw['prompt']} {raw['think']}".split()) <= set(vocabulary.words_of())
         assert not is_held_out_prompt(raw["prompt"])
         fewer = check(wish, things[1:])
         assert not fewer.passed and 0 <= fewer.grade < 0.5
@@ -66,7 +66,7 @@ def test_drafts_fail_and_are_mended_one_edit_a_round():
         for text in [*(step["reflection"] for step in rounds), raw["final_reflection"]]:
             parts, _ = words.parse_reflection(text)
             assert len(parts) >= sum(group.count for group in raw["plan"].groups)
-            assert set(text.split()) <= set(vocabulary.WORDS), text
+            assert set(text.split()) <= set(vocabulary.words_of()), text
             longest = max(longest, len(text.split()))
         faults |= set(raw["faults"])
     assert faults == set(lessons.FAULTS)
@@ -165,7 +165,7 @@ def test_one_fault_is_never_accepted():
 
 
 def test_records_of_it_are_known_to_its_tokenizer_and_fit_a_row():
-    spec = SampleSpec(world_tokenizer(hard=True), **SIZES["world"])
+    spec = SampleSpec(world_tokenizer(hard=6), **SIZES["world"])
     source = WorldSource(0, 80, dict.fromkeys(tasks.HARD_TASKS, 1.0), side=6)
     longest = [0, 0, 0]
     for number in range(80):
@@ -178,8 +178,8 @@ def test_records_of_it_are_known_to_its_tokenizer_and_fit_a_row():
 
 
 def test_it_has_a_canvas_of_its_own():
-    with pytest.raises(ValueError, match=r"6 cells per side, not 4.*data\.side=6"):
-        tasks.example(0, 0, "hard_t2i")
+    with pytest.raises(ValueError, match=r"4 to 6 cells per side, not 3.*data\.side=6"):
+        tasks.example(0, 0, "hard_t2i", side=3)
     first, again = (tasks.example(3, 5, "hard_t2i", side=6) for _ in range(2))
     assert first["prompt"] == again["prompt"] and first["scene"] == again["scene"]
     held = [tasks.example(0, n, "hard_t2i", side=6, held_out=True)["prompt"] for n in range(9)]

@@ -4,8 +4,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from unireason_jax.world.dice import Dice
-from unireason_jax.world.hard.things import BACKS
-from unireason_jax.world.hard.wishes import LINES, RELATIONS, Group, Order, Wish, any_color
+from unireason_jax.world.hard.things import BACKS, SIDE, most_objects
+from unireason_jax.world.hard.wishes import (
+    LINES,
+    RELATIONS,
+    Group,
+    Order,
+    Wish,
+    any_color,
+    objects_of,
+)
 from unireason_jax.world.language import NUMBERS, PLURALS, with_article
 from unireason_jax.world.scenes import SHAPES, SIZES, TRAIN_SHAPES, is_held_out_prompt
 
@@ -146,8 +154,10 @@ _BY_TAG: dict[str, Callable[[Dice], tuple[str, Wish]]] = {
 TAGS = tuple(_BY_TAG)
 
 
-def sample_prompt(dice: Dice, *, tag: str | None = None, held_out: bool = False) -> Prompt:
-    """Draws a prompt; of held-out wordings only, or of the others only.
+def sample_prompt(
+    dice: Dice, *, tag: str | None = None, held_out: bool = False, side: int = SIDE
+) -> Prompt:
+    """Draws a prompt that a canvas has room for; of held-out wordings only, or of the others only.
 
     Raises:
         ValueError: an unknown tag.
@@ -157,6 +167,8 @@ def sample_prompt(dice: Dice, *, tag: str | None = None, held_out: bool = False)
     while True:
         name = tag or dice.pick(TAGS)
         words, wish = _BY_TAG[name](dice)
+        if objects_of(wish) > most_objects(side):
+            continue
         text = dice.pick(OPENINGS) + words
         if is_held_out_prompt(text) == held_out:
             return Prompt(text, name, wish)

@@ -19,7 +19,7 @@ from unireason_jax.world.hard.asking import sample_prompt
 from unireason_jax.world.hard.judge import check
 from unireason_jax.world.hard.repair import edited, suggest
 from unireason_jax.world.hard.things import SIDE, Thing, Things, arranged, render
-from unireason_jax.world.hard.wishes import Wish, any_color, resolved, sample_things
+from unireason_jax.world.hard.wishes import Wish, any_color, resolved, sample_things, sketched
 from unireason_jax.world.hard.words import plan_text, reflection_text
 from unireason_jax.world.scenes import SHAPES, SIZES, cell_names
 
@@ -33,38 +33,50 @@ Draw = Callable[[Things], np.ndarray]
 Example = dict[str, Any]
 
 
-def build(task: str, dice: Dice, *, render_it: bool, tag: str | None, held_out: bool) -> Example:
+def build(
+    task: str,
+    dice: Dice,
+    *,
+    render_it: bool,
+    tag: str | None,
+    held_out: bool,
+    side: int = SIDE,
+) -> Example:
     """An example without its id; `render_it` False leaves all pictures blank."""
-    draw: Draw = render if render_it else lambda things: renderer.blank(SIDE)
-    prompt = sample_prompt(dice, tag=tag, held_out=held_out)
+
+    def draw(things: Things) -> np.ndarray:
+        return render(things, side) if render_it else renderer.blank(side)
+
+    prompt = sample_prompt(dice, tag=tag, held_out=held_out, side=side)
     plan = resolved(prompt.wish, dice)
-    things = sample_things(plan, dice)
+    things = sample_things(plan, dice, side)
+    plan = sketched(plan, things, side)
     told = {"scene": things, "requirement": prompt.wish, "plan": plan, "tag": prompt.tag}
     if task == "hard_caption":
         asked = {"question": QUESTION, "answer": caption(things)}
         return {"task": "vqa", "image": draw(things), **asked, **told}
     if task == "hard_refine_t2i":
-        traced = _traced(dice, draw, plan, things)
+        traced = _traced(dice, draw, plan, things, side)
         return {"task": "refine_t2i", "prompt": prompt.text, **traced, **told}
     think = plan_text(plan) if task == "hard_think_t2i" else None
     return {"task": "t2i", "prompt": prompt.text, "think": think, "image": draw(things), **told}
 
 
 def caption(things: Things) -> str:
-    """Every thing with its place, in reading order."""
+    """Every thing with its place, in reading order, in the order of words of the first world."""
     parts = []
     for thing in things:
         back = f" in front of {' '.join(thing.behind[::-1])}" if thing.behind else ""
-        parts.append(f"{thing.size} {thing.color} {thing.shape} {thing.cell}{back}")
+        parts.append(f"{thing.shape} {thing.color} {thing.size} {thing.cell}{back}")
     return " , ".join(parts)
 
 
-def _traced(dice: Dice, draw: Draw, plan: Wish, things: Things) -> Example:
+def _traced(dice: Dice, draw: Draw, plan: Wish, things: Things, side: int) -> Example:
     """A draft, right in half of the cases, and the rounds that repair it, one edit each."""
     count = 0 if dice.chance(_RIGHT_SHARE) else 1 + dice.below(MOST_ROUNDS)
-    draft, faults = spoiled(dice, plan, things, count)
+    draft, faults = spoiled(dice, plan, things, count, side)
     rounds, now = [], draft
-    while (edit := suggest(plan, now)) != NO_CHANGE and len(rounds) < MOST_ROUNDS:
+    while (edit := suggest(plan, now, side)) != NO_CHANGE and len(rounds) < MOST_ROUNDS:
         text = reflection_text(plan, now, edit)
         now = edited(now, edit)
         rounds.append({"reflection": text, "image": draw(now), "scene": now})
@@ -78,7 +90,9 @@ def _traced(dice: Dice, draw: Draw, plan: Wish, things: Things) -> Example:
     }
 
 
-def spoiled(dice: Dice, plan: Wish, things: Things, count: int) -> tuple[Things, tuple[str, ...]]:
+def spoiled(
+    dice: Dice, plan: Wish, things: Things, count: int, side: int = SIDE
+) -> tuple[Things, tuple[str, ...]]:
     """Things with up to `count` faults, each of which breaks the plan; and their kinds.
 
     Whatever is returned can be repaired in `MOST_ROUNDS` edits.
@@ -88,31 +102,31 @@ def spoiled(dice: Dice, plan: Wish, things: Things, count: int) -> tuple[Things,
         if len(faults) == count:
             break
         kind = dice.pick(FAULTS)
-        wrong = _fault(dice, kind, now)
-        if wrong is None or check(plan, wrong).passed or not is_near(plan, wrong):
+        wrong = _fault(dice, kind, now, side)
+        if wrong is None or check(plan, wrong).passed or not is_near(plan, wrong, side):
             continue
         if sum(check(plan, wrong).shares.values()) < sum(check(plan, now).shares.values()):
             now, faults = wrong, (*faults, kind)
     return now, faults
 
 
-def is_near(plan: Wish, things: Things) -> bool:
+def is_near(plan: Wish, things: Things, side: int = SIDE) -> bool:
     """Whether `MOST_ROUNDS` edits repair things."""
     for _ in range(MOST_ROUNDS):
-        if (edit := suggest(plan, things)) == NO_CHANGE:
+        if (edit := suggest(plan, things, side)) == NO_CHANGE:
             return True
         things = edited(things, edit)
     return check(plan, things).passed
 
 
-def _fault(dice: Dice, kind: str, things: Things) -> Things | None:
+def _fault(dice: Dice, kind: str, things: Things, side: int) -> Things | None:
     """Things with one fault, or None where the draw does not fit."""
     if not things:
         return None
     thing = dice.pick(things)
     others = [other for other in things if other.cell != thing.cell]
     taken = {other.cell for other in things}
-    cell = dice.pick([cell for cell in cell_names(SIDE) if cell not in taken])
+    cell = dice.pick([cell for cell in cell_names(side) if cell not in taken])
     if kind == "missing":
         return arranged(others)
     if kind == "extra":

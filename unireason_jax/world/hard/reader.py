@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unireason_jax.world.hard.things import SIDE, Look, Thing, Things, tiles
+from unireason_jax.world.hard.things import SIDES, Look, Thing, Things, tiles
 from unireason_jax.world.scenes import BACKGROUND, CELL, cell_names
 
 MUSHY = 60.0
@@ -31,19 +31,21 @@ def _table() -> tuple[list[Look | None], np.ndarray, np.ndarray]:
 
 
 def read(image: np.ndarray) -> Seen:
-    """What a picture [48, 48, 3] of values 0..255 shows.
+    """What a picture [8 side, 8 side, 3] of values 0..255 shows.
 
     Raises:
         ValueError: a picture of another size.
     """
-    if image.shape != (SIDE * CELL, SIDE * CELL, 3):
-        raise ValueError(f"expected a picture [{SIDE * CELL}, {SIDE * CELL}, 3], not {image.shape}")
+    side = image.shape[0] // CELL
+    if side not in SIDES or image.shape != (side * CELL, side * CELL, 3):
+        edges = " or ".join(str(cells * CELL) for cells in SIDES)
+        raise ValueError(f"expected a square picture of {edges} pixels, not {image.shape}")
     looks, flat, norms = _table()
-    cells = image.reshape(SIDE, CELL, SIDE, CELL, 3).transpose(0, 2, 1, 3, 4)
-    cells = cells.reshape(SIDE * SIDE, -1).astype(np.float32)
+    cells = image.reshape(side, CELL, side, CELL, 3).transpose(0, 2, 1, 3, 4)
+    cells = cells.reshape(side * side, -1).astype(np.float32)
     nearest = (norms - 2 * cells @ flat.T).argmin(1)
-    gap = (cells - flat[nearest]).reshape(SIDE * SIDE, CELL * CELL, 3)
+    gap = (cells - flat[nearest]).reshape(side * side, CELL * CELL, 3)
     residual = float(((gap * gap).sum(-1) > MUSHY * MUSHY).mean())
-    found = zip(cell_names(SIDE), nearest.tolist())
+    found = zip(cell_names(side), nearest.tolist())
     things = (Thing(*looks[n][:3], cell, looks[n][3]) for cell, n in found if n)
     return Seen(tuple(things), residual)

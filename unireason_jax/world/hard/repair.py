@@ -16,11 +16,11 @@ from unireason_jax.world.hard.wishes import Group, Wish
 from unireason_jax.world.scenes import cell_names
 
 
-def suggest(wish: Wish, things: Things) -> Edit:
+def suggest(wish: Wish, things: Things, side: int = SIDE) -> Edit:
     """The best edit of things for a resolved wish; `NO_CHANGE` where nothing is wrong."""
     if check(wish, things).passed:
         return NO_CHANGE
-    tried = list(dict.fromkeys(_candidates(wish, things)))
+    tried = list(dict.fromkeys(_candidates(wish, things, side)))
     return max(tried, key=lambda edit: _worth(wish, edited(things, edit)))
 
 
@@ -44,9 +44,9 @@ def _worth(wish: Wish, things: Things) -> float:
     return 10 * (shares["count"] + shares["extra"]) + sum(shares.values())
 
 
-def _candidates(wish: Wish, things: Things) -> Iterator[Edit]:
+def _candidates(wish: Wish, things: Things, side: int) -> Iterator[Edit]:
     taken = {thing.cell for thing in things}
-    free = [cell for cell in cell_names(SIDE) if cell not in taken]
+    free = [cell for cell in cell_names(side) if cell not in taken]
     for group in wish.groups:
         own = [thing for thing in things if group.is_kin(thing)]
         surplus = len(own) > group.count

@@ -14,6 +14,8 @@ from unireason_jax.world import renderer
 from unireason_jax.world.scenes import CELL, COLORS, SHAPES, cell_names, row_column
 
 SIDE = 6
+SIDES = (4, 5, 6)
+"""Cells per side: as a rule, and of the canvases that there are."""
 BACKS = ("circle", "square")
 
 
@@ -75,9 +77,14 @@ def tiles() -> dict[Look, np.ndarray]:
     return found
 
 
-def render(things: Iterable[Thing]) -> np.ndarray:
-    """Paints things: uint8 [48, 48, 3]."""
-    image, table = renderer.blank(SIDE).copy(), tiles()
+def most_objects(side: int) -> int:
+    """How many objects a canvas shows at most: 9 on 6 x 6 cells, 5 on 4 x 4."""
+    return 2 * side - 3
+
+
+def render(things: Iterable[Thing], side: int = SIDE) -> np.ndarray:
+    """Paints things: uint8 [8 side, 8 side, 3]."""
+    image, table = renderer.blank(side).copy(), tiles()
     for thing in things:
         row, col = row_column(thing.cell)
         place = np.s_[row * CELL : row * CELL + CELL, col * CELL : col * CELL + CELL]

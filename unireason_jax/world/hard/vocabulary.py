@@ -10,8 +10,12 @@ from unireason_jax.world.scenes import COLORS, SHAPES, SIZES, cell_names
 
 _GRAMMAR = (
     ", a an the and or of in at to but no one them none as many with each front plus minus right "
-    "missing extra alone change add remove move color"
+    "missing extra alone change add remove move color top bottom"
 )
 _SAID = " ".join([_GRAMMAR, QUESTION, *OPENINGS, *FACTS, *SHADES, *RELATIONS])
-_CLOSED = (*SHAPES, *PLURALS.values(), *COLORS, *SIZES, *cell_names(SIDE), *COUNTS, *ORDINALS)
-WORDS = tuple(dict.fromkeys([*_CLOSED, *LINES, *_SAID.split()]))
+_CLOSED = (*SHAPES, *PLURALS.values(), *COLORS, *SIZES, *COUNTS, *ORDINALS, *LINES)
+
+
+def words_of(side: int = SIDE) -> tuple[str, ...]:
+    """All words of a canvas of `side` cells."""
+    return tuple(dict.fromkeys([*_CLOSED, *cell_names(side), *_SAID.split()]))

@@ -13,6 +13,7 @@ from unireason_jax.world.scenes import COLORS, SIZES, TRAIN_COLORS, cell_names, 
 
 LINES = ("row", "column")
 RELATIONS = ("left of", "right of", "above", "below")
+HEIGHTS, WIDTHS = ("top", "bottom"), ("left", "right")
 _ATTEMPTS = 400
 
 
@@ -20,7 +21,8 @@ class Group(NamedTuple):
     """`count` things of a kind; None is open.
 
     `line` asks for one row or column, `behind` for something large behind each, `without` for any
-    colour but that one.
+    colour but that one. `places` are quarters of the picture ("top left"), one for each in reading
+    order: a sketch that a plan makes, which nothing is judged by.
     """
 
     count: int
@@ -30,6 +32,7 @@ class Group(NamedTuple):
     line: str | None = None
     behind: tuple[str, str] | None = None
     without: str | None = None
+    places: tuple[str, ...] = ()
 
     def is_kin(self, thing: Thing) -> bool:
         """Whether a thing is of this kind, be it of another size or in front of something else."""
@@ -81,7 +84,26 @@ def resolved(wish: Wish, dice: Dice) -> Wish:
     return Wish(tuple(groups), wish.orders)
 
 
-def sample_things(wish: Wish, dice: Dice) -> Things:
+def objects_of(wish: Wish) -> int:
+    """How many objects a picture of it shows."""
+    return sum(group.count * (1 + (group.behind is not None)) for group in wish.groups)
+
+
+def sketched(wish: Wish, things: Things, side: int = SIDE) -> Wish:
+    """A resolved wish that says in which quarter of the picture its things stand."""
+    groups = []
+    for group in wish.groups:
+        own = (thing.cell for thing in things if group.is_kin(thing))
+        groups.append(group._replace(places=tuple(_quarter(cell, side) for cell in own)))
+    return Wish(tuple(groups), wish.orders)
+
+
+def _quarter(cell: str, side: int) -> str:
+    row, col = row_column(cell)
+    return f"{HEIGHTS[2 * row >= side]} {WIDTHS[2 * col >= side]}"
+
+
+def sample_things(wish: Wish, dice: Dice, side: int = SIDE) -> Things:
     """Random places for a resolved wish.
 
     Raises:
@@ -90,9 +112,9 @@ def sample_things(wish: Wish, dice: Dice) -> Things:
     for _ in range(_ATTEMPTS):
         taken: set[str] = set()
         things: list[Thing] = []
-        for group, (rows, cols) in zip(wish.groups, _bounds(wish, dice)):
+        for group, (rows, cols) in zip(wish.groups, _bounds(wish, dice, side)):
             free = [
-                cell for cell in cell_names(SIDE) if cell not in taken and _inside(cell, rows, cols)
+                cell for cell in cell_names(side) if cell not in taken and _inside(cell, rows, cols)
             ]
             cells = _cells(group, free, dice)
             if len(cells) < group.count:
@@ -105,9 +127,9 @@ def sample_things(wish: Wish, dice: Dice) -> Things:
     raise ValueError(f"no places for {wish}")
 
 
-def _bounds(wish: Wish, dice: Dice) -> Sequence[tuple[list[int], list[int]]]:
+def _bounds(wish: Wish, dice: Dice, side: int) -> Sequence[tuple[list[int], list[int]]]:
     """Rows [first, end) and columns of each group, such that every order holds."""
-    bounds = [([0, SIDE], [0, SIDE]) for _ in wish.groups]
+    bounds = [([0, side], [0, side]) for _ in wish.groups]
     for subject, relation, target in wish.orders:
         axis = 0 if relation in ("above", "below") else 1
         first, last = (subject, target) if relation in ("above", "left of") else (target, subject)

@@ -1,25 +1,36 @@
 """The harder world's texts, written and read back.
 
-    plan         three small red square in a row , one large blue circle , first above second
+    plan         three small red square in a row at top left top left top right ,
+                 one large blue circle at bottom left , first above second
     reflection   red square c1 right , red square c2 large , red square missing ,
                  blue circle e4 right , extra green cross a1 , remove the green cross at a1
 
-A plan says what a prompt leaves to work out, and no cell. A reflection looks for every planned
-object in turn: where it is and whether it is as planned, so that it is supervised at each; then for
-what is too much; then it asks for one edit. Both are functions of plan and picture alone.
+A plan says what a prompt leaves to work out, and quarters of the picture instead of cells. A
+reflection looks for every planned object in turn: where it is and whether it is as planned, so that
+it is supervised at each; then for what is too much; then it asks for one edit. It is a function of
+plan and picture alone.
 """
 
 from collections.abc import Sequence
 
 from unireason_jax.world.edits import NO_CHANGE, Edit
 from unireason_jax.world.hard.things import BACKS, SIDE, Thing, Things
-from unireason_jax.world.hard.wishes import LINES, RELATIONS, Group, Order, Wish
+from unireason_jax.world.hard.wishes import (
+    HEIGHTS,
+    LINES,
+    RELATIONS,
+    WIDTHS,
+    Group,
+    Order,
+    Wish,
+)
 from unireason_jax.world.language import NUMBERS, untagged, with_article
 from unireason_jax.world.scenes import COLORS, SHAPES, SIZES, cell_names
 
 ORDINALS = ("first", "second", "third", "fourth")
 RIGHT, MISSING, EXTRA, NOTHING_TO_DO = "right", "missing", "extra", "no change"
 COUNTS = (*NUMBERS, "seven", "eight", "nine")
+PLACES = tuple(f"{height} {width}" for height in HEIGHTS for width in WIDTHS)
 
 
 def plan_text(wish: Wish) -> str:
@@ -30,6 +41,7 @@ def plan_text(wish: Wish) -> str:
         words += ["in", "a", group.line] if group.line else []
         if group.behind:
             words += ["in", "front", "of", group.behind[1], group.behind[0]]
+        words += ["at", *group.places] if group.places else []
         parts.append(" ".join(words))
     parts += [f"{ORDINALS[a]} {relation} {ORDINALS[b]}" for a, relation, b in wish.orders]
     return " , ".join(parts)
@@ -62,13 +74,18 @@ def _group(words: Sequence[str], text: str) -> Group:
     line = behind = None
     if rest[:2] == ("in", "a") and rest[2:3] and rest[2] in LINES:
         line, rest = rest[2], rest[3:]
-    is_front = rest[:3] == ("in", "front", "of") and len(rest) == 5
+    is_front = rest[:3] == ("in", "front", "of") and len(rest) > 4
     if is_front and rest[3] in COLORS and rest[4] in BACKS:
-        behind, rest = (rest[4], rest[3]), ()
-    if rest:
-        raise ValueError(f"plan {text!r}: {' '.join(rest)!r} is neither a line nor a background")
-    count = COUNTS.index(head[0])
-    return Group(count, head[3], head[2], head[1], line, behind)
+        behind, rest = (rest[4], rest[3]), rest[5:]
+    places: tuple[str, ...] = ()
+    if rest[:1] == ("at",):
+        places = tuple(map(" ".join, zip(rest[1::2], rest[2::2])))
+        rest = rest[1 + 2 * len(places) :]
+    if rest or not set(places) <= set(PLACES):
+        left = " ".join(rest or places)
+        raise ValueError(f"plan {text!r}: {left!r} is no line, no background and no place")
+    kind = COUNTS.index(head[0]), head[3], head[2], head[1]
+    return Group(*kind, line, behind, places=places)
 
 
 def _order(words: Sequence[str], text: str) -> Order:
