@@ -28,7 +28,7 @@ def get_config(form: str = "") -> ConfigDict:
         config.init_from = "runs/quickstart"
         mixture.hard_t2i, mixture.hard_think_t2i = 0.08, 0.50
         mixture.hard_refine_t2i, mixture.hard_caption = 0.34, 0.08
-        config.data.tokens = 512
+        config.data.tokens, config.data.examples = 512, 40_000
         config.optim.lr, config.optim.warmup_steps, config.optim.ema = 1.5e-3, 50, 0.995
         config.train.steps, config.train.save_every, config.eval.every = 2600, 650, 1300
         return config

@@ -5,6 +5,7 @@
 Writes report.md, report.json, outcomes.json (every single verdict), chart.png, and strips.png and
 failures.png (prompts of every tag that ended right or wrong, with plan, draft, reflections, refined
 images and verdicts). All prompts are held out from training. Sizes are flags; 0 leaves a part out.
+A model of the harder world is asked there: prompts, controls and drafts, in its own tags.
 Several hosts share the drawing; the report is that of one.
 """
 
@@ -26,6 +27,7 @@ from unireason_jax.inference.systems import catalog
 from unireason_jax.pods import pod, sharding
 from unireason_jax.run import command_line
 from unireason_jax.run.run import Run
+from unireason_jax.world import tasks
 
 HELP = {
     "prompts": "held-out prompts per tag (6 tags), drawn in three modes",
@@ -83,13 +85,16 @@ def _run(arguments: argparse.Namespace) -> Path:
     names = [field.name for field in dataclasses.fields(evaluation.Sizes)]
     sizes = evaluation.Sizes(**{name: getattr(arguments, name) for name in names})
     reasoner = from_flags(arguments)
+    trained = Run.load(arguments.checkpoint)
+    is_hard = tasks.is_hard(trained.config.data.mixture)
     template = catalog.find(arguments.preset).template if arguments.preset else ""
     usual = template if template in CONVERSATIONS else CONVERSATIONS[0]
     report = evaluation.evaluate(
         SharedReasoner(reasoner, arguments.out),
         sizes,
-        advance=Progress("evaluate", sizes.cost(), "images at most"),
+        advance=Progress("evaluate", sizes.cost(is_hard), "images at most"),
         conversation=arguments.conversation or usual,
+        is_hard=is_hard,
     )
     if jax.process_index():
         return arguments.out  # the first process tells what all have drawn
@@ -103,7 +108,6 @@ def _run(arguments: argparse.Namespace) -> Path:
         f"{flow.text_scale:g}, temperature {reasoner.settings.text.temperature:g}"
     )
     sections = report.sections
-    trained = Run.load(arguments.checkpoint)
     if arguments.flow_batches and trained.config.data.source == "world":
         trained = dataclasses.replace(trained, model=reasoner.engine.config)
         params = reasoner.engine.params

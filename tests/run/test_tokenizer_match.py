@@ -4,16 +4,19 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
 from tests.test_train import SMALL, TINY
 from unireason_jax import train
 from unireason_jax.data.tokenizer import SentencePieceTokenizer, world_tokenizer
-from unireason_jax.run import configuration, tokenizer_match
+from unireason_jax.models import functional
+from unireason_jax.run import configuration, initial_state, tokenizer_match
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
 from unireason_jax.training.checkpoint import epath
+from unireason_jax.training.optim import flatten
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,47 @@ def test_other_words_are_refused_before_anything_is_written(key, where, run, tmp
     assert ("workdir" if key == "workdir" else f"--config.{key}") in str(e.value)
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert not (tmp_path / "new").exists()
+
+
+def continued(run, tmp_path, key):
+    """A run whose words go on behind those of `run`, (run, workdir)."""
+    world_tokenizer(hard=4).save(tmp_path / "words")
+    words = {"data.tokenizer": str(tmp_path / "words")}
+    if key == "workdir":
+        return started(**words), run
+    return started(**words, **{key: str(run)}), tmp_path / "new"
+
+
+def test_words_behind_those_of_init_from_pass_and_are_learned_anew(run, tmp_path):
+    ours, workdir = continued(run, tmp_path, "init_from")
+    tokenizer_match.check(ours, workdir)
+    before = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), functional.abstract(ours.model))
+    known, size = world_tokenizer().vocab_size, ours.tokenizer.vocab_size
+    assert known < size
+    with jax.set_mesh(ours.mesh):
+        after = initial_state.with_new_words(ours, before)
+    found = flatten(after)
+    assert [name for name in found if np.any(found[name])] == ["embed", "head/kernel"]
+    for rows in (after["embed"], after["head"]["kernel"].T):
+        assert not np.any(rows[:known]) and np.all(np.any(rows[known:], axis=1))
+
+
+@pytest.mark.parametrize("key", ["workdir", "resume_from"])
+def test_words_behind_are_refused_where_a_run_goes_on(key, run, tmp_path):
+    with pytest.raises(ConfigError, match="tokenizer is not that of the weights"):
+        tokenizer_match.check(*continued(run, tmp_path, key))
+
+
+def test_fewer_words_than_the_weights_know_are_refused(run, tmp_path):
+    world_tokenizer(hard=4).save(run / "tokenizer")
+    with pytest.raises(ConfigError, match="tokenizer is not that of the weights"):
+        tokenizer_match.check(started(init_from=str(run)), tmp_path / "new")
+
+
+def test_weights_of_the_same_words_are_taken_as_they_are(run):
+    ours = started(init_from=str(run))
+    before = {"embed": np.zeros(1)}
+    assert initial_state.with_new_words(ours, before) is before
 
 
 def test_another_kind_of_tokenizer_is_refused(run, made, data_goldens):

@@ -4,11 +4,12 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 
 from unireason_jax.models import functional, lora
 from unireason_jax.models.config import ModelConfig
-from unireason_jax.run import init_from
+from unireason_jax.run import init_from, tokenizer_match
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
 from unireason_jax.training import adapter_base, checkpoint, weights
@@ -73,7 +74,30 @@ def initial_params(run: Run) -> Params:
     config, given = run.config, _given(run)
     options = {"which": config.init_which, "mesh": run.mesh, "dtypes": run.dtypes}
     params = weights.load_model(config.init_from, given, **options)
+    params = with_new_words(run, params)
     return params if given == run.model else merge(_fresh(run), params)
+
+
+def with_new_words(run: Run, params: Params) -> Params:
+    """The weights with newly drawn rows for the words that they have not seen."""
+    known = tokenizer_match.known_words(run)
+    if known is None:
+        return params
+    axes, places = flatten(functional.logical_axes(run.model)), flatten(run.shardings.params)
+    found = flatten(params)
+    names = [name for name in found if "vocab" in axes[name]]
+
+    def renewed(old: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        new = flatten(functional.init(run.model, jax.random.key(run.config.seed)))
+        out = {}
+        for name in names:
+            rows = jax.lax.broadcasted_iota(jnp.int32, old[name].shape, axes[name].index("vocab"))
+            out[name] = jnp.where(rows < known, old[name], new[name].astype(old[name].dtype))
+        return out
+
+    shardings = {name: places[name] for name in names}
+    made = jax.jit(renewed, out_shardings=shardings)({name: found[name] for name in names})
+    return unflatten(found | made)
 
 
 def _given(run: Run) -> ModelConfig:

@@ -18,7 +18,12 @@ from ml_collections import ConfigDict
 from unireason_jax.data import latents
 from unireason_jax.data.sizes import SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource
-from unireason_jax.data.tokenizer import Qwen2Tokenizer, Tokenizer, load_tokenizer
+from unireason_jax.data.tokenizer import (
+    Qwen2Tokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    load_tokenizer,
+)
 from unireason_jax.models.archive import ArchiveError, read_json
 from unireason_jax.models.config import BagelConfig
 from unireason_jax.run import corpus
@@ -49,6 +54,16 @@ def check(run: Run, workdir: epath.PathLike) -> None:
         _same_data(run.config, base, key)
 
 
+def known_words(run: Run) -> int | None:
+    """How many ids the weights of `init_from` know, where the run's words go on behind them."""
+    folder = checkpoint_manifest.workdir_of(run.config.init_from) / TOKENIZER
+    if not run.has_records or not folder.exists():
+        return None
+    theirs = load_tokenizer(folder)
+    goes_on = type(theirs) is type(run.tokenizer) and _continues(run.tokenizer, theirs)
+    return theirs.vocab_size if goes_on and theirs.words != run.tokenizer.words else None
+
+
 def save(run: Run, workdir: epath.PathLike) -> None:
     """Writes what the next start is compared with, beside what `Run.save` writes."""
     atomic.write_text(epath.Path(workdir) / FILE, json.dumps(_of_records(run.config)) + "\n")
@@ -72,7 +87,7 @@ def _same_words(ours: Tokenizer, base: epath.Path, key: str) -> None:
         difference = "one is of words, the other of bytes"
     else:
         mine, other = _vocabulary(ours), _vocabulary(theirs)
-        if mine == other:
+        if mine == other or (key == "init_from" and _continues(ours, theirs)):
             return
         at = next((i for i, (a, b) in enumerate(zip(mine, other)) if a != b), None)
         difference = f"{len(mine):,} pieces here, {len(other):,} there"
@@ -83,6 +98,13 @@ def _same_words(ours: Tokenizer, base: epath.Path, key: str) -> None:
         f"would mean another. Prepare the records with --tokenizer={folder}, or start from other "
         f"weights ({_way_out(key)})."
     )
+
+
+def _continues(ours: Tokenizer, theirs: Tokenizer) -> bool:
+    """Whether all words of theirs keep their ids and others stand behind them, to be learned."""
+    if not isinstance(ours, SentencePieceTokenizer):
+        return False  # more merges of bytes change the ids of what was there
+    return ours.words[: len(theirs.words)] == theirs.words
 
 
 def _vocabulary(tokenizer: Tokenizer) -> list[str]:

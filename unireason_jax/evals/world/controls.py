@@ -1,6 +1,7 @@
 """Controls of refinement: is the picture used, are the words right, and is it only resampling?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,20 @@ from unireason_jax.world.parser import parse, to_objects
 from unireason_jax.world.repair import suggest
 from unireason_jax.world.scenes import CELL
 from unireason_jax.world.verifier import MAX_RESIDUAL, check_image
+
+
+class Judge(NamedTuple):
+    """The exact judge of a world, and its reader.
+
+    Attributes:
+      passes: (example, image) -> whether the image is right.
+      words: (example, trace, image) -> the reflection that is due; None where there is none.
+      seen: image -> what it shows, comparable, and the fraction of its pixels left unexplained.
+    """
+
+    passes: Callable[[Example, np.ndarray], bool]
+    words: Callable[[Example, Trace, np.ndarray], str | None]
+    seen: Callable[[np.ndarray], tuple[Any, float]]
 
 
 def given_drafts(exam: Exam, count: int, rounds: int) -> Part:
@@ -71,7 +86,7 @@ def _shuffled(exam: Exam, examples: Sequence[Example], own: Sequence[Trace]) -> 
     return Section("shuffled", "Shuffled drafts", ("rate",), rows, note)
 
 
-def equal_compute(exam: Exam, judged: Judged, rounds: int) -> Part:
+def equal_compute(exam: Exam, judged: Judged, rounds: int, judge: Judge | None = None) -> Part:
     """What else the images of refinement could have bought, on the same prompts and plans' budget.
 
     For every prompt as many fresh images as refinement drew are drawn; one is taken blindly, or
@@ -79,13 +94,11 @@ def equal_compute(exam: Exam, judged: Judged, rounds: int) -> Part:
     """
     if not judged or not rounds:
         return Part()
+    judge = judge or JUDGE
     examples = [e for e, _ in judged]
     flat = exam.traces("think_t2i", [asked(e, "prompt") for e in examples], 1, samples=1 + rounds)
     drawn = [flat[i : i + 1 + rounds] for i in range(0, len(flat), 1 + rounds)]
-    passes = [
-        [check_image(e["requirement"], t.image).passed for t in samples]
-        for e, samples in zip(examples, drawn)
-    ]
+    passes = [[judge.passes(e, t.image) for t in samples] for e, samples in zip(examples, drawn)]
     spent = [1 + trace.rounds for _, trace in judged]
     ways = {
         "single draft": [looks.after_round(t, 0) for _, t in judged],
@@ -93,7 +106,7 @@ def equal_compute(exam: Exam, judged: Judged, rounds: int) -> Part:
         "refined, exact judge takes the best": [any(looks.verdicts(t)) for _, t in judged],
         "best of k, no judge": [found[k - 1] for found, k in zip(passes, spent)],
         "best of k, exact judge": [any(found[:k]) for found, k in zip(passes, spent)],
-        "oracle reflections": _oracle(exam, judged, rounds),
+        "oracle reflections": _oracle(exam, judged, rounds, judge),
     }
     groups = {
         name: by_group((e["tag"], ok) for e, ok in zip(examples, values))
@@ -108,19 +121,19 @@ def equal_compute(exam: Exam, judged: Judged, rounds: int) -> Part:
     sections = [
         Section("equal_compute", title, ("rate",), rows, note, chart=True),
         reflection.section(judged, passes, rounds),
-        _diversity(examples, drawn),
+        _diversity(examples, drawn, judge),
     ]
     outcomes = {f"equal compute, {name}": values for name, values in groups.items()}
     return Part(sections, {}, outcomes)
 
 
-def _oracle(exam: Exam, judged: Judged, rounds: int) -> list[bool]:
+def _oracle(exam: Exam, judged: Judged, rounds: int, judge: Judge) -> list[bool]:
     """Verdicts after rounds whose reflections the exact judge writes and the model carries out."""
     images = [next(s.image for s in t.steps if s.role == "draft") for _, t in judged]
     for number in range(rounds):
         todo = []
         for place, ((e, trace), image) in enumerate(zip(judged, images)):
-            words = _right_words(e, image)
+            words = judge.words(e, trace, image)
             if words is None:
                 continue
             step = {"reflection": words}
@@ -132,10 +145,10 @@ def _oracle(exam: Exam, judged: Judged, rounds: int) -> list[bool]:
         exam.advance(len(judged) - len(todo))
         for (place, _), trace in zip(todo, found):
             images[place] = trace.image
-    return [check_image(e["requirement"], image).passed for (e, _), image in zip(judged, images)]
+    return [judge.passes(e, image) for (e, _), image in zip(judged, images)]
 
 
-def _right_words(example: Example, image: np.ndarray) -> str | None:
+def _right_words(example: Example, trace: Trace, image: np.ndarray) -> str | None:
     """The first edit that the exact judge wants, in words; None when there is nothing to say."""
     side = image.shape[0] // CELL
     seen = to_objects(parse(image).objects, side)
@@ -143,16 +156,15 @@ def _right_words(example: Example, image: np.ndarray) -> str | None:
     return reflection_text(edits[0], seen) if edits else None
 
 
-def _diversity(examples: Sequence[Example], drawn: Sequence[Sequence[Trace]]) -> Section:
+def _diversity(
+    examples: Sequence[Example], drawn: Sequence[Sequence[Trace]], judge: Judge
+) -> Section:
     """Whether the samples of a prompt differ, and whether they are clean pictures."""
     distinct, clean = [], []
     for samples in drawn:
-        parses = [parse(trace.image) for trace in samples]
-        layouts = [
-            to_objects(found.objects, t.image.shape[0] // CELL) for found, t in zip(parses, samples)
-        ]
+        layouts, residuals = zip(*(judge.seen(trace.image) for trace in samples))
         distinct += [layout not in layouts[:i] for i, layout in enumerate(layouts) if i]
-        clean += [found.residual <= MAX_RESIDUAL for found in parses]
+        clean += [residual <= MAX_RESIDUAL for residual in residuals]
     rows = (
         ("a further sample shows a layout not seen before", (wilson(distinct),)),
         (f"unexplained pixels at most {MAX_RESIDUAL:.0%}", (wilson(clean),)),
@@ -163,3 +175,15 @@ def _diversity(examples: Sequence[Example], drawn: Sequence[Sequence[Trace]]) ->
 
 def _first_reflection(trace: Trace) -> str:
     return next((s.text or "" for s in trace.steps if s.role == "reflection"), "")
+
+
+def _seen(image: np.ndarray) -> tuple[Any, float]:
+    found = parse(image)
+    return to_objects(found.objects, image.shape[0] // CELL), found.residual
+
+
+JUDGE = Judge(
+    passes=lambda example, image: check_image(example["requirement"], image).passed,
+    words=_right_words,
+    seen=_seen,
+)

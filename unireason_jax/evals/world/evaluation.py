@@ -7,7 +7,7 @@ the judge is exact: it parses the picture and compares it with what was asked fo
 import dataclasses
 import time
 
-from unireason_jax.evals.world import controls, drawn, edited, step_by_step
+from unireason_jax.evals.world import controls, drawn, edited, hard, step_by_step
 from unireason_jax.evals.world.exam import CONVERSATIONS, Advance, Exam, Part
 from unireason_jax.evals.world.report import Report
 from unireason_jax.inference.reasoner import Reasoner
@@ -60,8 +60,16 @@ class Sizes:
         """Prompts per tag that take part in the controls."""
         return min(self.controls, self.prompts) if self.rounds else 0
 
-    def cost(self) -> float:
+    @property
+    def hard(self) -> dict[str, int]:
+        """What of these the harder world has: prompts, controls and drafts (`hard.parts`)."""
+        names = {"prompts": self.prompts, "controlled": self.controlled}
+        return names | {"drafts": self.drafts, "rounds": self.rounds}
+
+    def cost(self, is_hard: bool = False) -> float:
         """Images that will be drawn at most, the unit of progress."""
+        if is_hard:
+            return hard.cost(**self.hard)
         return (
             self.prompts * len(prompts.TAGS) * (2 + self.rounds)
             + self.controlled * len(prompts.TAGS) * (1 + 2 * self.rounds)
@@ -81,6 +89,7 @@ def evaluate(
     *,
     advance: Advance | None = None,
     conversation: str = CONVERSATIONS[0],
+    is_hard: bool = False,
 ) -> Report:
     """Runs every part and gathers the tables.
 
@@ -89,6 +98,7 @@ def evaluate(
       sizes: how much of each part.
       advance: called with the cost (see `Sizes.cost`) of what was just finished.
       conversation: template of plan, draft and refinement; one of `CONVERSATIONS`.
+      is_hard: the model is one of the harder world, and asked in it.
 
     Returns:
       A report with judged traces of successes and of failures to show.
@@ -96,24 +106,7 @@ def evaluate(
     sizes = sizes or Sizes()
     exam = Exam(reasoner, sizes.seed, advance or (lambda cost: None), conversation)
     started = time.perf_counter()
-    rounds = sizes.rounds
-    held_out, judged = drawn.held_out_prompts(exam, sizes.prompts, rounds)
-    chosen = [
-        pair
-        for tag in range(len(prompts.TAGS))
-        for pair in judged[tag * sizes.prompts :][: sizes.controlled]
-    ]
-    parts = [
-        held_out,
-        controls.equal_compute(exam, chosen, rounds),
-        drawn.unseen_pairs(exam, sizes.pairs),
-        drawn.world_knowledge(exam, sizes.knowledge, rounds),
-        edited.edits(exam, sizes.edits),
-        edited.answers(exam, sizes.questions),
-        controls.given_drafts(exam, sizes.drafts, rounds),
-        step_by_step.part(exam, sizes.process),
-        edited.hidden_questions(exam, sizes.hidden),
-    ]
+    parts = hard.parts(exam, **sizes.hard) if is_hard else _parts(exam, sizes)
     seconds = time.perf_counter() - started
     facts = {
         "canvas": f"{exam.side * CELL} x {exam.side * CELL} pixels",
@@ -131,6 +124,28 @@ def evaluate(
         headline={name: rate for part in parts for name, rate in part.headline.items()},
         outcomes={name: groups for part in parts for name, groups in part.outcomes.items()},
     )
+
+
+def _parts(exam: Exam, sizes: Sizes) -> list[Part]:
+    """All parts of the first world."""
+    rounds = sizes.rounds
+    held_out, judged = drawn.held_out_prompts(exam, sizes.prompts, rounds)
+    chosen = [
+        pair
+        for tag in range(len(prompts.TAGS))
+        for pair in judged[tag * sizes.prompts :][: sizes.controlled]
+    ]
+    return [
+        held_out,
+        controls.equal_compute(exam, chosen, rounds),
+        drawn.unseen_pairs(exam, sizes.pairs),
+        drawn.world_knowledge(exam, sizes.knowledge, rounds),
+        edited.edits(exam, sizes.edits),
+        edited.answers(exam, sizes.questions),
+        controls.given_drafts(exam, sizes.drafts, rounds),
+        step_by_step.part(exam, sizes.process),
+        edited.hidden_questions(exam, sizes.hidden),
+    ]
 
 
 def _some(parts: list[Part], *, passed: bool) -> tuple[Trace, ...]:
