@@ -61,7 +61,7 @@ def get_config(recipe: str = "unireason_stage2") -> ConfigDict:
     config = importlib.import_module(f"configs.{recipe}").get_config()
     world = quickstart.get_config()
     is_janus = config.model.variant.startswith("janus")
-    config.model = _janus() if is_janus else world.model
+    config.model = janus_model() if is_janus else world.model
     config.data.vq, config.data.sizes = "", "world"
     for key in ("source", "examples", "tokens", "window", "side", "interpolate", "style"):
         config.data[key] = world.data[key]
@@ -83,7 +83,7 @@ def get_config(recipe: str = "unireason_stage2") -> ConfigDict:
     return config
 
 
-def _janus() -> ConfigDict:
+def janus_model() -> ConfigDict:
     """The size of configs/quickstart.py's model, drawing with codes."""
     model = common.get_config().model
     model.variant, model.dtype = "janus_world", "auto"

@@ -7,15 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from unireason_jax import ablation
 from unireason_jax.evals.world import study as study_of
+from unireason_jax.models import functional
 from unireason_jax.run import configuration
 from unireason_jax.run.configuration import ConfigError
 
 STUDY = str(Path(__file__).parent / "tiny_ablation.py")
 REAL = "configs/world_ablation.py"
+BACKBONES = "configs/world_backbones.py"
 GROUPS = {
     "held-out prompts": ("position", "colors"),
     "knowledge": ("logical",),
@@ -174,7 +177,7 @@ def test_the_study_of_the_world_is_sound(capsys):
     study = study_of.load_study(REAL)
     names = {name for name, _, _ in study.rows}
     for measure, smaller, larger in study.claims:
-        assert {smaller, larger} <= names and measure in ablation.comparison.MEASURES
+        assert {smaller, larger} <= names and measure in study.measures
     for run in study.needed():
         if run == "alignment":
             continue
@@ -188,6 +191,25 @@ def test_the_study_of_the_world_is_sound(capsys):
     with pytest.raises(ConfigError, match="no row 'bse'; there are base"):
         study.only(["bse"])
     assert study.only(["+ reasoning"]).needed() == ["alignment", "stage1", "stage2"]
+
+
+def test_both_backbones_have_as_many_parameters_and_the_same_records():
+    study = study_of.load_study(BACKBONES)
+    names = {name for name, _, _ in study.rows}
+    for measure, smaller, larger in study.claims:
+        assert {smaller, larger} <= names and measure in study.measures
+    for stage in ("alignment", "joint", "uni_edit"):
+        flow, codes = (configuration.load(f"{BACKBONES}:{b}_{stage}") for b in ("flow", "codes"))
+        models = [configuration.model_config(config) for config in (flow, codes)]
+        parameters = [
+            sum(leaf.size for leaf in jax.tree.leaves(functional.abstract(model)))
+            for model in models
+        ]
+        assert parameters[0] == pytest.approx(parameters[1], rel=0.01)
+        assert flow.data == codes.data and flow.optim == codes.optim
+        shares = {task: share for task, share in flow.data.mixture.items() if share}
+        assert shares == study.runs[f"flow_{stage}"]["mixture"]
+        assert sum(shares.values()) == pytest.approx(1.0)
 
 
 @pytest.mark.slow

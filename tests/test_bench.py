@@ -152,6 +152,17 @@ def test_decode_and_image_are_timed_at_the_official_sizes(capsys):
 
 
 @pytest.mark.slow
+def test_the_operations_of_a_picture_of_codes(capsys, quick_compile):
+    bench.main(["codes", "--variant", "janus_nano", "--batch", "2", "--repeats", "1"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["forwards"] == 16 and found["rows"] == 2
+    # What is seen are all slots of the cache, filled or not.
+    assert 1 <= found["ratio"] < 1.3
+    assert found["cpu_s_per_forward"] == pytest.approx(found["cpu_median_s"] / 32)
+    with pytest.raises(SystemExit, match="nano draws by flow"):
+        bench.main(["codes", "--variant", "nano"])
+
+
 def test_ways_of_drawing_stand_beside_each_other_on_the_same_prompts(tmp_path, capsys):
     command = ["quality", "--checkpoint", str(untrained.write(tmp_path)), "--prompts", "2"]
     exact, few = bench.main([*command, "--batch", "8", "--ways", "exact", "few"])

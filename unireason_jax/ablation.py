@@ -14,6 +14,7 @@ every evaluation, so it can be read while the rest is running.
 import argparse
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -142,6 +143,12 @@ def execute(command: Sequence[str]) -> None:
         raise JobFailed(f"{flags['workdir']} was stopped before step {last}")
 
 
+def _cpu_seconds() -> float:
+    """Processor time of all processes that this one has started and that have ended."""
+    used = os.times()
+    return used.children_user + used.children_system
+
+
 def run_jobs(
     jobs: Sequence[Job], after: Callable[[Job], None], execute: Execute = execute
 ) -> list[str]:
@@ -168,7 +175,7 @@ def run_jobs(
             left = pace * sum(j.seconds for j in jobs[number:] if not j.is_done())
             place = f"[{number + 1} of {len(jobs)}]"
             print(f"{place} {job.name}; about {left / 60:.0f} min left in all", flush=True)
-            started = time.monotonic()
+            started, busy = time.monotonic(), _cpu_seconds()
             try:
                 execute(job.command)
             except JobFailed as error:
@@ -176,6 +183,7 @@ def run_jobs(
                 continue
             seconds = time.monotonic() - started
             done = {"command": list(job.command), "seconds": round(seconds, 1)}
+            done["cpu_seconds"] = round(_cpu_seconds() - busy, 1)
             atomic.write_text(job.marker, json.dumps(done, indent=1) + "\n")
             expected, spent = expected + job.seconds, spent + seconds
         after(job)
@@ -185,28 +193,36 @@ def run_jobs(
 def write_report(study: Study, workdir: Path, seeds: int, plan: Mapping[str, Any]) -> Path:
     """Writes the report on all evaluations that are done; returns its folder."""
     found: dict[str, list[comparison.Outcomes]] = {}
-    spent: dict[str, float] = {}
+    spent: dict[str, str] = {}
     for run in study.needed():
         folders = [workdir / f"seed{seed}" / run for seed in range(seeds)]
         done = [folder for folder in folders if (folder / "evaluate.done.json").exists()]
         found[run] = [comparison.read_outcomes(folder / REPORT) for folder in done]
         markers = [marker for folder in folders for marker in folder.glob("*.done.json")]
-        spent[run] = sum(json.loads(m.read_text("utf-8"))["seconds"] for m in markers)
+        spent[run] = _minutes(markers)
     rows = {name: (found[run], mode) for name, run, mode in study.rows if found[run]}
     facts = {
         "steps and images of a run": "; ".join(
             f"{run} {p['steps']:.0f} steps, {p['images']:.0f} images" for run, p in plan.items()
         ),
-        "minutes by run": "; ".join(f"{run} {s / 60:.1f}" for run, s in spent.items()),
+        "minutes by run": "; ".join(f"{run} {minutes}" for run, minutes in spent.items()),
         "not yet evaluated": ", ".join(n for n, r, _ in study.rows if not found[r]) or "nothing",
         "curves": "curves.png; strips and all tables of a run: seed*/RUN/report/report.md",
     }
-    made = comparison.report(rows, study.claims, found.get(study.controls, []), facts)
+    told = {key: getattr(study, key) for key in ("measures", "title", "note")}
+    made = comparison.report(rows, study.claims, found.get(study.controls, []), facts, **told)
     folder = made.write(workdir / REPORT)
     metrics = {run: workdir / "seed0" / run / "metrics.jsonl" for run in study.needed()}
     present = {run: path for run, path in metrics.items() if path.exists()}
     comparison.draw_curves(present, folder / "curves.png")
     return folder
+
+
+def _minutes(markers: Sequence[Path]) -> str:
+    """What jobs took by the clock and, where it was noted, of processors."""
+    done = [json.loads(marker.read_text("utf-8")) for marker in markers]
+    clock, busy = (sum(job.get(key, 0) for job in done) for key in ("seconds", "cpu_seconds"))
+    return f"{clock / 60:.1f}" + (f" ({busy / 60:.1f} of CPU)" if busy else "")
 
 
 def parser() -> argparse.ArgumentParser:

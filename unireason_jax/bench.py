@@ -13,6 +13,7 @@
     unireason bench image --guidance text_image   a guided image, likewise
     unireason bench serve --rates 0.5 1 2 4       a server under load: first words, first image, end
     unireason bench image --cache none taylor     with and without a step cache, likewise
+    unireason bench codes --variant janus_pro_1b     operations of a picture of codes
     unireason bench quality --checkpoint DIR      what faster drawing costs in the world
     unireason bench calls                         a call over HTTP, beside a bare client's
     unireason bench stages RUN1 RUN2              what a step of two runs costs, and their ratio
@@ -112,6 +113,12 @@ def parser() -> argparse.ArgumentParser:
             drawn.add_argument("--solver", choices=ways, nargs="+", default=["euler"])
             ways = ("none", "taylor", "taylor2")
             drawn.add_argument("--cache", choices=ways, nargs="+", default=["none"])
+
+    codes = verbs.add_parser("codes", parents=[common], help="operations of a picture of codes")
+    codes.add_argument("--variant", nargs="+", default=["janus_pro_1b"], help="one run each")
+    codes.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    codes.add_argument("--batch", type=int, default=1, help="pictures drawn together")
+    codes.add_argument("--repeats", type=int, default=0, help="timed drawings; 0 only counts")
 
     quality = verbs.add_parser("quality", parents=[common], help="the price of faster drawing")
     quality.add_argument("--checkpoint", required=True, help="--workdir of a run on the world")
@@ -251,6 +258,14 @@ def bench_image(args: argparse.Namespace) -> list[dict]:
     return found
 
 
+def bench_codes(args: argparse.Namespace) -> list[dict]:
+    """One run for each variant."""
+    from unireason_jax.speed import codes
+
+    settings = {"dtype": args.dtype, "batch": args.batch, "repeats": args.repeats}
+    return [codes.run(name, **settings) for name in args.variant]
+
+
 def bench_quality(args: argparse.Namespace) -> list[dict]:
     """One row for each way of drawing."""
     from unireason_jax.speed import quality
@@ -333,7 +348,8 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         "attention": bench_attention,
         "convert": bench_convert,
     }
-    benches |= {"decode": bench_decode, "image": bench_image, "quality": bench_quality}
+    benches |= {"decode": bench_decode, "image": bench_image, "codes": bench_codes}
+    benches |= {"quality": bench_quality}
     benches |= {"serve": bench_serve, "calls": bench_calls, "stages": bench_stages}
     try:
         results = benches[args.verb](args)

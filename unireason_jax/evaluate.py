@@ -23,6 +23,7 @@ from unireason_jax.evals.world.exam import CONVERSATIONS
 from unireason_jax.inference import default_preset
 from unireason_jax.inference.load import add_flags, from_flags
 from unireason_jax.inference.multihost import SharedReasoner
+from unireason_jax.inference.settings import Settings
 from unireason_jax.inference.systems import catalog
 from unireason_jax.pods import pod, sharding
 from unireason_jax.run import command_line
@@ -67,7 +68,8 @@ def parser() -> argparse.ArgumentParser:
         "--flow_batches",
         type=int,
         default=4,
-        help="held-out packs for the flow loss by time bucket (default 4, 0 leaves it out)",
+        help="held-out packs for the flow loss by time bucket (default 4, 0 leaves it out; a model "
+        "that draws with codes has none)",
     )
     add_flags(found)
     return found
@@ -99,16 +101,12 @@ def _run(arguments: argparse.Namespace) -> Path:
     if jax.process_index():
         return arguments.out  # the first process tells what all have drawn
     facts = {"checkpoint": arguments.checkpoint, "weights": arguments.which}
-    flow = reasoner.settings.flow
     if arguments.preset:
         facts["preset"] = arguments.preset
-    solver = flow.solver + ", cached" * bool(flow.cache)
-    facts["sampling"] = (
-        f"{flow.timesteps - 1} steps ({solver}), shift {flow.shift:g}, text guidance "
-        f"{flow.text_scale:g}, temperature {reasoner.settings.text.temperature:g}"
-    )
+    facts["sampling"] = sampling(reasoner.settings)
     sections = report.sections
-    if arguments.flow_batches and trained.config.data.source == "world":
+    by_flow = not reasoner.settings.by_codes and trained.config.data.source == "world"
+    if arguments.flow_batches and by_flow:
         trained = dataclasses.replace(trained, model=reasoner.engine.config)
         params = reasoner.engine.params
         sections += (flow_by_time(trained, params, batches=arguments.flow_batches),)
@@ -118,6 +116,17 @@ def _run(arguments: argparse.Namespace) -> Path:
         print(f"{name:<42} {rate}  (n {rate.count})")
     print(f"report: {folder / 'report.md'}")
     return folder
+
+
+def sampling(settings: Settings) -> str:
+    """In words, how images are drawn and texts chosen."""
+    flow, codes = settings.flow, settings.codes
+    solver = flow.solver + ", cached" * bool(flow.cache)
+    drawn = f"{flow.timesteps - 1} steps ({solver}), shift {flow.shift:g}, text guidance "
+    drawn += f"{flow.text_scale:g}"
+    if settings.by_codes:
+        drawn = f"code by code, guidance {codes.guidance:g}, code temperature {codes.temperature:g}"
+    return f"{drawn}, temperature {settings.text.temperature:g}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

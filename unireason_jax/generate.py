@@ -33,9 +33,10 @@ from unireason_jax.inference.load import add_flags, from_flags, told, with_flags
 from unireason_jax.inference.preset import Preset
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.requests import Asked, Refused, check_seed, check_words, read_file
-from unireason_jax.inference.settings import Settings, whole
+from unireason_jax.inference.settings import Settings
 from unireason_jax.inference.systems import catalog
 from unireason_jax.inference.trace import PICTURE
+from unireason_jax.inference.values import whole
 from unireason_jax.pictures.strips import contact_sheet
 from unireason_jax.pods import pod, sharding
 from unireason_jax.run import command_line

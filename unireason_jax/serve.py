@@ -28,7 +28,7 @@ import jax
 
 from unireason_jax.inference import default_preset
 from unireason_jax.inference.load import add_flags, from_flags, told
-from unireason_jax.inference.settings import number, whole
+from unireason_jax.inference.values import number, whole
 from unireason_jax.pods import batches
 from unireason_jax.run import command_line
 

@@ -11,7 +11,13 @@ from PIL import Image
 import unireason_jax
 from tests import untrained
 from unireason_jax.inference import input_pictures
-from unireason_jax.inference.settings import FlowSettings, Settings, TextSettings, with_options
+from unireason_jax.inference.settings import (
+    OPTIONS,
+    FlowSettings,
+    Settings,
+    TextSettings,
+    with_options,
+)
 from unireason_jax.inference.systems import catalog
 from unireason_jax.inference.trace import Step, Trace
 
@@ -70,6 +76,27 @@ def test_values_that_cannot_be_are_one_clear_line(option, value, message):
     with pytest.raises(ValueError, match=message) as told:
         with_options(Settings(), {option: value})
     assert "\n" not in str(told.value) and len(str(told.value)) < 200
+
+
+def test_the_guidance_of_a_model_of_codes_is_that_of_its_codes():
+    base = Settings(by_codes=True)
+    made = with_options(base, {"guidance": 2, "temperature": 0.5, "size": None})
+    assert made.codes == dataclasses.replace(base.codes, guidance=2.0)
+    assert made.flow == base.flow and made.text.temperature == 0.5
+    assert with_options(Settings(), {"guidance": 2}).codes == Settings().codes
+    with pytest.raises(ValueError, match="guidance must be a number >= 0, not nan"):
+        with_options(base, {"guidance": float("nan")})
+
+
+@pytest.mark.parametrize(
+    "option",
+    [name for name, (part, _) in OPTIONS.items() if part == "flow" and name != "guidance"],
+)
+def test_options_of_flow_are_refused_by_a_model_of_codes(option):
+    value = getattr(FlowSettings(), OPTIONS[option][1])
+    value = "ab2" if value is None else value
+    with pytest.raises(ValueError, match=f"{option} is of models that draw by flow"):
+        with_options(Settings(by_codes=True), {option: value})
 
 
 def test_a_call_takes_size_seed_and_lists(model):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from unireason_jax.inference.cache import Cache, append_causal
+from unireason_jax.inference.values import number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +30,8 @@ class CodeSettings:
 
     def __post_init__(self) -> None:
         """Raises ValueError on values outside their range."""
-        if self.temperature < 0:
-            raise ValueError(f"codes: temperature {self.temperature} must be >= 0.")
+        for field in ("guidance", "temperature"):
+            object.__setattr__(self, field, number(field, getattr(self, field), least=0))
 
 
 class Step(NamedTuple):

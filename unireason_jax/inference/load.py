@@ -9,6 +9,7 @@ from absl import logging
 from etils import epath
 
 from unireason_jax.inference import default_preset
+from unireason_jax.inference.code_drawing import CodeSettings
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import FlowSettings, Settings, with_options
 from unireason_jax.inference.step_cache import CACHES
@@ -25,6 +26,7 @@ from unireason_jax.training import checkpoint, weights
 from unireason_jax.world.scenes import CELL
 
 WORLD_FLOW = FlowSettings(timesteps=20, text_scale=1.0, interval=(0.0, 1.0), renorm="none")
+WORLD_CODES = CodeSettings(guidance=1.0)
 RELEASED_TEXT = 32768
 """Most text tokens of a released model's conversation (its configured positions)."""
 
@@ -101,14 +103,15 @@ def usual_settings(run: Run, workdir: epath.PathLike) -> Settings:
     size = drawing_assets.size_of(workdir)
     if isinstance(run.codec, VQTokenizer):
         side = run.codec.stride * run.model.codes.side  # no other was ever drawn
-        return catalog.find("janus_t2i").settings(Settings(batch_rows=4, size=(side, side)))
+        usual = Settings(batch_rows=4, size=(side, side), by_codes=True)
+        return catalog.find("janus_t2i").settings(usual)
     if isinstance(run.codec, Autoencoder):
         verbs = catalog.verbs_of(run.config.get("system", ""))
         settings = catalog.find(verbs["generate"]).settings(Settings(batch_rows=4))
     else:
         side = run.config.data.side * CELL
         flow = dataclasses.replace(WORLD_FLOW, shift=run.config.loss.timestep_shift)
-        settings = Settings(flow=flow, size=(side, side))
+        settings = Settings(flow=flow, codes=WORLD_CODES, size=(side, side))
     return dataclasses.replace(settings, size=size or settings.size)
 
 

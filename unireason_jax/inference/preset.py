@@ -15,15 +15,16 @@ from unireason_jax.inference.settings import (
     FlowSettings,
     Settings,
     TextSettings,
-    whole,
     with_options,
 )
 from unireason_jax.inference.trace import Trace
 from unireason_jax.inference.turns import Reading
+from unireason_jax.inference.values import whole
 
 IMAGE_KEY = {"edit": "input_image", "think_edit": "input_image", "refine_edit": "input_image"}
 IMAGE_KEY |= {"uni_edit": "image", "vqa": "image"}
 _TEXT_KEY = {name: "instruction" for name in IMAGE_KEY} | {"vqa": "question"}
+_ANSWERS = ("vqa", "answer")
 _IN_PARTS = REQUESTS.keys() & {"interleaved", "think_interleaved", "answer"}
 Stage = Callable[[Example, Style], Record]
 Part = dict[str, Any]
@@ -81,7 +82,19 @@ class Preset:
         return self.template in _IN_PARTS
 
     def settings(self, base: Settings) -> Settings:
-        """The settings of a reasoner with this preset's own in their place."""
+        """The settings of a reasoner with this preset's own in their place.
+
+        Raises:
+          ValueError: it draws by flow and the model with codes, or the other way round.
+        """
+        other = self.flow if base.by_codes else self.codes
+        if other is not None and self.template not in _ANSWERS:
+            ways = ("with codes", "by flow")
+            model, own = ways if base.by_codes else ways[::-1]
+            raise ValueError(
+                f"preset '{self.name or self.about}' draws {own}, but this model draws {model}; "
+                "take one of its own, or a template's, as 'refine_t2i' (`--preset list`)."
+            )
         names = [field.name for field in dataclasses.fields(Settings)]
         own = {name: getattr(self, name, None) for name in names}
         made = dataclasses.replace(base, **{k: v for k, v in own.items() if v is not None})

@@ -23,10 +23,11 @@ from unireason_jax.inference.conversation import Conversation, Request, Shown, d
 from unireason_jax.inference.engine import Engine
 from unireason_jax.inference.input_pictures import pictures
 from unireason_jax.inference.requests import CALL, check_names, check_text, check_words
-from unireason_jax.inference.settings import Settings, whole, with_options
+from unireason_jax.inference.settings import Settings, with_options
 from unireason_jax.inference.systems import catalog as systems
 from unireason_jax.inference.trace import Step, Trace
 from unireason_jax.inference.turns import text_turn
+from unireason_jax.inference.values import whole
 
 Progress = Callable[[int], None]
 LISTENER = ("on_text", "on_image", "previews")
@@ -69,7 +70,8 @@ class Reasoner:
                 f"{config.llm.vocab}: checkpoint and tokenizer do not belong together."
             )
         self.engine = Engine(config, params, spec, mesh)
-        self.settings = settings or Settings()
+        by_codes = {"by_codes": spec.by_codes}
+        self.settings = dataclasses.replace(settings or Settings(), **by_codes)
         self.presets = dict(presets or VERBS)
         self.style = style
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from unireason_jax.data.tokenizer import Tokenizer
 from unireason_jax.inference import request_files
-from unireason_jax.inference.settings import OPTIONS, whole
+from unireason_jax.inference.settings import OPTIONS
+from unireason_jax.inference.values import whole
 
 _MARKS = frozenset(",.;:?!")
 _NAMED = 10  # unknown words in a message

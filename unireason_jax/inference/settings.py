@@ -1,10 +1,7 @@
 """How texts are chosen and images drawn: values that are checked when they are made."""
 
-import contextlib
 import dataclasses
 import itertools
-import math
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +10,7 @@ import numpy as np
 from unireason_jax.inference.code_drawing import CodeSettings
 from unireason_jax.inference.step_cache import CACHES, StepCache
 from unireason_jax.inference.turns import WITHOUT_IMAGES, WITHOUT_TEXT, Reading
+from unireason_jax.inference.values import number, shown, whole
 from unireason_jax.rules import flow
 
 OPTIONS = {
@@ -31,6 +29,8 @@ OPTIONS = {
     "min_rounds": ("", "min_rounds"),
 }
 """Settings that a call or a command line may change: part of `Settings` and field, by option."""
+OPTIONS_OF_CODES = {"guidance": ("codes", "guidance")}
+"""Those of `OPTIONS` that mean something else to a model that draws with codes."""
 FAST = {"cache": "taylor"}
 """Options of a preset `NAME:fast`; what they cost in quality is in speed/README.md."""
 
@@ -159,6 +159,7 @@ class Settings:
       flow: how images are drawn.
       refine: how refined images are drawn; None is as all others.
       codes: how images are drawn by a model that draws with codes.
+      by_codes: whether the model is one; `flow` and `refine` then are not used.
       max_text: most tokens of one generated text, between bos and eos.
       max_reflection: most tokens of a reflection; None is as all texts.
       simple_think: of a plan, what follows reads only the words after </think>, without blanks
@@ -180,6 +181,7 @@ class Settings:
     flow: FlowSettings = dataclasses.field(default_factory=FlowSettings)
     refine: FlowSettings | None = None
     codes: CodeSettings = dataclasses.field(default_factory=CodeSettings)
+    by_codes: bool = dataclasses.field(default=False, repr=False)
     max_text: int = 64
     max_reflection: int | None = None
     simple_think: bool = False
@@ -198,7 +200,7 @@ class Settings:
         if self.size_from not in ("first", "last"):
             raise ValueError(f"size_from {self.size_from!r} is not one of first, last.")
         if not isinstance(self.exact, bool):
-            raise ValueError(f"exact must be True or False, not {_shown(self.exact)}.")
+            raise ValueError(f"exact must be True or False, not {shown(self.exact)}.")
         _set(self, "max_text", whole("max_text", self.max_text, least=1, most=1 << 20))
         _set(self, "min_rounds", whole("min_rounds", self.min_rounds, least=0))
         _set(self, "batch_rows", whole("batch", self.batch_rows, least=1))
@@ -226,11 +228,11 @@ class Settings:
 
 
 def identity(settings: Settings) -> dict[str, Any]:
-    """What results depend on, as a nested dict: all but the number of rows. `exact` is there only
-    where it is on, so that folders from before it go on.
+    """What results depend on, as a nested dict: all but the number of rows and what the checkpoint
+    is. `exact` is there only where it is on, so that folders from before it go on.
     """
     found = dataclasses.asdict(settings)
-    del found["batch_rows"]
+    del found["batch_rows"], found["by_codes"]
     if not found["exact"]:
         del found["exact"]
     return found
@@ -242,70 +244,39 @@ def with_options(settings: Settings, given: Mapping[str, Any]) -> Settings:
     A size holds for images with a source too, and the options of drawing for refined images.
 
     Raises:
-      ValueError: a value of a wrong type, or out of range.
+      ValueError: a value of a wrong type, or out of range; an option of flow where the model draws
+        with codes.
     """
     changes: dict[str, Any] = {}
-    parts: dict[str, dict[str, Any]] = {"text": {}, "flow": {}, "": changes}
-    for option, (part, field) in OPTIONS.items():
+    parts: dict[str, dict[str, Any]] = {"text": {}, "flow": {}, "codes": {}, "": changes}
+    options = OPTIONS | OPTIONS_OF_CODES if settings.by_codes else OPTIONS
+    for option, (part, field) in options.items():
         if given.get(option) is not None:
+            if settings.by_codes and part == "flow":
+                raise ValueError(
+                    f"{option} is of models that draw by flow, but this one draws code by code, "
+                    f"which knows {', '.join(OPTIONS_OF_CODES)} alone; leave it out."
+                )
             value = given[option]
             parts[part][field] = tuple(value) if isinstance(value, list) else value
     if "max_text" in changes:
         changes["max_reflection"] = None
     if "size" in changes:
         changes["edit_size"] = changes["size"]
-    for part, target in (("text", "text"), ("flow", "flow"), ("flow", "refine")):
+    targets = (("text", "text"), ("flow", "flow"), ("flow", "refine"), ("codes", "codes"))
+    for part, target in targets:
         old = getattr(settings, target)
         if parts[part] and old is not None:
             changes[target] = dataclasses.replace(old, **parts[part])
     return dataclasses.replace(settings, **changes)
 
 
-def number(
-    name: str,
-    value: Any,
-    *,
-    least: float = -math.inf,
-    above: float = -math.inf,
-    most: float = math.inf,
-) -> float:
-    """A finite number as a plain float. Raises ValueError unless it is one within its range."""
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        with contextlib.suppress(OverflowError):  # of an int that no float holds
-            found = float(value)
-            if math.isfinite(found) and found >= least and above < found <= most:
-                return found
-    low = f"> {above:g}" if above > -math.inf else f">= {least:g}"
-    high = f" and <= {most:g}" if most < math.inf else ""
-    raise ValueError(f"{name} must be a number {low}{high}, not {_shown(value)}.")
-
-
-def whole(name: str, value: Any, *, least: int, most: int = (1 << 31) - 1) -> int:
-    """A whole number as a plain int. Raises ValueError unless it is one within its range."""
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if is_whole and least <= value <= most:
-        return int(value)
-    wanted = "a whole number"
-    if is_whole:
-        wanted = f">= {least}" if value < least else f"<= {most}"
-    raise ValueError(f"{name} must be {wanted}, not {_shown(value)}.")
-
-
 def _size(value: Any) -> tuple[int, int]:
     """A size in pixels."""
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise ValueError(f"size must be (height, width) in pixels, not {_shown(value)}.")
+        raise ValueError(f"size must be (height, width) in pixels, not {shown(value)}.")
     height, width = (whole("size", edge, least=1, most=1 << 16) for edge in value)
     return height, width
-
-
-def _shown(value: Any) -> str:
-    """A value for an error, on one short line."""
-    try:
-        shown = " ".join(repr(value).split())
-    except ValueError:  # an int of thousands of digits
-        shown = "a number of thousands of digits"
-    return shown if len(shown) <= 60 else f"{shown[:60]}..."
 
 
 def _set(settings: Any, name: str, value: Any) -> None:

@@ -20,6 +20,7 @@ from etils import epath
 from unireason_jax.models import functional, lora
 from unireason_jax.models.archive import Archive, ArchiveError, read_json, type_name, write_archive
 from unireason_jax.models.config import ModelConfig
+from unireason_jax.models.janus import names
 from unireason_jax.models.official_names import Tensor, layout
 from unireason_jax.models.sizes import LoraConfig
 from unireason_jax.storage import atomic
@@ -56,12 +57,23 @@ def write(
       model: the model, with its `lora`.
       leaves: as `functional.init_adapters` gives them.
       base: what PEFT loads the weights beside them from.
+
+    Raises:
+      ValueError: an adapter is of a part of a released matrix, for which PEFT has no name; nothing
+        has been written.
     """
+    pairs = _pairs(model)
+    if parts := [path for path, (a, _) in pairs.items() if names.is_part(a.names[0])]:
+        raise ValueError(
+            f"the adapter of {parts[0]} is of a part of {_whole(pairs[parts[0]][0].names[0])}, "
+            f"which PEFT adapts as a whole ({len(parts)} such in all); leave it out of "
+            "config.lora.targets, or write the merged weights with --to janus."
+        )
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, tuple[tuple[int, ...], str]] = {}
     where: dict[str, tuple[Tensor, str, int]] = {}
-    for path, pair in _pairs(model).items():
+    for path, pair in pairs.items():
         for part, tensor in zip(lora.parts_of(path), pair):
             for layer, name in enumerate(tensor.names):
                 tensors[name] = tensor.shape, type_name(leaves[part].dtype)
@@ -94,9 +106,14 @@ def read(folder: epath.PathLike, model: ModelConfig) -> tuple[LoraConfig, dict[s
     pairs = {k: p for k, p in _pairs(everywhere).items() if any(_has(archive, t) for t in p)}
     known = {name for pair in pairs.values() for tensor in pair for name in tensor.names}
     if extra := sorted(set(archive) - known):
+        a_names = [name for a, _ in _pairs(everywhere).values() for name in a.names]
+        split = {_whole(name) for name in a_names if names.is_part(name)}
+        why = "is the adapter of another model?"
+        if _whole(extra[0]) in split:
+            why = "this matrix is several here, each with an adapter of its own; train without it."
         raise ArchiveError(
             f"{archive.path}: tensor {extra[0]!r} belongs to no module of this model "
-            f"({len(extra)} in all); is the adapter of another model?"
+            f"({len(extra)} in all); {why}"
         )
     leaves = {}
     for path, pair in pairs.items():
@@ -132,6 +149,13 @@ def _leaf(archive: Archive, tensor: Tensor) -> np.ndarray:
     return np.stack(layers) if tensor.stacked else layers[0]
 
 
+def _whole(name: str) -> str:
+    """The released module of a matrix of an adapter, or of a part of it."""
+    for end in _ENDS:
+        name = name.removesuffix(end)
+    return names.whole(name.removeprefix(_PREFIX)).removesuffix(".weight")
+
+
 def _other(name: str) -> str:
     """Name of the matrix that is multiplied with this one."""
     a, b = _ENDS
@@ -147,14 +171,14 @@ def _pairs(model: ModelConfig) -> dict[str, tuple[Tensor, Tensor]]:
         if path not in adapted:
             continue
         into, out = kernel.inner[: kernel.inputs], kernel.inner[kernel.inputs :]
-        names = [
+        matrices = [
             tuple(_PREFIX + name.removesuffix(".weight") + end for name in kernel.names)
             for end in _ENDS
         ]
         rows, columns = kernel.shape
         found[path] = (
-            Tensor(names[0], (rank, columns), kernel.stacked, (*into, rank), len(into)),
-            Tensor(names[1], (rows, rank), kernel.stacked, (rank, *out), 1),
+            Tensor(matrices[0], (rank, columns), kernel.stacked, (*into, rank), len(into)),
+            Tensor(matrices[1], (rows, rank), kernel.stacked, (rank, *out), 1),
         )
     return found
 

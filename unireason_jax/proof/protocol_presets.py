@@ -72,7 +72,8 @@ def walk_of(case: Mapping[str, Any], pictures: Mapping[str, Any]) -> Walk:
         image, text = request.get("image", []), request["text"]
         request = {"parts": [*({"image": one} for one in image), {"text": text}]}
     rows = int(given.get("batch_size", 1))
-    settings = preset.settings(Settings(batch_rows=rows, share_texts=rows))
+    usual = Settings(batch_rows=rows, share_texts=rows, by_codes=preset.codes is not None)
+    settings = preset.settings(usual)
     if name.endswith("interleaved") and case["source"].get("cell") in _DRAWING_CELLS:
         settings = dataclasses.replace(settings, flow=NOTEBOOK_DRAW)
     if Path(case["source"]["file"]).name == "inferencer.py":

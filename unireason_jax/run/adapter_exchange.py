@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from unireason_jax.models import functional, peft
 from unireason_jax.models.archive import type_name
+from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.run import configuration, first_checkpoint
 from unireason_jax.run.carry_over import carry
 from unireason_jax.training import adapter_base
@@ -26,7 +27,10 @@ def write(workdir: Path, target: Path, *, which: str, step: int | None) -> list[
     model = configuration.model_config(configuration.load_workdir(workdir))
     directory = find(workdir, step)
     if not model.lora or "base" not in read_manifest(directory):
-        raise ValueError(f"{workdir}: its run learned no adapters; --to bagel writes its weights.")
+        target_of = "janus" if isinstance(model, JanusConfig) else "bagel"
+        raise ValueError(
+            f"{workdir}: its run learned no adapters; --to {target_of} writes its weights."
+        )
     return peft.write(target, functional.unquantized(model), adapters_of(directory, which))
 
 

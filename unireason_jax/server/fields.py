@@ -7,7 +7,8 @@ from typing import Any
 
 from unireason_jax.data import images
 from unireason_jax.inference.requests import check_names
-from unireason_jax.inference.settings import OPTIONS, whole
+from unireason_jax.inference.settings import OPTIONS
+from unireason_jax.inference.values import whole
 from unireason_jax.server.errors import Refusal, wrong
 
 OURS = (*OPTIONS, "rounds", "id")

@@ -81,8 +81,8 @@ class Models:
             return False
         height, width = self.reasoner.settings.size
         image = {"image": np.zeros((height, width, 3), np.uint8)} if preset.needs_image else {}
-        settings = preset.settings(self.reasoner.settings)
         try:
+            settings = preset.settings(self.reasoner.settings)
             request = preset.request("a", style=self.reasoner.style, **image)
             self.reasoner.check(request, settings)
         except ValueError:

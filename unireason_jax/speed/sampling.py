@@ -26,7 +26,7 @@ from unireason_jax.inference import sampler, writing
 from unireason_jax.inference.cache import Cache, Markers
 from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.models import functional
-from unireason_jax.models.config import BagelConfig, variant
+from unireason_jax.models.config import BagelConfig, ModelConfig, variant
 from unireason_jax.rules import flow
 from unireason_jax.speed import reference
 
@@ -69,7 +69,7 @@ def decode(
         settings = np.int32(WRITTEN - 2), temperature, top_p
         return writing.write_text(params, cache, ones, seeds, *settings, **fixed)[1]
 
-    found = _measure(write, repeats)
+    found = measure(write, repeats)
     done = {"tokens": WRITTEN, "tokens_per_cpu_s": batch * WRITTEN / found["cpu_median_s"]}
     llm = model.llm
     useful = forward_flops(model, WRITTEN, PROMPT + WRITTEN / 2)
@@ -117,7 +117,7 @@ def image(
             params, (full, *poorer), noise, positions, counts, scales, **fixed
         )
 
-    found = _measure(draw, repeats)
+    found = measure(draw, repeats)
     passes = settings.forwards(branches)
     done = {"timesteps": settings.timesteps, "solver": settings.solver}
     done |= {
@@ -150,7 +150,7 @@ def _prompt(model: BagelConfig, params: Any, batch: int, tokens: int, slots: int
     return sampler.prefill_text(params, cache, jnp.asarray(ids, jnp.int32), counts, config=model)
 
 
-def _measure(run: Callable[[], Any], repeats: int) -> dict:
+def measure(run: Callable[[], Any], repeats: int) -> dict:
     """Seconds of the first call (which compiles) and of the others."""
     walls, cpus = [], []
     for _ in range(1 + repeats):
@@ -181,7 +181,7 @@ def result(
 
     Args:
       bench, guidance, model, size, batch: what ran.
-      found: seconds of `_measure` and what else was counted.
+      found: seconds of `measure` and what else was counted.
       useful: FLOP that a row needs.
     """
     out = {"bench": bench, "size": size, "dtype": model.dtype, "batch": batch}
@@ -193,7 +193,7 @@ def result(
     return out | {"official": reference.official(bench, case, model.dtype)}
 
 
-def forward_flops(model: BagelConfig, tokens: int, context: float) -> float:
+def forward_flops(model: ModelConfig, tokens: int, context: float) -> float:
     """FLOP of a forward pass of `tokens` tokens of one expert, each of which sees `context` keys.
 
     Heads on text or latents are left out.

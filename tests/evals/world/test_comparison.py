@@ -82,7 +82,15 @@ def test_the_report_states_order_controls_and_gain(tmp_path):
         for name, groups in outcomes({"round 0": 0.3, "round 1": 0.5}).items()
     }
     rows = ROWS | {"base": ([BASE, outcomes({"prompt only": 0.3}, 1)], "prompt only")}
-    report = comparison.report(rows, [("knowledge", "base", "two-stage")], [control], {})
+    report = comparison.report(
+        rows,
+        [("knowledge", "base", "two-stage")],
+        [control],
+        {},
+        measures=("held-out prompts", "knowledge"),
+        title="Does reasoning help?",
+        note="",
+    )
     folder = report.write(tmp_path)
     text = (folder / "report.md").read_text()
     assert "knowledge: base < two-stage comes out" in text and "2 training seed(s)" in text

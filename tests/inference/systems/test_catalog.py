@@ -39,7 +39,10 @@ def test_any_preset_is_there_in_fewer_passes():
 
 def test_scales_and_intervals_are_those_of_the_papers():
     late, always = (0.4, 1.0), (0.0, 1.0)
-    made = {name: preset.settings(Settings()) for name, preset in catalog.SYSTEMS.items()}
+    made = {
+        name: preset.settings(Settings(by_codes=preset.codes is not None))
+        for name, preset in catalog.SYSTEMS.items()
+    }
     assert {settings.flow.timesteps for settings in made.values()} == {50}
     t2i = (4.0, 1.0, late, 3.0, "global")
     for name in ("bagel_t2i", "unireason_t2i", "unireason_refine", "irg", "irg_released"):
@@ -53,6 +56,21 @@ def test_scales_and_intervals_are_those_of_the_papers():
     assert second["unireason_refine_released"] == (4.0, 1.5, always)
     assert made["unireason_t2i"].text.temperature == 0.3
     assert made["bagel_understand"].text.temperature == 0
+
+
+def test_a_preset_that_draws_otherwise_than_the_model_is_refused():
+    """What only answers, or is of a template alone, is of any model."""
+    by_flow, by_codes = Settings(), Settings(by_codes=True)
+    told = r"preset '{}' draws {}, but this model draws {}; take one of its own"
+    with pytest.raises(ValueError, match=told.format("bagel_t2i", "by flow", "with codes")):
+        catalog.find("bagel_t2i").settings(by_codes)
+    with pytest.raises(ValueError, match=told.format("janus_edit", "with codes", "by flow")):
+        catalog.find("janus_edit").settings(by_flow)
+    with pytest.raises(ValueError, match="cache is of models that draw by flow"):
+        catalog.find("t2i:fast").settings(by_codes)
+    for name in ("janus_understand", "bagel_understand", "refine_t2i"):
+        assert not catalog.find(name).settings(by_flow).by_codes
+        assert catalog.find(name).settings(by_codes).by_codes
 
 
 def test_costs_are_those_of_the_papers():

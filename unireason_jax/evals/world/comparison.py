@@ -1,4 +1,4 @@
-"""What an ablation says: rows with intervals, the order the paper reports, and the controls.
+"""What an ablation says: rows with intervals, the order that is expected, and the controls.
 
 Rows were asked the same prompts, so they are compared prompt by prompt. Nothing is hidden: an
 order that does not come out is written down as such.
@@ -17,7 +17,6 @@ from unireason_jax.pictures.chart import curves
 from unireason_jax.pictures.strips import contact_sheet
 from unireason_jax.storage import atomic, lines, paths
 
-MEASURES = ("held-out prompts", "knowledge")
 WAYS = (
     "single draft",
     "refined",
@@ -31,10 +30,10 @@ Outcomes = Mapping[str, Groups]
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """One step of the paper's order, tested.
+    """One step of the expected order, tested.
 
     Attributes:
-      measure: "held-out prompts" or "knowledge".
+      measure: of a row, e.g. "held-out prompts".
       smaller, larger: names of the rows.
       difference: larger minus smaller, with a paired 95 % interval.
     """
@@ -74,8 +73,11 @@ def read_outcomes(folder: Path) -> Outcomes:
 
 
 def answers(runs: Sequence[Outcomes], measure: str, mode: str) -> list[Groups]:
-    """Verdicts of every seed for a measure, asked in a mode; empty where it was not evaluated."""
-    name = f"{measure}, {mode}"
+    """Verdicts of every seed for a measure, asked in a mode; empty where it was not evaluated.
+
+    Measures of one mode only, as "edits", are those of the mode "".
+    """
+    name = f"{measure}, {mode}" if mode else measure
     return [run[name] for run in runs if name in run]
 
 
@@ -105,26 +107,33 @@ def report(
     claims: Sequence[tuple[str, str, str]],
     controls: Sequence[Outcomes],
     facts: Mapping[str, Any],
+    *,
+    measures: Sequence[str],
+    title: str,
+    note: str,
 ) -> Report:
-    """Tables of the ablation.
+    """Tables of a study.
 
     Args:
       rows: by name, in the paper's order: outcomes of every seed, and the mode.
       claims: see `compare_rows`.
       controls: outcomes of every seed of the run whose controls are shown.
       facts: how it was run.
+      measures: columns of the table; the last one is the headline.
+      title: headline of the report.
+      note: what holds for all rows.
     """
     tested = compare_rows(claims, rows)
-    table = tuple((name, tuple(_rate(row, m) for m in MEASURES)) for name, row in rows.items())
+    table = tuple((name, tuple(_rate(row, m) for m in measures)) for name, row in rows.items())
     seeds = max((len(outcomes) for outcomes, _ in rows.values()), default=0)
     note = (
-        f"Mean of tags and of domains over {seeds} training seed(s); intervals are a bootstrap "
-        "over prompts. Every row has the same parameters and drew the same number of images."
+        f"Means of groups (tags, domains) over {seeds} training seed(s); intervals are a bootstrap "
+        f"over prompts. {note}"
     )
     sections = [
-        Section("rows", "Rows", MEASURES, table, note, chart=True),
+        Section("rows", "Rows", tuple(measures), table, note, chart=True),
         _order(tested),
-        *_seeds(rows),
+        *_seeds(rows, measures[-1]),
         *_controls(controls),
     ]
     held = sum(claim.verdict == "comes out" for claim in tested)
@@ -132,20 +141,22 @@ def report(
         "order": f"{held} of {len(tested)} steps come out with an interval above 0: "
         + "; ".join(f"{claim} {claim.verdict}" for claim in tested)
     }
-    headline = {name: _rate(row, "knowledge") for name, row in rows.items()}
-    headline = {f"knowledge, {name}": rate for name, rate in headline.items() if rate}
-    return Report("Does reasoning help?", facts, tuple(sections), headline=headline)
+    headline = {name: _rate(row, measures[-1]) for name, row in rows.items()}
+    headline = {f"{measures[-1]}, {name}": rate for name, rate in headline.items() if rate}
+    return Report(title, facts, tuple(sections), headline=headline)
 
 
 def draw_curves(metrics: Mapping[str, Path], picture: Path) -> None:
     """Draws the training losses of runs from their metrics.jsonl files."""
+    losses = {"loss/flow": "Flow loss", "loss/code": "Cross entropy of codes"}
+    losses["loss/ce"] = "Cross entropy"
+    rows = {name: [json.loads(line) for line in lines.read(path)] for name, path in metrics.items()}
     charts = []
-    for key, title in {"loss/flow": "Flow loss", "loss/ce": "Cross entropy"}.items():
-        drawn = {}
-        for name, path in metrics.items():
-            rows = [json.loads(line) for line in lines.read(path)]
-            drawn[name] = [(row["step"], row[key]) for row in rows if key in row]
-        charts.append(curves(title, {name: line for name, line in drawn.items() if line}))
+    for key, title in losses.items():
+        drawn = {n: [(x["step"], x[key]) for x in found if key in x] for n, found in rows.items()}
+        drawn = {name: line for name, line in drawn.items() if line}
+        if drawn or key == "loss/ce":  # which all have, before their first line as well
+            charts.append(curves(title, drawn))
     with atomic.replacing(picture) as part:
         contact_sheet(charts, columns=2).save(part)
 
@@ -165,20 +176,21 @@ def _order(tested: Sequence[Claim]) -> Section:
     """The order test as a table of differences."""
     table = tuple((f"{claim}: {claim.verdict}", (claim.difference,)) for claim in tested)
     note = "Larger minus smaller row, paired by prompt."
-    return Section("order", "Does the order of the paper come out?", ("difference",), table, note)
+    return Section("order", "Does the order come out?", ("difference",), table, note)
 
 
-def _seeds(rows: Mapping[str, tuple[Sequence[Outcomes], str]]) -> list[Section]:
-    """Knowledge rates by training seed, where there are several."""
+def _seeds(rows: Mapping[str, tuple[Sequence[Outcomes], str]], measure: str) -> list[Section]:
+    """Rates of a measure by training seed, where there are several."""
     most = max((len(outcomes) for outcomes, _ in rows.values()), default=0)
     if most < 2:
         return []
     table = []
     for name, (outcomes, mode) in rows.items():
-        rates = [_rate(([one], mode), "knowledge") for one in outcomes]
+        rates = [_rate(([one], mode), measure) for one in outcomes]
         table.append((name, (*rates, *[None] * (most - len(rates)))))
     columns = tuple(f"seed {number}" for number in range(most))
-    return [Section("seeds", "Knowledge by training seed", columns, tuple(table))]
+    title = f"{measure.capitalize()} by training seed"
+    return [Section("seeds", title, columns, tuple(table))]
 
 
 def _controls(runs: Sequence[Outcomes]) -> list[Section]:

@@ -32,6 +32,8 @@ class Study:
       seconds_per_step, seconds_per_report: for the plan's clock.
       sizes, sizes_of: flags of `evaluate`, for all runs and by run.
       critiques: drafts to be criticised for a run that learns from its own.
+      title, note: of the report; what holds for all rows.
+      measures: columns of the report, the one to read first last.
     """
 
     runs: Mapping[str, Mapping[str, Any]]
@@ -44,6 +46,9 @@ class Study:
     sizes: Mapping[str, Any]
     sizes_of: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     critiques: int = 0
+    title: str = "Does reasoning help?"
+    note: str = "Every row has the same parameters and drew the same number of images."
+    measures: tuple[str, ...] = ("held-out prompts", "knowledge")
 
     def only(self, names: Sequence[str]) -> "Study":
         """The study with some of its rows, all of them for no names.
@@ -92,7 +97,8 @@ def images_per_step(config: ConfigDict) -> float:
     pipeline = Run.of(config).pipeline(whole=True)
     batches = [next(pipeline) for _ in range(_MEASURED_BATCHES)]
     pipeline.close()
-    tokens = sum(int((batch["latent_weights"] > 0).sum()) for batch in batches)
+    weights = "code_weights" if "code_weights" in batches[0] else "latent_weights"
+    tokens = sum(int((batch[weights] > 0).sum()) for batch in batches)
     return tokens / config.data.side**2 / _MEASURED_BATCHES
 
 

@@ -63,6 +63,11 @@ def pattern(path: str) -> str:
     return TOWER + "blocks.{layer}." + f"{name}.{suffix}{mark}{third}"
 
 
+def is_part(name: str) -> bool:
+    """Whether a name is of a part of an official tensor."""
+    return "#" in name
+
+
 def whole(name: str) -> str:
     """The official tensor that holds a part."""
     return name.partition("#")[0]
