@@ -34,6 +34,15 @@ def _with_part(**changes) -> str:
 
 
 # format -> (a good row, {field: values that spoil it}); every field listed is needed
+
+
+def _turn(action: str, edit: str = "None", score: str = "3/10") -> str:
+    """A turn of UMM-Reflection's controller."""
+    lines = ["[CURRENT_ROUND] Round#1", f"[SCORE] {score}", f"[ACTION] {action}"]
+    lines += ["[THINKING] what is there, and what is not", "[SOURCE_IMAGE] given", f"[EDIT] {edit}"]
+    return "\n".join(["<think>", *lines, "</think>"])
+
+
 FORMATS = {
     "examples": (
         {"task": "uni_edit", "instruction": "add", "image": "a.png", "output_image": "b.png"},
@@ -129,6 +138,39 @@ FORMATS = {
         {
             "image_list": [None, [], [PNG], *([PNG, blob] for blob in BLOBS)],
             "instruction_list": [None, [], [["a"]], [[], []], [[None], [None]], [["", ""], [" "]]],
+        },
+    ),
+    "umm_reflection": (
+        {
+            "task": "edit",
+            "user_prompt": "make it red",
+            "think_list": ["", _turn("edit", "paint it"), _turn("edit", "more"), _turn("done")],
+            "step_image_list": ["a.png", "b.png", "a.png", None],
+        },
+        {
+            "task": [7, "t2i", "paint"],
+            "user_prompt": TEXTS,
+            "think_list": [
+                7,
+                [],
+                ["", _turn("edit", "paint it"), _turn("edit", "more")],
+                ["", _turn("edit", "paint it"), _turn("done"), _turn("done")],
+                ["", _turn("edit"), _turn("edit", "more"), _turn("done")],
+                ["", _turn("edit", "paint it"), None, _turn("done")],
+                ["", _turn("edit", "paint it"), "looks good", _turn("done")],
+                ["", _turn("edit", "paint it"), _turn("edit", "x", score="11/10"), _turn("done")],
+                ["", _turn("edit", "paint it"), _turn("edit", "x") * 2, _turn("done")],
+            ],
+            "step_image_list": [
+                None,
+                [],
+                ["a.png", "b.png", None, None],
+                [None, "b.png", "a.png", None],
+                ["a.png", "b.png", "a.png", "b.png"],
+                ["a.png", "b.png", 7, None],
+                ["a.png", "b.png", "nowhere.png", None],
+                ["a.png", "cut.png", "b.png", None],
+            ],
         },
     ),
     "irg": (

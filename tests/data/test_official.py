@@ -128,3 +128,32 @@ def test_formats_have_names():
         read_row({"id": "x", "txt": "a"}, "examples")
     with pytest.raises(RecordError, match="field 'image_path' is None"):
         read_row({"id": "x", "edit_instruction": "a"}, "uni_edit")
+
+
+def test_umm_reflection_rows_become_refinement_traces():
+    turn = (
+        "<think>\n[CURRENT_ROUND] Round#{}\n[SCORE] {}/10\n[ACTION] {}\n[THINKING] seen\n{}\n"
+        "</think>"
+    )
+    turns = [
+        turn.format(0, 0, "edit", "[SOURCE_IMAGE] None\n[EDIT] a red dog,\nsitting"),
+        turn.format(1, 4, "Edit", "[SOURCE_IMAGE] Image #0\n[EDIT] make it red"),
+        turn.format(2, 10, "done", "[SOURCE_IMAGE] Image #1\n[EDIT] None"),
+    ]
+    told = [
+        "[SCORE] 4/10\n[ACTION] edit\n[THINKING] seen\n[EDIT] make it red",
+        "[SCORE] 10/10\n[ACTION] done\n[THINKING] seen\n[EDIT] None",
+    ]
+    row = {"id": "u", "task": "t2i", "user_prompt": "a red dog", "think_list": turns}
+    trace = {
+        "explanation": "seen\na red dog,\nsitting",
+        "draft": b"one",
+        "rounds": [{"reflection": told[0], "image": b"two"}],
+        "final_reflection": told[1],
+    }
+    drawn = {"task": "refine_t2i", "id": "u", "licence": "", "prompt": "a red dog"}
+    assert read_row(row | {"step_image_list": [b"one", b"two", None]}) == drawn | trace
+    row |= {"task": "edit", "think_list": ["", *turns]}
+    edited = {"task": "refine_edit", "id": "u", "licence": "", "instruction": "a red dog"}
+    edited |= {"input_image": [b"zero"]}
+    assert read_row(row | {"step_image_list": [b"zero", b"one", b"two", b""]}) == edited | trace

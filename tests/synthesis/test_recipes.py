@@ -32,6 +32,7 @@ def made(tmp_path, name, count=24, **options):
         else f"think_{record['task']}"
         for record in found
     }
+    assert not [source[n].id for n in range(len(source)) if source[n].holes]  # for training
     for record in found:
         assert record["licence"] == "CC0-1.0" and record["provenance"]
     return server.world, out, found

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from unireason_jax.data.templates.official_umm import controller_turn
 from unireason_jax.synthesis import graphs
 from unireason_jax.synthesis.neighbours import normal
 
@@ -98,6 +99,11 @@ def same(first: str, second: str) -> bool:
     return True
 
 
+def nothing() -> str:
+    """An empty text, for a field of a record that has to be there."""
+    return ""
+
+
 def last_picture(steps: list[dict[str, Any]]) -> str:
     """The picture of the last step."""
     return steps[-1]["image"]
@@ -113,12 +119,6 @@ def inspected(
             raise Rejected("a conflict without a correction")
         verdict |= {"refine": found["correction"], "refined": repaired}
     return [*steps[:-1], {**steps[-1], **verdict}]
-
-
-def controller(score: int, action: str, thinking: str, edit: str) -> str:
-    """One turn of a controller that looks, scores and decides, as one text."""
-    change = edit if action == "edit" else "None"
-    return f"[SCORE] {score}/10\n[ACTION] {action}\n[THINKING] {thinking}\n[EDIT] {change}"
 
 
 def rising(rounds: list[Mapping[str, Any]], last: int) -> bool:
@@ -138,8 +138,9 @@ PROGRAMS: dict[str, Program] = {
     "few_steps": Program(few_steps, "yesno"),
     "improvement": Program(improvement, "text"),
     "same": Program(same, "yesno"),
+    "nothing": Program(nothing, "text"),
     "last_picture": Program(last_picture, "picture"),
     "inspected": Program(inspected, "any"),
-    "controller": Program(controller, "text"),
+    "controller": Program(controller_turn, "text"),
     "rising": Program(rising, "yesno"),
 }

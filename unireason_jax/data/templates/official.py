@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from unireason_jax.data.records import Record, Segment, cut, names
-from unireason_jax.data.templates import official_bagel
+from unireason_jax.data.templates import official_bagel, official_umm
 from unireason_jax.data.templates.official_bagel import CAPTIONS
 from unireason_jax.data.templates.official_fields import (
     IMAGES,
@@ -61,6 +61,8 @@ def read_row(row: Row, form: str = "auto", visit: int = 0) -> Example | Record:
 
 def recognised(row: Row) -> str | None:
     """The format that a row's keys give away; None for none. A key that is null counts last."""
+    if row.get("think_list") is not None:
+        return "umm_reflection"  # which has a task of its own
     if row.get("task") is not None:
         return "examples"
     for there in ([key for key in row if row[key] is not None], row):
@@ -213,6 +215,7 @@ _READERS: dict[str, Callable[[Row], Example | Record]] = {
     "unireason": _unireason,
     "bagel_vlm": official_bagel.conversation_row,
     "irg": irg_row,
+    "umm_reflection": official_umm.umm_row,
     "uni_edit": _uni_edit,
     "uni_edit_vqa": _uni_edit_question,
     "sharegpt_4o": _sharegpt_4o,
@@ -240,6 +243,7 @@ _KEYS = {  # key that gives a format away -> format, first match wins
 _COMMON = ("id", "licence")
 _FIELDS = {  # what the formats read beside these; "unireason" names its images as it likes
     "irg": ("conversation",),
+    "umm_reflection": official_umm.FIELDS,
     "bagel_vlm": ("conversations", "messages", "image", "images", "video"),
     "uni_edit": ("edit_instruction", "image_path", "output_image_path"),
     "uni_edit_vqa": ("original_question", "original_answer", "image_path"),
