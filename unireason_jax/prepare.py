@@ -40,11 +40,11 @@ from absl import flags
 from tqdm import tqdm
 
 from unireason_jax.data import rows, shards, shares, vocabulary
-from unireason_jax.data.conversion import Conversion
 from unireason_jax.data.files import KINDS, find_files
 from unireason_jax.data.files.streams import FileRecords, IndexedRecords, Reading, in_shards
 from unireason_jax.data.folder_report import account
 from unireason_jax.data.mot_tokens import SampleSpec, tokenize
+from unireason_jax.data.prepare_job import Conversion
 from unireason_jax.data.rows import Budgets
 from unireason_jax.data.shares import Share
 from unireason_jax.data.sizes import SIZES, row_tokens

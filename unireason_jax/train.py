@@ -44,8 +44,8 @@ from unireason_jax.run import (
     init_from,
     overrides,
     preflight,
+    records_match,
     run_summary,
-    tokenizer_match,
 )
 from unireason_jax.run.command_line import MENDABLE, Mistake
 from unireason_jax.run.configuration import ConfigError
@@ -118,7 +118,7 @@ def _attempt(config: ConfigDict, workdir: epath.Path, stack: contextlib.ExitStac
         told = init_from.settle(config, workdir)
         missing = corpus.absent(config) if DRY_RUN.value else []
         run = Run.of(config, has_records=not missing).settled()
-        tokenizer_match.check(run, workdir)
+        records_match.check(run, workdir)
         pipeline = None if missing else run.pipeline(workdir=workdir, dry_run=DRY_RUN.value)
         if DRY_RUN.value:
             rehearse(run, pipeline, workdir, told)
@@ -208,7 +208,7 @@ def introduce(run: Run, workdir: epath.Path, lines: Sequence[str]) -> None:
     """Saves what sampling needs, and says what is about to be trained (the first process)."""
     if jax.process_index() == 0:
         run.save(workdir)
-        tokenizer_match.save(run, workdir)
+        records_match.save(run, workdir)
         *taken_over, source = lines
         for line in (run_summary.run_lines(run), *taken_over):
             print(line)

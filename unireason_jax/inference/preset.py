@@ -46,7 +46,7 @@ class Preset:
       following: stages after the first: (example with the trace's contents, style) -> record.
       source: the paper's section or the script that the values are from; empty where they are ours
         or the checkpoint's.
-      name: in `presets.PRESETS`, for traces.
+      name: in `systems.catalog.PRESETS`, for traces.
     """
 
     about: str

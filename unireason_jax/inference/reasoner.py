@@ -98,13 +98,13 @@ class Reasoner:
           image: what is looked at: a path, bytes, a Pillow image, uint8 [H, W, 3] (or [H, W] or
             [H, W, 4]), a trace, or a list of several. Files are turned upright.
           question: in words, or a list of questions.
-          **options: `preset`, a name of `presets.PRESETS`; `rounds`, most rounds of refinement or
-            steps; `sample` and `seed`, numbers that give other random draws; `name`, an id instead
-            of the text, which keys the draws as well; and `settings.OPTIONS`: `size` (height,
-            width), `timesteps`, `guidance`, `image_guidance`, `interval`, `renorm`, `shift`,
-            `solver`, `cache`, `temperature`, `top_p`, `max_text`, `min_rounds`. For one prompt also
-            `on_text`, `on_image` and `previews`, which tell of it while it is made, see
-            `chat.Listener`.
+          **options: `preset`, a name of `systems.catalog.PRESETS`; `rounds`, most rounds of
+            refinement or steps; `sample` and `seed`, numbers that give other random draws; `name`,
+            an id instead of the text, which keys the draws as well; and `settings.OPTIONS`: `size`
+            (height, width), `timesteps`, `guidance`, `image_guidance`, `interval`, `renorm`,
+            `shift`, `solver`, `cache`, `temperature`, `top_p`, `max_text`, `min_rounds`.
+            For one prompt also `on_text`, `on_image` and `previews`, which tell of it while it is
+            made, see `chat.Listener`.
 
         Returns:
           The conversation; in a notebook it shows itself as a strip.

@@ -9,7 +9,7 @@ from etils import epath
 
 from unireason_jax.models import functional, lora
 from unireason_jax.models.config import ModelConfig
-from unireason_jax.run import init_from, tokenizer_match
+from unireason_jax.run import init_from, records_match
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
 from unireason_jax.training import adapter_base, checkpoint, weights
@@ -80,7 +80,7 @@ def initial_params(run: Run) -> Params:
 
 def with_new_words(run: Run, params: Params) -> Params:
     """The weights with newly drawn rows for the words that they have not seen."""
-    known = tokenizer_match.known_words(run)
+    known = records_match.known_words(run)
     if known is None:
         return params
     axes, places = flatten(functional.logical_axes(run.model)), flatten(run.shardings.params)

@@ -16,7 +16,7 @@ from unireason_jax.inference.continuous_batching import News
 from unireason_jax.server import answers, fields, orders
 from unireason_jax.server.errors import Refusal, of, wrong
 from unireason_jax.server.guards import Guard
-from unireason_jax.server.models import Models
+from unireason_jax.server.model_names import Models
 from unireason_jax.server.orders import Limits, Order
 from unireason_jax.server.scheduler import Scheduler
 from unireason_jax.server.stream import Events, until_gone

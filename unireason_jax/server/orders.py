@@ -10,7 +10,7 @@ from unireason_jax.inference.systems import catalog
 from unireason_jax.inference.trace import Step
 from unireason_jax.server import fields
 from unireason_jax.server.errors import Refusal, wrong
-from unireason_jax.server.models import NAME, Models
+from unireason_jax.server.model_names import NAME, Models
 from unireason_jax.server.scheduler import Job
 
 CHAT = ("model", "messages", "modalities", "stream", "stream_options", "n", "seed", "max_tokens")

@@ -20,7 +20,7 @@ from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.server import app
 from unireason_jax.server.app import Service
 from unireason_jax.server.metrics import Metrics
-from unireason_jax.server.models import Models
+from unireason_jax.server.model_names import Models
 from unireason_jax.server.orders import Limits
 from unireason_jax.server.scheduler import Scheduler
 

@@ -88,7 +88,7 @@ def loss_sums(
 
     Args:
       params: all parameters.
-      batch: a packed batch (see `unireason_jax.data.packs`); a "noise" [B, T, P] in it is used
+      batch: a packed batch (see `unireason_jax.data.rows`); a "noise" [B, T, P] in it is used
         instead of noise drawn from the seeds (a recording).
       model: the model's shape.
       loss: the loss's options.

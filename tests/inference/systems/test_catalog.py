@@ -7,8 +7,8 @@ import pytest
 
 from tests.inference import toy
 from unireason_jax.data.records import Record
-from unireason_jax.data.templates import PLAIN, TEMPLATES, prompts
-from unireason_jax.data.templates.style import given, supervised, target
+from unireason_jax.data.templates import PLAIN, STYLE_OF, TEMPLATES, prompts
+from unireason_jax.data.templates.segments import given, supervised, target
 from unireason_jax.inference.context import Written
 from unireason_jax.inference.conversation import Conversation
 from unireason_jax.inference.reasoner import Reasoner
@@ -217,3 +217,12 @@ def test_a_drawing_in_steps_goes_on_as_the_model_says():
     assert trace.roles.count("refined") == wanted.count("image")
     ends = [step.handover for step in trace.steps if step.role in ("reflection", "refined")]
     assert (trace.ended == "stop") == (ends[-1] == "stop") and "stop" not in ends[:-1]
+
+
+def test_every_system_is_known_to_all_that_ask_for_it():
+    """By the style of its records a run knows its system; by its verbs the system is sampled."""
+    assert set(catalog.VERBS) == set(STYLE_OF)
+    for verbs in catalog.VERBS.values():
+        assert set(verbs) == {"generate", "edit", "ask"} and set(verbs.values()) <= set(
+            catalog.PRESETS
+        )

@@ -5,10 +5,8 @@ single-turn data (paper 4.3): the plan and the image are supervised, the request
 """
 
 from unireason_jax.data.records import Record, RecordError, Segment
-from unireason_jax.data.templates.style import (
-    PLAIN,
+from unireason_jax.data.templates.segments import (
     Example,
-    Style,
     given,
     optional,
     record,
@@ -17,6 +15,7 @@ from unireason_jax.data.templates.style import (
     supervised,
     target,
 )
+from unireason_jax.data.templates.style import PLAIN, Style
 
 
 def t2i(example: Example, style: Style = PLAIN) -> Record:

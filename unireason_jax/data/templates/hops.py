@@ -1,10 +1,8 @@
 """Edits of edits: a chain of images joined by instructions, as BAGEL trains on them."""
 
 from unireason_jax.data.records import Record, RecordError
-from unireason_jax.data.templates.style import (
-    PLAIN,
+from unireason_jax.data.templates.segments import (
     Example,
-    Style,
     given,
     record,
     required,
@@ -12,6 +10,7 @@ from unireason_jax.data.templates.style import (
     target,
     target_and_shown,
 )
+from unireason_jax.data.templates.style import PLAIN, Style
 
 
 def multi_edit(example: Example, style: Style = PLAIN) -> Record:

@@ -6,10 +6,8 @@ No training data has this form; the order of a request is what BAGEL's interleav
 
 from unireason_jax.data.records import Record, RecordError, Segment
 from unireason_jax.data.templates.generation import plan
-from unireason_jax.data.templates.style import (
-    PLAIN,
+from unireason_jax.data.templates.segments import (
     Example,
-    Style,
     given,
     record,
     required,
@@ -17,6 +15,7 @@ from unireason_jax.data.templates.style import (
     supervised,
     target,
 )
+from unireason_jax.data.templates.style import PLAIN, Style
 
 
 def interleaved(example: Example, style: Style = PLAIN) -> Record:

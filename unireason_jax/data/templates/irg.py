@@ -17,10 +17,8 @@ ours hands a thought over to the image it prepares, and to the end where the ima
 
 from unireason_jax.data.records import Next, Record, Segment
 from unireason_jax.data.templates import prompts
-from unireason_jax.data.templates.style import (
-    PLAIN,
+from unireason_jax.data.templates.segments import (
     Example,
-    Style,
     given,
     optional,
     record,
@@ -30,6 +28,7 @@ from unireason_jax.data.templates.style import (
     target,
     unsupervised,
 )
+from unireason_jax.data.templates.style import PLAIN, Style
 
 
 def irg_initial_thinking_understanding(example: Example, style: Style = PLAIN) -> Record:

@@ -27,7 +27,7 @@ from unireason_jax.data.templates.official_fields import (
     words,
 )
 from unireason_jax.data.templates.official_irg import irg_row
-from unireason_jax.data.templates.style import Example
+from unireason_jax.data.templates.segments import Example
 
 _REFERENCE = re.compile(r"<image_start>\[([^\[\]]+)\]<image_end>")
 _THOUGHT = re.compile(r"THOUGHT\s*\d+:\s*")

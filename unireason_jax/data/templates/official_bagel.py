@@ -22,7 +22,7 @@ from unireason_jax.data.templates.official_fields import (
     problem,
     row_id,
 )
-from unireason_jax.data.templates.style import Example
+from unireason_jax.data.templates.segments import Example
 
 _MARKER = "<image>"
 _SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}

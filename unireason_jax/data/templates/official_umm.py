@@ -15,7 +15,7 @@ from typing import Any
 
 from unireason_jax.data.records import cut
 from unireason_jax.data.templates.official_fields import Row, origin, problem, words
-from unireason_jax.data.templates.style import Example
+from unireason_jax.data.templates.segments import Example
 
 FIELDS = ("task", "user_prompt", "think_list", "step_image_list")
 _NAME = re.compile(r"^[ \t]*\[([A-Z][A-Z_]*)\]", re.MULTILINE)

@@ -13,10 +13,8 @@ to be generated, `wrong` says that it is inspected to be wrong and repaired.
 from typing import Any
 
 from unireason_jax.data.records import Next, Record, RecordError, Segment
-from unireason_jax.data.templates.style import (
-    PLAIN,
+from unireason_jax.data.templates.segments import (
     Example,
-    Style,
     given,
     optional,
     record,
@@ -26,6 +24,7 @@ from unireason_jax.data.templates.style import (
     target_and_shown,
     unsupervised,
 )
+from unireason_jax.data.templates.style import PLAIN, Style
 
 
 def process(example: Example, style: Style = PLAIN) -> Record:

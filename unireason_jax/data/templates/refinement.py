@@ -13,10 +13,8 @@ from typing import Any
 
 from unireason_jax.data.records import Record, RecordError, Segment
 from unireason_jax.data.templates.generation import request
-from unireason_jax.data.templates.style import (
-    PLAIN,
+from unireason_jax.data.templates.segments import (
     Example,
-    Style,
     given,
     optional,
     record,
@@ -26,6 +24,7 @@ from unireason_jax.data.templates.style import (
     target_and_shown,
     unsupervised,
 )
+from unireason_jax.data.templates.style import PLAIN, Style
 
 
 def refine_t2i(example: Example, style: Style = PLAIN) -> Record:

@@ -1,15 +1,8 @@
 """Questions about images: one or several, in one turn or many."""
 
 from unireason_jax.data.records import Record, RecordError, Segment
-from unireason_jax.data.templates.style import (
-    PLAIN,
-    Example,
-    Style,
-    optional,
-    record,
-    required,
-    supervised,
-)
+from unireason_jax.data.templates.segments import Example, optional, record, required, supervised
+from unireason_jax.data.templates.style import PLAIN, Style
 
 
 def vqa(example: Example, style: Style = PLAIN) -> Record:

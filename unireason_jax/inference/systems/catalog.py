@@ -13,8 +13,10 @@ import difflib
 from unireason_jax.data.templates import REQUESTS
 from unireason_jax.inference.preset import IMAGE_KEY, Preset
 from unireason_jax.inference.systems.bagel import BAGEL
+from unireason_jax.inference.systems.irg import IRG
 from unireason_jax.inference.systems.janus import JANUS
-from unireason_jax.inference.systems.siblings import SIBLINGS, grow_process
+from unireason_jax.inference.systems.process_driven import PROCESS, grow_process
+from unireason_jax.inference.systems.uni_edit import UNI_EDIT
 from unireason_jax.inference.systems.unireason import UNIREASON
 
 VERBS = {
@@ -31,7 +33,7 @@ VERBS = {
 }
 """By system, the presets of `generate`, `edit` and `ask` for a model of the released sizes."""
 SUFFIX = ":fast"
-SYSTEMS: dict[str, Preset] = BAGEL | UNIREASON | SIBLINGS | JANUS
+SYSTEMS: dict[str, Preset] = BAGEL | UNIREASON | IRG | PROCESS | UNI_EDIT | JANUS
 _ASKED = {*IMAGE_KEY, "t2i", "think_t2i", "refine_t2i", "irg_improving_full"}
 _ASKED |= {"interleaved", "think_interleaved", "answer", "rethink_t2i"}
 PRESETS: dict[str, Preset] = {

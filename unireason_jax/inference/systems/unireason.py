@@ -8,7 +8,7 @@ import dataclasses
 
 from unireason_jax.data.records import Record, Segment
 from unireason_jax.data.templates import REQUESTS, TEMPLATES, Example, Style, prompts
-from unireason_jax.data.templates.style import given, shown, supervised, target
+from unireason_jax.data.templates.segments import given, shown, supervised, target
 from unireason_jax.inference.preset import Preset
 from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.inference.systems.common import (

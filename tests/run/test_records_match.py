@@ -12,7 +12,7 @@ from tests.test_train import SMALL, TINY
 from unireason_jax import train
 from unireason_jax.data.tokenizer import SentencePieceTokenizer, world_tokenizer
 from unireason_jax.models import functional
-from unireason_jax.run import configuration, initial_state, tokenizer_match
+from unireason_jax.run import configuration, initial_state, records_match
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
 from unireason_jax.training.checkpoint import epath
@@ -29,7 +29,7 @@ def run(made, tmp_path):
     """The folder of a run as it is after its first checkpoint, without the arrays."""
     folder = tmp_path / "run"
     made.save(folder)
-    tokenizer_match.save(made, folder)
+    records_match.save(made, folder)
     (folder / "checkpoints" / "4").mkdir(parents=True)
     return folder
 
@@ -47,8 +47,8 @@ def starts(key, run, tmp_path):
 
 @pytest.mark.parametrize("key", ["workdir", "resume_from", "init_from"])
 def test_the_same_words_and_autoencoder_pass(key, run, tmp_path):
-    tokenizer_match.check(*starts(key, run, tmp_path))
-    tokenizer_match.check(started(init_from="scratch"), tmp_path / "new")
+    records_match.check(*starts(key, run, tmp_path))
+    records_match.check(started(init_from="scratch"), tmp_path / "new")
 
 
 @pytest.mark.parametrize("key", ["workdir", "resume_from", "init_from"])
@@ -61,7 +61,7 @@ def test_other_words_are_refused_before_anything_is_written(key, where, run, tmp
     with pytest.raises(
         ConfigError, match=r"tokenizer is not that of the weights.*pieces here"
     ) as e:
-        tokenizer_match.check(ours, workdir)
+        records_match.check(ours, workdir)
     assert f"--tokenizer={run}/tokenizer" in str(e.value)
     assert ("workdir" if key == "workdir" else f"--config.{key}") in str(e.value)
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -79,7 +79,7 @@ def continued(run, tmp_path, key):
 
 def test_words_behind_those_of_init_from_pass_and_are_learned_anew(run, tmp_path):
     ours, workdir = continued(run, tmp_path, "init_from")
-    tokenizer_match.check(ours, workdir)
+    records_match.check(ours, workdir)
     before = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), functional.abstract(ours.model))
     known, size = world_tokenizer().vocab_size, ours.tokenizer.vocab_size
     assert known < size
@@ -94,13 +94,13 @@ def test_words_behind_those_of_init_from_pass_and_are_learned_anew(run, tmp_path
 @pytest.mark.parametrize("key", ["workdir", "resume_from"])
 def test_words_behind_are_refused_where_a_run_goes_on(key, run, tmp_path):
     with pytest.raises(ConfigError, match="tokenizer is not that of the weights"):
-        tokenizer_match.check(*continued(run, tmp_path, key))
+        records_match.check(*continued(run, tmp_path, key))
 
 
 def test_fewer_words_than_the_weights_know_are_refused(run, tmp_path):
     world_tokenizer(hard=4).save(run / "tokenizer")
     with pytest.raises(ConfigError, match="tokenizer is not that of the weights"):
-        tokenizer_match.check(started(init_from=str(run)), tmp_path / "new")
+        records_match.check(started(init_from=str(run)), tmp_path / "new")
 
 
 def test_weights_of_the_same_words_are_taken_as_they_are(run):
@@ -113,7 +113,7 @@ def test_another_kind_of_tokenizer_is_refused(run, made, data_goldens):
     shutil.rmtree(run / "tokenizer")
     shutil.copytree(data_goldens / "tokenizer", run / "tokenizer")
     with pytest.raises(ConfigError, match="one is of words, the other of bytes"):
-        tokenizer_match.check(made, run)
+        records_match.check(made, run)
 
 
 def test_the_same_words_in_another_file_pass(run, made, tmp_path):
@@ -123,7 +123,7 @@ def test_the_same_words_in_another_file_pass(run, made, tmp_path):
     assert model.words == made.tokenizer.words
     file.write_bytes(file.read_bytes() + b"\xfa\x3e\x01x")  # an unknown field
     assert SentencePieceTokenizer.load(run / "tokenizer").words == made.tokenizer.words
-    tokenizer_match.check(made, run)
+    records_match.check(made, run)
 
 
 @pytest.mark.parametrize("key", ["workdir", "resume_from", "init_from"])
@@ -131,27 +131,27 @@ def test_another_codec_is_refused(key, run, tmp_path):
     arrays = dict(np.load(run / "codec.npz"))
     np.savez(run / "codec.npz", **arrays | {"scale": arrays["scale"] * 2})
     with pytest.raises(ConfigError, match="autoencoder is not that of the weights"):
-        tokenizer_match.check(*starts(key, run, tmp_path))
+        records_match.check(*starts(key, run, tmp_path))
 
 
 def test_other_image_sizes_are_refused_when_a_run_goes_on(run, tmp_path):
     (run / "data.json").write_text(json.dumps({"sizes": "bagel", "latents": []}))
     for key in ("workdir", "resume_from"):
         with pytest.raises(ConfigError, match=r"image sizes world, .* bagel"):
-            tokenizer_match.check(*starts(key, run, tmp_path))
-    tokenizer_match.check(*starts("init_from", run, tmp_path))  # a second stage at other sizes
+            records_match.check(*starts(key, run, tmp_path))
+    records_match.check(*starts("init_from", run, tmp_path))  # a second stage at other sizes
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"sizes": "world", "latents": 3}', "\x00"])
 def test_a_damaged_note_is_named(run, made, text):
     (run / "data.json").write_text(text)
     with pytest.raises(ConfigError, match=r"data\.json is damaged; remove it"):
-        tokenizer_match.check(made, run)
+        records_match.check(made, run)
 
 
 def test_runs_from_before_the_note_go_on(run, made):
     (run / "data.json").unlink()
-    tokenizer_match.check(made, run)
+    records_match.check(made, run)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_runs_from_before_the_note_go_on(run, made):
 def test_a_damaged_file_of_the_run_is_named(run, made, name, message):
     (run / name).write_bytes(b"PK\x03\x04 no")
     with pytest.raises(ValueError, match=message):
-        tokenizer_match.check(made, run)
+        records_match.check(made, run)
 
 
 @pytest.mark.parametrize("dry", [False, True])
