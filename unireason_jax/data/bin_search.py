@@ -10,7 +10,8 @@ Three ideas make the fill high:
 3. the last two records of a pack are chosen by an exhaustive search over pairs.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,7 @@ _STARTS = 12  # packs built before the best one is taken
 _BUNDLES = 32  # bundles of a quota looked at for one that fits beside the oldest record
 _GOOD = 0.004  # relative waste at which the search stops
 _ABSENT = np.float32(1e9)  # relative length of an empty slot: never fits
+_FIELD = 2**21  # tokens of a stream below which three of them make one int64
 
 
 def stratified_order(lengths: np.ndarray, rng: np.random.Generator, strata: int = 128):
@@ -40,17 +42,26 @@ def stratified_order(lengths: np.ndarray, rng: np.random.Generator, strata: int 
     """
     count = len(lengths)
     tie = rng.permutation(count)
-    ordered = tie[np.lexsort((lengths[tie, 0], lengths[tie, 2], lengths[tie, 1]))]
+    ordered = tie[_by_size(lengths, tie)]
     strata = max(1, min(strata, count))
-    stratum = np.arange(count) * strata // max(1, count)
+    starts = [-(-number * count // strata) for number in range(strata + 1)]
     key = rng.random(count)
-    inside = np.lexsort((key, stratum))  # shuffled within its stratum
-    starts = np.searchsorted(stratum, np.arange(strata))
-    sizes = np.diff(np.append(starts, count))
-    rank = np.arange(count) - starts[stratum]
     phase = (np.arange(strata) * _GOLDEN + rng.random()) % 1.0  # like parts take turns
-    turn = (rank + phase[stratum]) / sizes[stratum]
-    return ordered[inside][np.argsort(turn, kind="stable")]
+    for first, end, ahead in zip(starts, starts[1:], phase):  # in place: there may be 10^8
+        inside = np.argsort(key[first:end], kind="stable")
+        ordered[first:end] = ordered[first:end][inside]
+        key[first:end] = (np.arange(end - first) + ahead) / (end - first)  # now: its turn
+    return ordered[np.argsort(key, kind="stable")]
+
+
+def _by_size(lengths: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """The places in `order` of its records by (vit, latent, text), equal ones as they come."""
+    if lengths.max(initial=0) < _FIELD:  # one number a record is sorted sooner than three
+        size = lengths[:, 1].astype(np.int64) * _FIELD + lengths[:, 2]
+        size *= _FIELD
+        size += lengths[:, 0]
+        return np.argsort(size[order], kind="stable")
+    return np.lexsort((lengths[order, 0], lengths[order, 2], lengths[order, 1]))
 
 
 class _Pool:
@@ -162,23 +173,45 @@ def _build(pool: _Pool, room: np.ndarray, ratio: np.ndarray, rng: np.random.Gene
 
 
 class Filled(NamedTuple):
-    """Packs as (places in the stream, bundles), bundles left over, and what `PackPlan` reports."""
+    """Packs of places in a stream, and what `PackPlan` reports of them.
+
+    Attributes:
+      packs: (places, bundles) of every pack.
+      left: bundles in no pack.
+      open: places in no pack, int64: the records that were open when a stream to be continued
+        ended.
+      steady: packs built while records entered the pool.
+      staleness: most packs any record waited in the pool.
+    """
 
     packs: list[tuple[np.ndarray, list[int]]]
     left: list[int]
+    open: np.ndarray
     steady: int
     staleness: int
 
 
-def fill_rows(ordered, bundles, limit, ratio, window: int, rng: np.random.Generator) -> Filled:
+def fill_rows(
+    ordered,
+    bundles,
+    limit,
+    ratio,
+    window: int,
+    rng: np.random.Generator,
+    *,
+    continued: bool = False,
+    tell: Callable[[int], Any] = lambda records: None,
+) -> Filled:
     """Packs a stream of records [n, 3], each pack beside one of the bundles [m, 3] while any fits.
 
-    A bundle is chosen to fit beside the oldest record, whose wait stays bounded.
+    A bundle is chosen to fit beside the oldest record, whose wait stays bounded. Where the stream
+    is `continued` elsewhere, the search ends with a full pool, whose records go on there. `tell`
+    hears of every pack how many records it took.
     """
     relative = (ordered / np.maximum(limit, 1)).astype(np.float32)
     packs, steady, staleness = [], 0, 0
     pool, left = _Pool(relative, window), list(range(len(bundles)))
-    while len(pool.slots):
+    while len(pool.slots) and not (continued and pool.next == len(relative)):
         room = limit - ordered[pool.entry.min()]
         bundle = [b for b in left[:_BUNDLES] if (bundles[b] <= room).all()][:1]
         for taken in bundle:
@@ -190,7 +223,8 @@ def fill_rows(ordered, bundles, limit, ratio, window: int, rng: np.random.Genera
             used, chosen = used[:-1], chosen[:-1]
         staleness = max(staleness, len(packs) - int(pool.born[used].min()))
         packs.append((chosen, bundle))
+        tell(len(chosen))
         pool.replace(used, len(packs))
         if pool.next < len(relative):
             steady = len(packs)
-    return Filled(packs, left, steady, staleness)
+    return Filled(packs, left, np.sort(pool.entry), steady, staleness)
