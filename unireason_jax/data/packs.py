@@ -4,7 +4,8 @@ A row has one budget per stream (text, vit, latent), so packing is a vector bin-
 BAGEL's training packer draws records until one number overflows, lets mandatory groups overrun its
 limit and drops what does not fit. Here the packs are planned offline: every record is in exactly
 one pack, no pack exceeds any budget, a row's quotas are chosen first and filled up beside, and the
-fill of every stream is reported. The search itself is in `bin_search`.
+fill of every stream is reported. The search itself is in `bin_search`; `blocks` shares it among
+processes where there are many records.
 """
 
 import dataclasses
@@ -12,16 +13,21 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from unireason_jax.data.bin_search import fill_rows, stratified_order
+from unireason_jax.data import blocks
+from unireason_jax.data.bin_search import stratified_order
 from unireason_jax.data.randomness import generator
 from unireason_jax.data.rows import Budgets
 from unireason_jax.data.samples import STREAMS
 from unireason_jax.storage import arrays, atomic, paths
 
 VERSION = 1  # part of cached packs' key: raise it when the planner's choices change
+_TOLD = 50_000  # records from which on a bar tells how long planning takes
+_PIECE = 2**20  # lengths that are hashed at a time
 _MORE = 1.05  # packs that may be needed beyond those that a perfect fill would take
 
 
@@ -41,6 +47,20 @@ class Quotas:
         """The same for some of the records, renumbered in their order."""
         return Quotas(self.groups[records], self.least)
 
+    def check(self, order: np.ndarray) -> None:
+        """Whether the records `order` can meet the quotas at all.
+
+        Raises:
+          ValueError: a group has fewer records than its quota.
+        """
+        for group, least in self.least.items():
+            members = np.count_nonzero(self.groups[order] == group)
+            if least < 1 or members < least:
+                raise ValueError(
+                    f"group {group} has {members} records for a quota of {least} in every "
+                    "row; give a quota from 1 to what there is"
+                )
+
     def bundles(
         self, order: np.ndarray, lengths: np.ndarray, limit: np.ndarray
     ) -> tuple[list[np.ndarray], np.ndarray]:
@@ -57,38 +77,34 @@ class Quotas:
           Arrays of records, evenly spread over the order, and the rest of `order`.
 
         Raises:
-          ValueError: a group has fewer records than its quota, or no bundle fits a row.
+          ValueError: no bundle fits a row.
         """
         share = lengths[order].sum(0) / np.maximum(limit, 1)
         rows = int(np.ceil(share.max() * _MORE)) + 1
         bundles: list[list[np.ndarray]] = [[] for _ in range(rows)]
         for group, least in self.least.items():
             members = order[self.groups[order] == group]
-            count = min(rows, len(members) // max(least, 1))
-            if least < 1 or not count:
-                raise ValueError(
-                    f"group {group} has {len(members)} records for a quota of {least} in every "
-                    "row; give a quota from 1 to what there is"
-                )
-            spread = np.arange(count * least) * len(members) // (count * least)
+            count = min(rows, len(members) // least)
+            spread = np.arange(count * least) * len(members) // max(count * least, 1)
             for bundle, part in zip(bundles, members[spread].reshape(count, least)):
                 bundle.append(part)
         whole = [np.concatenate(bundle) for bundle in bundles if bundle]
         kept = [bundle for bundle in whole if (lengths[bundle].sum(0) <= limit).all()]
-        if not kept:
+        if whole and not kept:
             raise ValueError(
                 f"a row's quotas need {lengths[whole[0]].sum(0).tolist()} tokens (text, vit, "
                 f"latent) but its budgets are {limit.tolist()}; raise the budgets or lower the "
                 "quotas"
             )
-        return kept, order[~np.isin(order, np.concatenate(kept))]
+        return kept, order[~np.isin(order, np.concatenate([order[:0], *kept]))]
 
-    def unmet(self, packs: list[np.ndarray]) -> int:
-        """Packs that hold fewer records of a group than its quota."""
-        return sum(
-            any((self.groups[pack] == group).sum() < least for group, least in self.least.items())
-            for pack in packs
-        )
+    def unmet(self, members: np.ndarray, offsets: np.ndarray) -> int:
+        """Packs (see `PackPlan`) that hold fewer records of a group than its quota."""
+        short = np.zeros(len(offsets) - 1, bool)
+        for group, least in self.least.items():
+            found = np.cumsum(np.append(0, self.groups[members] == group))
+            short |= np.diff(found[offsets]) < least
+        return int(short.sum())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +113,12 @@ class PackPlan:
 
     Attributes:
       budgets: tokens of a row by stream.
-      members: int64 [records planned], record indices pack after pack.
+      members: int [records planned], record indices pack after pack.
       offsets: int64 [packs + 1], pack i is members[offsets[i]:offsets[i + 1]].
-      oversized: int64 indices of records longer than a budget (in no pack; quarantine them).
+      oversized: int indices of records longer than a budget (in no pack; quarantine them).
       fill: tokens / budget by stream over all packs, float64 [3]; 1.0 for a budget of 0.
       fill_steady: the same without the packs built after the last record entered the pool.
-      staleness: most packs any record waited in the pool (at most the window).
+      staleness: most packs any record waited in the pool of its block (at most the window).
       unmet: packs without all the records that quotas ask for.
     """
 
@@ -119,7 +135,7 @@ class PackPlan:
         return len(self.offsets) - 1
 
     def pack(self, index: int) -> np.ndarray:
-        """Record indices of pack `index`, int64."""
+        """Record indices of pack `index`."""
         return self.members[self.offsets[index] : self.offsets[index + 1]]
 
     def report(self) -> dict:
@@ -145,6 +161,8 @@ def plan_packs(
     window: int = 512,
     seed: int = 0,
     quotas: Quotas | None = None,
+    processes: int = 1,
+    quiet: bool = True,
 ) -> PackPlan:
     """Plans which records share a row.
 
@@ -154,6 +172,8 @@ def plan_packs(
       window: open records; also the most packs a record can wait after it became a candidate.
       seed: decides the order of records and the search; same inputs, same plan, anywhere.
       quotas: records that every row holds at least, as long as there are any.
+      processes: that pack the blocks of many records; the plan does not depend on it.
+      quiet: show no bar where it takes long.
 
     Returns:
       A `PackPlan`; records longer than a budget are listed in `oversized`.
@@ -161,44 +181,46 @@ def plan_packs(
     Raises:
       ValueError: for lengths of another shape, negative lengths, empty records or no record, and
         for quotas that no row can meet.
+      RuntimeError: a process died.
     """
     lengths = checked_lengths(lengths)
     if window < 1:
         raise ValueError(f"window must be >= 1, not {window}")
     limit = budgets.array()
     fits = (lengths <= limit).all(1)
-    planned = np.flatnonzero(fits)
-    oversized = np.flatnonzero(~fits)
+    planned, oversized = (np.flatnonzero(some).astype(np.int32) for some in (fits, ~fits))
+    ours = lengths if len(planned) == len(lengths) else lengths[planned]
+    total = ours.sum(0, dtype=np.int64)
     rng = generator(seed, VERSION)
-    order = planned[stratified_order(lengths[planned], rng)]
-    bundles, order = quotas.bundles(order, lengths, limit) if quotas else ([], order)
-    sums = np.array([lengths[bundle].sum(0) for bundle in bundles], np.int64).reshape(-1, 3)
-    ratio = lengths[planned].sum(0) / np.maximum(limit, 1)
-    found = fill_rows(lengths[order], sums, limit, ratio, window, rng)
-    steady, staleness = found.steady, found.staleness
-    packs = [np.concatenate([*(bundles[b] for b in bs), order[e]]) for e, bs in found.packs]
-    if found.left:  # more bundles than rows: the last rows hold several
-        left = [bundles[b] for b in found.left]
-        last = fill_rows(sums[found.left], sums[:0], limit, ratio, window, rng)
-        packs += [np.concatenate([left[i] for i in entries]) for entries, _ in last.packs]
-        staleness = max(staleness, last.staleness)
-    offsets = np.cumsum([0, *map(len, packs)], dtype=np.int64)
-    flat = np.concatenate(packs).astype(np.int64) if packs else np.zeros(0, np.int64)
-    steady = steady or len(packs)
+    order = planned[stratified_order(ours, rng)]
+    del ours, planned, fits
+    if quotas:
+        quotas.check(order)
+    rows = blocks.Rows(limit, total / np.maximum(limit, 1), window)
+    quiet = quiet or len(order) < _TOLD
+    with tqdm(total=len(order), desc="planning packs", unit=" rows", disable=quiet) as bar:
+        seeds, how = (seed, VERSION), {"processes": processes, "tell": bar.update}
+        parts = list(blocks.pack_stream(rows, lengths, order, quotas, rng, seeds, **how))
+    late, steady = np.zeros(3, np.int64), sum(part.steady for part in parts)
+    for part in parts if steady else ():
+        late += lengths[part.members[part.sizes[: part.steady].sum() :]].sum(0, dtype=np.int64)
+    members = np.concatenate([part.members for part in parts])
+    offsets = np.cumsum(np.concatenate([[0], *(part.sizes for part in parts)]), dtype=np.int64)
+    count = len(offsets) - 1
     return PackPlan(
         budgets=budgets,
-        members=flat,
+        members=members,
         offsets=offsets,
         oversized=oversized,
-        fill=_fill(lengths[flat], len(packs), limit),
-        fill_steady=_fill(lengths[flat[: offsets[steady]]], steady, limit),
-        staleness=staleness,
-        unmet=quotas.unmet(packs) if quotas else 0,
+        fill=_fill(total, count, limit),
+        fill_steady=_fill(total - late, steady or count, limit),
+        staleness=max(part.staleness for part in parts),
+        unmet=quotas.unmet(members, offsets) if quotas else 0,
     )
 
 
 def checked_lengths(lengths: np.ndarray) -> np.ndarray:
-    """Lengths as int64 [n, 3], or a ValueError that says what is wrong."""
+    """Lengths as int64 [n, 3], or int32 if they are; or a ValueError that says what is wrong."""
     lengths = np.asarray(lengths)
     if lengths.ndim != 2 or lengths.shape[1] != 3 or lengths.dtype.kind not in "iu":
         raise ValueError(
@@ -212,13 +234,13 @@ def checked_lengths(lengths: np.ndarray) -> np.ndarray:
             f"record {bad[0]} has lengths {lengths[bad[0]].tolist()} (text, vit, latent): "
             f"lengths must be >= 0 and not all 0; {bad.size} such record(s)"
         )
-    return lengths.astype(np.int64)
+    return lengths if lengths.dtype == np.int32 else lengths.astype(np.int64)
 
 
-def _fill(lengths: np.ndarray, packs: int, limit: np.ndarray) -> np.ndarray:
+def _fill(tokens: np.ndarray, packs: int, limit: np.ndarray) -> np.ndarray:
     """Tokens / budget by stream; 1.0 where the budget is 0 or there is no pack."""
     capacity = packs * limit
-    return np.where(capacity > 0, lengths.sum(0) / np.maximum(capacity, 1), 1.0)
+    return np.where(capacity > 0, tokens / np.maximum(capacity, 1), 1.0)
 
 
 def plan_key(
@@ -232,10 +254,11 @@ def plan_key(
     """Hash of everything a plan depends on: 16 hexadecimal digits."""
     settings = [dataclasses.asdict(budgets), window, seed, VERSION, list(lengths.shape)]
     digest = hashlib.sha256(json.dumps(settings, default=int).encode())
-    digest.update(np.ascontiguousarray(lengths, "<i8").tobytes())
+    for start in range(0, len(lengths), _PIECE):
+        digest.update(np.ascontiguousarray(lengths[start : start + _PIECE], "<i8"))
     if quotas:
         digest.update(repr(sorted(quotas.least.items())).encode())
-        digest.update(np.ascontiguousarray(quotas.groups, "<i8").tobytes())
+        digest.update(np.ascontiguousarray(quotas.groups, "<i8"))
     return digest.hexdigest()[:16]
 
 
@@ -247,10 +270,11 @@ def cached_plan(
     window: int = 512,
     seed: int = 0,
     quotas: Quotas | None = None,
+    **how: Any,
 ) -> PackPlan:
     """`plan_packs`, kept as `<directory>/plan-<key>.npz` and read from there the next time.
 
-    A file that cannot be read is planned and written again.
+    A file that cannot be read is planned and written again; `how` says how it is made.
     """
     key = plan_key(np.asarray(lengths), budgets, window=window, seed=seed, quotas=quotas)
     path = paths.of(directory) / f"plan-{key}.npz"
@@ -259,7 +283,7 @@ def cached_plan(
             return load_plan(path)
         except (KeyError, TypeError, ValueError):
             path.unlink(missing_ok=True)
-    plan = plan_packs(lengths, budgets, window=window, seed=seed, quotas=quotas)
+    plan = plan_packs(lengths, budgets, window=window, seed=seed, quotas=quotas, **how)
     save_plan(plan, path)
     return plan
 
