@@ -3,9 +3,18 @@
 import numpy as np
 import pytest
 
-from unireason_jax.data.bin_search import stratified_order
+from unireason_jax.data import blocks, packs
+from unireason_jax.data.bin_search import fill_rows, stratified_order
 from unireason_jax.data.budget_advice import advise_budgets
-from unireason_jax.data.packs import Quotas, cached_plan, load_plan, plan_packs
+from unireason_jax.data.packs import (
+    VERSION,
+    Quotas,
+    cached_plan,
+    load_plan,
+    plan_key,
+    plan_packs,
+)
+from unireason_jax.data.randomness import generator
 from unireason_jax.data.rows import Budgets
 from unireason_jax.speed import mixtures
 
@@ -145,6 +154,55 @@ def test_plan_cache_returns_the_plan_and_survives_a_broken_file(tmp_path, monkey
         cached_plan(lengths, budgets, tmp_path, seed=1)
     with pytest.raises(pytest.fail.Exception):
         cached_plan(lengths[1:], budgets, tmp_path)
+
+
+# ------------------------------------------------------------------ blocks
+
+
+@pytest.mark.parametrize("quotas", [None, Quotas(np.arange(3000) % 10, {0: 1, 7: 1})])
+def test_many_records_are_packed_in_blocks_as_full_as_in_one(monkeypatch, quotas):
+    lengths, budgets = mixtures.world(3000), Budgets(600, 160, 480)
+    how = {"window": 48, "quotas": quotas}
+    one = plan_packs(lengths, budgets, **how)
+    monkeypatch.setattr(blocks, "SIZE", 500)
+    plan = plan_packs(lengths, budgets, **how)
+    check_plan(plan, lengths)
+    assert not np.array_equal(plan.members, one.members)
+    assert (plan.fill >= one.fill - 0.015).all()
+    assert plan.unmet <= one.unmet + 2 and plan.staleness <= 48
+
+
+def test_blocks_follow_from_the_seed_and_not_from_the_processes(monkeypatch):
+    lengths, budgets = mixtures.world(700), Budgets(300, 80, 240)
+    monkeypatch.setattr(blocks, "SIZE", 300)
+    one, two, other = (
+        plan_packs(lengths, budgets, window=16, seed=seed, processes=processes)
+        for seed, processes in ((1, 1), (1, 2), (2, 1))
+    )
+    for name in ("members", "offsets", "fill", "fill_steady", "staleness"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    assert not np.array_equal(one.members, other.members)
+
+
+def test_a_block_or_less_is_planned_as_one_stream():
+    """So that plans of earlier versions, and the runs that follow them, stay as they are."""
+    lengths, budgets, rng = mixtures.world(800), Budgets(300, 80, 240), generator(3, VERSION)
+    order = stratified_order(lengths, rng)
+    ratio = lengths.sum(0) / budgets.array()
+    found = fill_rows(lengths[order], np.zeros((0, 3)), budgets.array(), ratio, 64, rng)
+    plan = plan_packs(lengths, budgets, window=64, seed=3, processes=2)
+    np.testing.assert_array_equal(
+        plan.members, order[np.concatenate([places for places, _ in found.packs])]
+    )
+    assert len(lengths) < blocks.SIZE == 2**17
+
+
+def test_what_a_long_stretch_of_lengths_hashes_to_does_not_depend_on_their_width(monkeypatch):
+    lengths, budgets = mixtures.world(300), Budgets(200, 64, 160)
+    key = plan_key(lengths, budgets, window=8, seed=0)
+    monkeypatch.setattr(packs, "_PIECE", 100)
+    assert plan_key(lengths.astype(np.int32), budgets, window=8, seed=0) == key
+    assert plan_key(lengths[:299], budgets, window=8, seed=0) != key
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The pipeline: same global batches for any hosts and workers, resumable, keyed by example."""
 
+import gc
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -319,6 +321,48 @@ def test_mixture_follows_the_weights_exactly():
         mix(sources, weights={"a": 0, "b": 1})
     with pytest.raises(ValueError, match="'empty' has no records"):
         mix({"empty": ToySource(0)})
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_worker_gets_a_path_and_not_what_grows_with_the_data(tmp_path, kept):
+    """The arrays lie in the cache, or in a folder that goes with the pipeline."""
+    pipeline = make({"a": ToySource(30)}, workers=1, cache=tmp_path if kept else None)
+    plain = make({"a": ToySource(30)})
+    maker = pipeline._maker
+    assert maker.digest == plain.digest
+    assert {name for name, at in vars(maker).items() if isinstance(at, np.ndarray)} == {"lengths"}
+    assert isinstance(maker.lengths, np.memmap) and isinstance(pipeline.plan.members, np.memmap)
+    sent = pickle.dumps(maker)
+    assert maker.file.name.encode() in sent and maker.file.is_absolute()
+    state = maker.__getstate__()
+    assert state["lengths"] is state["mixture"].index is state["plan"].members is None
+    there = pickle.loads(sent)
+    for name, array in plain._maker(0, 0).items():
+        np.testing.assert_array_equal(there(0, 0)[name], array)
+    file = maker.file
+    del pipeline, maker, there
+    gc.collect()
+    assert file.exists() == kept
+    if kept:
+        file.write_bytes(file.read_bytes()[:-400])  # damaged: made again
+        again = make({"a": ToySource(30)}, workers=1, cache=tmp_path)
+        assert again._maker.file == file
+        np.testing.assert_array_equal(again.plan.members, plain.plan.members)
+
+
+def test_the_digest_knows_records_lengths_and_packs():
+    """What several hosts compare before they train together."""
+    same, digests = make().digest, set()
+    assert make(process=1, processes=2).digest == same
+    sources = {"toy": ToySource(40)}
+    for changes in (
+        {"seed": 8},
+        {"window": 4},
+        {"sources": {"toy": ToySource(40, broken=9)}},
+        {"weights": {"toy": 1}, "examples": 39, "sources": sources},
+    ):
+        digests.add(make(**changes).digest)
+    assert len(digests) == 4 and same not in digests
 
 
 def test_rows_must_divide():

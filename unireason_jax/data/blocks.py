@@ -1,7 +1,8 @@
 """A stream of records in blocks, packed by several processes; the result depends on neither.
 
 A block is a stretch of the stratified order, so it has the composition of the whole. The records
-that are open at its end go on to further blocks, until one is left: no block ends in emptier rows.
+that are open at its end, and what its quotas held ready for further rows, go on to further blocks,
+until one is left: no block ends in emptier rows.
 """
 
 import collections
@@ -98,7 +99,9 @@ def pack_stream(
       RuntimeError: a process died.
     """
     size, number = max(SIZE, _WINDOWS * rows.window), itertools.count(1)
-    while len(order) > size:
+    before = 2 * len(order)
+    while size < len(order) <= before / 2:
+        before = len(order)
         blocks = np.array_split(order, -(-len(order) // size))
         tasks = (
             (rows, lengths[block], quotas and quotas.subset(block), _generator(seeds, number))
@@ -135,14 +138,15 @@ def _pack(
     found = fill_rows(lengths[order], sums, *search, continued=continued, tell=tell)
     packs = [np.concatenate([*(bundles[b] for b in bs), order[e]]) for e, bs in found.packs]
     steady, staleness = found.steady, found.staleness
-    if found.left:  # more bundles than rows: the last rows hold several
-        left = [bundles[b] for b in found.left]
+    left = [bundles[b] for b in found.left]
+    if left and not continued:  # more bundles than rows: the last rows hold several
         last = fill_rows(sums[found.left], sums[:0], *search)
         packs += [np.concatenate([left[i] for i in entries]) for entries, _ in last.packs]
-        staleness = max(staleness, last.staleness)
+        left, staleness = [], max(staleness, last.staleness)
     members = np.concatenate(packs) if packs else order[:0]
     sizes = np.fromiter(map(len, packs), np.int32)
-    return Packed(members, sizes, order[found.open], steady, staleness)
+    left = np.sort(np.concatenate([*left, order[found.open]]))
+    return Packed(members, sizes, left, steady, staleness)
 
 
 def _each(tasks: Iterable[tuple], processes: int) -> Iterator[Packed]:

@@ -4,7 +4,6 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import multiprocessing
-import os
 import pickle
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from unireason_jax.data import worker_processes
 from unireason_jax.data.mixture import Mixture, RecordSource
 from unireason_jax.data.mot_tokens import SampleSpec
 from unireason_jax.data.quarantine import Quarantine
@@ -34,7 +34,7 @@ def measure(
     directory: str | Path | None = None,
     quiet: bool = False,
 ) -> np.ndarray:
-    """Lengths of every example before dropout, int64 [n, 3]; 0, 0, 0 for unusable records.
+    """Lengths of every example before dropout, int32 [n, 3]; 0, 0, 0 for unusable records.
 
     Each record is measured once however many examples it has. Lengths that a source brings along,
     or that `directory` holds from an earlier run, are believed if a spot check agrees.
@@ -49,11 +49,10 @@ def measure(
     Raises:
       ValueError: no record is usable.
     """
-    used, inverse = np.unique(mixture.index, axis=0, return_inverse=True)
-    found = np.zeros((len(used), 3), np.int64)
+    found, used = np.zeros((len(mixture), 3), np.int32), 0
     for number, (name, source) in enumerate(zip(mixture.names, mixture.sources)):
-        rows = np.flatnonzero(used[:, 0] == number)
-        records = used[rows, 1]
+        rows = np.flatnonzero(mixture.index[:, 0] == number)
+        records, inverse = np.unique(mixture.index[rows, 1], return_inverse=True)
         path = _cache_path(directory, source, records, spec)
         known = _known_lengths(source, records, spec, path)
         if known is None:
@@ -68,11 +67,12 @@ def measure(
                 quarantine.add(name, error.record_id, error.reason)
             except OSError as error:
                 quarantine.add(name, f"number {record}", str(error))
-        found[rows] = known
+        used += len(records)
+        found[rows] = known[inverse]
     if not found.any():
         reason = next(iter(quarantine.reasons.values()))
-        raise ValueError(f"none of the {len(used)} records can be used; the first: {reason}")
-    return found[inverse.ravel()]
+        raise ValueError(f"none of the {used} records can be used; the first: {reason}")
+    return found
 
 
 def _lengths_of(source: RecordSource, record: int, spec: SampleSpec) -> tuple[int, int, int]:
@@ -84,7 +84,7 @@ def _lengths_of(source: RecordSource, record: int, spec: SampleSpec) -> tuple[in
 def _measured(
     name: str, source: RecordSource, records: np.ndarray, spec: SampleSpec, *, quiet: bool
 ) -> np.ndarray:
-    """Lengths int64 [n, 3], zeros for what cannot be used; said where an index is of no use.
+    """Lengths int32 [n, 3], zeros for what cannot be used; said where an index is of no use.
 
     Many records are shared by the processors of this machine.
     """
@@ -95,7 +95,7 @@ def _measured(
             f"{len(records):,} records are measured again, once",
             file=sys.stderr,
         )
-    found = np.zeros((len(records), 3), np.int64)
+    found = np.zeros((len(records), 3), np.int32)
     silent = quiet or not (has_index or len(records) >= PARALLEL_FROM)
     with tqdm(total=len(records), desc=f"measuring {name}", disable=silent, unit=" rows") as bar:
         for start, lengths in _chunks(source, records, spec):
@@ -110,7 +110,7 @@ def _chunks(
     """(first row, lengths) of stretches of the records."""
     starts = range(0, len(records), _CHUNK)
     parts = (records[start : start + _CHUNK] for start in starts)
-    processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    processes = worker_processes.processors()
     if len(records) < PARALLEL_FROM or processes < 2:
         yield from zip(starts, (_stretch(part, source, spec) for part in parts))
         return
@@ -120,7 +120,7 @@ def _chunks(
 
 
 def _stretch(records: np.ndarray, source: RecordSource, spec: SampleSpec) -> np.ndarray:
-    found = np.zeros((len(records), 3), np.int64)
+    found = np.zeros((len(records), 3), np.int32)
     for row, record in enumerate(records.tolist()):
         try:
             found[row] = _lengths_of(source, record, spec)
@@ -145,17 +145,17 @@ def _cache_path(directory, source: RecordSource, records: np.ndarray, spec: Samp
         return None
     same = dataclasses.replace(spec, dropout=(0.0, 0.0, 0.0), weighting="token")
     key = hashlib.sha256(repr(source).encode() + pickle.dumps(same))
-    key.update(np.ascontiguousarray(records, "<i8").tobytes())
+    key.update(np.ascontiguousarray(records, "<i8"))
     return paths.of(directory) / f"lengths-{key.hexdigest()[:16]}.npy"
 
 
 def _known_lengths(
     source: RecordSource, records: np.ndarray, spec: SampleSpec, path: Path | None
 ) -> np.ndarray | None:
-    """Lengths int64 [n, 3] that the source brings along, or that an earlier run kept."""
+    """Lengths int32 [n, 3] that the source brings along, or that an earlier run kept."""
     if hasattr(source, "lengths"):
         try:
-            known = source.lengths()[records].astype(np.int64)
+            known = source.lengths()[records].astype(np.int32)
             if _agree(known, source, records, spec):
                 return known
         except (FileNotFoundError, ValueError) as error:
@@ -163,7 +163,7 @@ def _known_lengths(
     if path is None or not path.exists():
         return None
     try:
-        known = np.asarray(arrays.read(path)).astype(np.int64)
+        known = np.asarray(arrays.read(path)).astype(np.int32)
     except (OSError, TypeError, ValueError):
         return None
     agrees = known.shape == (len(records), 3) and _agree(known, source, records, spec)

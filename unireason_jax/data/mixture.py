@@ -36,7 +36,7 @@ class Mixture:
     Attributes:
       names: names of the sources.
       sources: the sources, in the order of `names`.
-      index: int64 [n, 2], (source, record) of every example.
+      index: int32 [n, 2], (source, record) of every example.
     """
 
     names: tuple[str, ...]
@@ -85,14 +85,15 @@ def mix(
     if not (np.isfinite(shares).all() and (shares > 0).all()):
         raise ValueError(f"weights must be positive numbers: {dict(weights)}; leave out a source")
     counts = _apportion(shares / shares.sum(), int(examples or sizes.sum()))
-    parts = []
+    index, end = np.empty((counts.sum(), 2), np.int32), 0
     for number, (size, count) in enumerate(zip(sizes.tolist(), counts.tolist())):
-        rng = generator(seed, number)
         rounds, rest = divmod(count, size)
-        extra = np.sort(rng.permutation(size)[:rest])
-        records = np.concatenate([np.tile(np.arange(size), rounds), extra])
-        parts.append(np.stack([np.full(count, number), records], 1))
-    index = np.concatenate(parts).astype(np.int64)
+        rows, end = index[end : end + count], end + count
+        rows[:, 0] = number
+        rows[: rounds * size, 1] = np.tile(np.arange(size, dtype=np.int32), rounds)
+        if rest:
+            extra = generator(seed, number).permutation(size)[:rest]
+            rows[rounds * size :, 1] = np.sort(extra)
     return Mixture(names, tuple(sources[name] for name in names), index)
 
 

@@ -11,7 +11,9 @@ example), never by row or host.
 
 import contextlib
 import dataclasses
+import tempfile
 import time
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,59 +29,15 @@ from unireason_jax.data.mixture import Mixture, RecordSource, mix
 from unireason_jax.data.mot_tokens import SampleSpec
 from unireason_jax.data.packs import PackPlan, Quotas, cached_plan, plan_packs
 from unireason_jax.data.quarantine import Quarantine
-from unireason_jax.data.randomness import generator
-from unireason_jax.data.record_tokens import tokenize
 from unireason_jax.data.records import RecordError
-from unireason_jax.data.rows import COUNTS, Budgets, assemble, count, row_spec
-from unireason_jax.data.samples import STREAMS, Sample
+from unireason_jax.data.row_maker import RowMaker
+from unireason_jax.data.rows import COUNTS, Budgets, row_spec
+from unireason_jax.data.samples import STREAMS
 from unireason_jax.storage import paths
 
 _STATE = "next_row"
 _REMOTE = 16  # threads that wait for records of a bucket
 _TRIAL = 64  # records rendered before a majority of failures stops the run
-
-
-@dataclasses.dataclass(frozen=True)
-class RowMaker:
-    """(index of a row in the run, pack) -> row; picklable, so that workers can run it."""
-
-    mixture: Mixture
-    lengths: np.ndarray
-    plan: PackPlan
-    spec: SampleSpec
-    seed: int
-    slots: int  # most records in a pack
-    room: Budgets  # tokens of a row: the plan's budgets or a little more
-
-    def __call__(self, index: int, pack: int) -> dict[str, np.ndarray]:
-        """The row's arrays, plus notes for `Pipeline`: `_epoch`, `_records`, `_counts` (see
-        `rows.count`) and `_failed`, the examples that could not be used (filled up with -1)."""
-        epoch = index // len(self.plan)
-        samples, failed = [], np.full(self.slots, -1, np.int64)
-        for slot, example in enumerate(self.plan.pack(pack).tolist()):
-            try:
-                samples.append(self.sample(example, epoch))
-            except (RecordError, OSError):
-                failed[slot] = example
-        kinds = {"by_codes": self.spec.by_codes}
-        row = assemble(samples, self.room, self.spec.patch_sizes, **kinds)
-        notes = {"_epoch": np.int64(epoch), "_failed": failed, "_counts": count(row)}
-        return row | notes | {"_records": np.int64(len(self.plan.pack(pack)))}
-
-    def sample(self, example: int, epoch: int) -> Sample:
-        """The sample of one example, made with its own generator.
-
-        Raises:
-          RecordError or OSError: the record cannot be rendered, or is longer than planned.
-        """
-        rng = generator(self.seed << 32 | int(epoch), example)
-        record = self.mixture[example]
-        sample = tokenize(record, self.spec, rng)
-        for stream, found, planned in zip(STREAMS, sample.lengths, self.lengths[example]):
-            if found > planned:
-                reason = f"has {found} {stream} tokens, planned were {planned}; plan again"
-                raise RecordError(record.id, None, reason)
-        return sample
 
 
 class _LocalRows(grain.MapDataset):
@@ -181,7 +139,8 @@ class Pipeline:
             budgets = advise_budgets(lengths[usable], budgets, seed=seed).budgets
         self.budgets, self.spec = budgets, spec
         settings = {"window": window, "seed": seed, "quotas": _quotas(mixture, usable, quotas)}
-        self.plan = self._plan(mixture, lengths, usable, settings, cache)
+        how = {"processes": worker_processes.processors(), "quiet": process > 0}
+        self.plan = self._plan(mixture, lengths, usable, settings | how, cache)
         found = self.quarantine.entries()  # each process has measured every record
         parts = {"process": process, "processes": processes, "fresh": fresh}
         self.quarantine = Quarantine(quarantine, **parts)
@@ -191,6 +150,9 @@ class Pipeline:
         slots = int(np.diff(self.plan.offsets).max())
         self._room = budgets.rounded(multiple)
         self._maker = RowMaker(mixture, lengths, self.plan, spec, seed, slots, self._room)
+        if workers:
+            self._maker = self._maker.mapped(self._shared_folder(cache))
+            self.plan = self._maker.plan
         packs = grain.MapDataset.range(len(self.plan)).seed(seed).shuffle().repeat()
         self.counts = dict.fromkeys(COUNTS, 0)
         self._all_rows = packs.map_with_index(self._maker)
@@ -207,10 +169,11 @@ class Pipeline:
 
     def _plan(self, mixture, lengths, usable, settings, cache) -> PackPlan:
         """The plan over usable examples; what is too long for a row is quarantined."""
+        ours = lengths if len(usable) == len(lengths) else lengths[usable]
         if cache:
-            plan = cached_plan(lengths[usable], self.budgets, cache, **settings)
+            plan = cached_plan(ours, self.budgets, cache, **settings)
         else:
-            plan = plan_packs(lengths[usable], self.budgets, **settings)
+            plan = plan_packs(ours, self.budgets, **settings)
         limit = self.budgets.array()
         for example in usable[plan.oversized].tolist():
             stream = int((lengths[example] > limit).argmax())
@@ -224,9 +187,25 @@ class Pipeline:
         if len(plan) == 0:
             reason = next(iter(self.quarantine.reasons.values()))
             raise ValueError(f"no record fits a row with {self.budgets}; the first: {reason}")
+        if len(usable) == len(lengths):
+            return plan
+        usable = usable.astype(np.int32)
         return dataclasses.replace(
             plan, members=usable[plan.members], oversized=usable[plan.oversized]
         )
+
+    def _shared_folder(self, cache: str | Path | None) -> Path:
+        """Where workers map what they need: the cache, or a folder that goes with the pipeline."""
+        if cache and paths.is_local(cache):
+            return Path(cache)
+        folder = tempfile.mkdtemp(prefix="unireason-rows-")
+        weakref.finalize(self, paths.remove_tree, folder)
+        return Path(folder)
+
+    @property
+    def digest(self) -> str:
+        """Of the examples and their packs: the same in all processes of a run."""
+        return self._maker.digest
 
     def __iter__(self) -> "Pipeline":
         return self

@@ -22,6 +22,7 @@ from unireason_jax.data.files import base, json_text, parquet
 from unireason_jax.data.files.base import Broken, Place, said
 from unireason_jax.data.files.streams import AUTO, Reading
 from unireason_jax.data.records import Record, RecordError
+from unireason_jax.data.shard_entries import ShardEntries
 from unireason_jax.data.shards import LENGTHS, MANIFEST, is_unfinished
 from unireason_jax.data.templates import PLAIN, Example, Style, to_record
 from unireason_jax.storage import arrays, paths
@@ -313,18 +314,16 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({_said(error)}); prepare the folder again") from None
 
 
-def _opened(files: list[Path]):
+def _opened(files: list[Path]) -> ShardEntries:
     """The entries of ArrayRecord files. Raises ValueError naming the first that is damaged."""
-    from array_record.python.array_record_data_source import ArrayRecordDataSource
-
     if not str(files[0]).startswith("gs://") and not paths.is_local(files[0]):
         raise ValueError(f"{files[0]}: shards are read from gs:// or a file system; copy them")
     try:
-        return ArrayRecordDataSource(list(map(str, files)))
+        return ShardEntries(list(map(str, files)))
     except RuntimeError:
         for file in files:
             try:
-                ArrayRecordDataSource([str(file)])
+                ShardEntries([str(file)])
             except RuntimeError as error:
                 raise ValueError(f"{file} is damaged ({_said(error)}); make it again") from None
         raise

@@ -20,6 +20,13 @@ _NAME = "grain-process-prefetch"  # how Grain names its workers
 _making = threading.Lock()  # held while a block of shared memory is made and not yet registered
 
 
+def processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @contextlib.contextmanager
 def born_deaf() -> Iterator[None]:
     """Processes started within it do not hear SIGTERM and SIGINT, from their first moment on.

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -52,6 +52,34 @@ def gather(name: str, value: Any, *, timeout: float = 1800.0) -> list[Any]:
         texts = [client.blocking_key_value_get(f"{folder}/{n}", wait) for n in range(count)]
         client.key_value_set(f"{folder}/all", f"[{','.join(texts)}]")
     return json.loads(client.blocking_key_value_get(f"{folder}/all", wait))
+
+
+def first_alone(name: str, make: Callable[[], Any]) -> Any:
+    """What `make` returns, called in the first process before it is in the others.
+
+    So that what it keeps in files is made once, and found by them.
+
+    Args:
+      name: as that of `gather`.
+      make: called once in every process.
+    """
+    me = jax.process_index()
+    made = make() if me == 0 else None
+    gather(name, None, timeout=_SLOWEST)
+    return made if me == 0 else make()
+
+
+def same(name: str, value: str, remedy: str) -> None:
+    """Raises ValueError in all processes where one has another value than the first.
+
+    Args:
+      name: what it is, which `gather` is given too.
+      value: that of this process.
+      remedy: end of the message.
+    """
+    found = gather(name, value)
+    if other := [number for number, theirs in enumerate(found) if theirs != found[0]]:
+        raise ValueError(f"process {other[0]} has another {name} than process 0: {remedy}")
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer
 from unireason_jax.models import functional, vae
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.models.janus.config import JanusConfig
-from unireason_jax.pods import batches, sharding
+from unireason_jax.pods import batches, pod, sharding
 from unireason_jax.run import configuration, corpus, detected_system, drawing_assets, janus_codec
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.drawing_assets import AUTOENCODER
@@ -223,6 +223,7 @@ class Run:
 
         Raises:
           ConfigError: no task has a weight, or a budget is missing.
+          ValueError: the hosts have planned different packs.
         """
         data, spec = self.config.data, self.spec
         process, processes = (0, 1) if whole else (jax.process_index(), jax.process_count())
@@ -243,7 +244,8 @@ class Run:
             corpus.check_words(self.config, sources, spec.tokenizer)
         codec = corpus.codec_for_workers(sources, spec.codec, workers)
         spec = dataclasses.replace(spec, codec=codec)
-        return Pipeline(
+        make = functools.partial(
+            Pipeline,
             sources,
             spec,
             weights=shares,
@@ -262,6 +264,11 @@ class Run:
             seed=seed,
             workers=workers,
         )
+        if whole:
+            return make()
+        made = pod.first_alone("plan of packs is made", make)
+        pod.same("plan of packs", made.digest, "give all hosts the same data and versions")
+        return made
 
     def settled(self) -> "Run":
         """Itself, laid out over its devices now; raises what mesh and optimizer refuse."""

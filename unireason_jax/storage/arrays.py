@@ -1,6 +1,9 @@
 """NumPy's files, read so that a damaged one is told from a fault of the program."""
 
 import io
+import zipfile
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 from etils import epath
@@ -25,3 +28,47 @@ def read(path: epath.PathLike) -> np.ndarray | dict[str, np.ndarray]:
     except Exception as error:  # the parsers of headers and archives raise what they like
         told = (str(error).split("\n")[0] or type(error).__name__)[:120]
         raise ValueError(f"{path}: damaged ({told})") from None
+
+
+def mapped(path: Path, *, checked: bool = False) -> dict[str, np.ndarray]:
+    """The arrays of a local npz file that `np.savez` wrote, by name, mapped and not read.
+
+    All processes of a machine that map a file share the memory it takes.
+
+    Args:
+      path: the file.
+      checked: compare it with its checksums, which reads it once.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is damaged, or compressed; the message names it.
+    """
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            if checked and (bad := archive.testzip()):
+                raise ValueError(f"the checksum of {bad} is another one")
+            return {
+                entry.filename.removesuffix(".npy"): _mapped(path, file, entry)
+                for entry in archive.infolist()
+            }
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # as in `read`
+        told = (str(error).split("\n")[0] or type(error).__name__)[:120]
+        raise ValueError(f"{path}: damaged ({told})") from None
+
+
+def _mapped(path: Path, file: IO[bytes], entry: zipfile.ZipInfo) -> np.ndarray:
+    """An array of an archive; a local header of 30 bytes, two names and that of npy precede it."""
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{entry.filename} is compressed")
+    file.seek(entry.header_offset + 26)
+    names = int.from_bytes(file.read(2), "little") + int.from_bytes(file.read(2), "little")
+    file.seek(names, 1)
+    version = np.lib.format.read_magic(file)
+    read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+    shape, by_column, dtype = read[version[0]](file)
+    order = "F" if by_column else "C"
+    if not np.prod(shape):
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, "r", file.tell(), shape, order)
