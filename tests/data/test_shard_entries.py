@@ -53,19 +53,19 @@ def test_readers_are_bounded_over_all_data_sets_and_go_with_them(tmp_path, monke
     monkeypatch.setattr(shard_entries, "most_open", lambda: 3)
     for name in "ab":
         (tmp_path / name).mkdir()
-    one, two = (ShardEntries(written(tmp_path / name, 5)) for name in "ab")
-    assert len(one) == len(two) == 10
+    sets = [ShardEntries(written(tmp_path / name, 5)) for name in "ab"]
+    assert list(map(len, sets)) == [10, 10]
     before = set(shard_entries._readers)
 
     def read(number):
         shard, entry = divmod(number % 10, 2)
-        return f'"{shard} {entry}"'.encode() in (one if number % 20 < 10 else two)[number % 10]
+        return f'"{shard} {entry}"'.encode() in sets[number // 10 % 2][number % 10]
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert all(pool.map(read, range(400)))
     assert len(shard_entries._readers) <= 3
-    own = {id(one), id(two)}
-    del one, two, read
+    own = set(map(id, sets))
+    sets.clear()
     gc.collect()
     assert not {key for key in set(shard_entries._readers) - before if key[0] in own}
 

@@ -54,6 +54,31 @@ def test_processes_gather_values_and_compute_together():
     assert pod.gather("alone", {"a": 1}) == [{"a": 1}]
 
 
+def test_what_is_kept_is_made_once_and_what_differs_ends_the_job(tmp_path):
+    """The first process makes a file alone; the others find it. Another value is told by all."""
+    statuses, output = together(f"""
+        from pathlib import Path
+        kept = Path({str(tmp_path / "kept")!r})
+        def make():
+            found = kept.exists()
+            kept.write_text("made")
+            return found
+        with pod.ending_together():
+            print("found it:", pod.first_alone("a file", make))
+            pod.same("number", "7", "nothing to mend")
+            try:
+                pod.same("plan", f"plan {{me}}", "give all hosts the same data")
+            except ValueError as error:
+                print(error)
+    """)
+    assert statuses == [0, 0]
+    assert "found it: False" in output[0] and "found it: True" in output[1]
+    told = "process 1 has another plan than process 0: give all hosts the same data"
+    assert all(told in text and "number" not in text for text in output)
+    assert pod.first_alone("alone", lambda: 5) == 5
+    pod.same("alone", "any", "nothing to mend")
+
+
 @pytest.mark.parametrize("culprit", [0, 1])
 def test_an_error_on_one_host_ends_all_and_is_what_they_show(culprit):
     began = time.monotonic()
