@@ -49,11 +49,26 @@ def rows_of(workdir):
 
 
 @pytest.fixture(scope="module")
-def finished(quick_compile, tmp_path_factory):
+def told(quick_compile, tmp_path_factory):
+    """A run of six steps on a 2 x 4 mesh: its workdir, and when it waited and asked whether to
+    stop, in order."""
+    workdir, calls = tmp_path_factory.mktemp("finished"), []
+    wait, reached = train.metrics.Meter.wait, train.StopSignal.reached
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.metrics.Meter, "wait", lambda m: (calls.append("wait"), wait(m)))
+        patch.setattr(train.StopSignal, "reached", lambda s, n: (calls.append(n), reached(s, n))[1])
+        trained(make_run(), workdir)
+    return workdir, calls
+
+
+@pytest.fixture(scope="module")
+def finished(told):
     """Workdir of six steps on a 2 x 4 mesh, with checkpoints of step 4 and 6."""
-    workdir = tmp_path_factory.mktemp("finished")
-    trained(make_run(), workdir)
-    return workdir
+    return told[0]
+
+
+def test_a_run_waits_for_the_devices_before_it_asks_whether_to_stop(told):
+    assert told[1] == [call for step in range(6) for call in ("wait", step)]
 
 
 def test_a_run_leaves_all_that_sampling_needs(finished):

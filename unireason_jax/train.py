@@ -188,6 +188,7 @@ def train(
             if step > start and pace.due(step):
                 aside.save(step, state)
                 pace.saved(step)
+            aside.wait()
             if stopped := stop.reached(step):
                 break
             batch = aside.next_batch(step)
@@ -283,6 +284,10 @@ class Aside:
             position = {"data": self._pipeline.get_state(), "meter": self._meter.state()}
             position |= {"totals": self._pipeline.totals()}
             self._checkpoints.save(step, state, position)
+
+    def wait(self) -> None:
+        """Waits for the steps before, so that a signal that comes meanwhile stops the next one."""
+        self._meter.wait()
 
     def next_batch(self, step: int) -> dict[str, jax.Array]:
         """The global batch of a step that begins now."""

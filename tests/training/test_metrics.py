@@ -88,6 +88,31 @@ def test_meter_averages_and_a_resumed_meter_reports_the_same():
     assert "loss" not in unbroken.report()
 
 
+@pytest.mark.parametrize(("seconds", "most"), [(30.0, 0), (0.2, 1)])
+def test_a_signal_finds_no_slow_step_queued_behind_the_one_that_runs(monkeypatch, seconds, most):
+    """Devices that work off one step after another, and a loop like that of `train`."""
+    clock, queue = [0.0], []
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: clock[0])
+
+    class Scalar:
+        def block_until_ready(self):
+            while self in queue:
+                queue.pop(0)
+                clock[0] += seconds
+            return self
+
+    meter, counts, stopped = metrics.Meter(None), {"text": 1, "vit": 0, "latent": 0}, None
+    for step in range(9):
+        assert len(queue) <= 2  # what the devices have to do is bounded at all times
+        meter.wait()
+        if step == 7:  # the signal came while the step before was waited for
+            stopped = len(queue)
+            break
+        queue.append(Scalar())
+        meter.add({"loss": queue[-1]}, counts, flops=1.0)
+    assert stopped == most
+
+
 def test_clock_splits_time():
     clock = metrics.Clock()
     with clock("data"):

@@ -34,6 +34,7 @@ PEAK_FLOPS = {
     "H200": 989e12,
     "B200": 2250e12,
 }
+_SLOW = 2.0  # seconds of a step from which on no other is queued behind it
 LAST = ("lr", "skipped", "consecutive_skips", "param_norm")  # reported as they are, not averaged
 
 
@@ -207,17 +208,16 @@ def heartbeat(what: str, *, every: float = 10.0) -> Iterator[None]:
 class Meter:
     """Means of step metrics between two log lines, and speed over the same steps.
 
-    Device values are fetched only when a line is due or a checkpoint is written. At most
-    `in_flight` steps are queued on the device.
+    Device values are fetched only when a line is due or a checkpoint is written.
 
     Args:
       flops_per_second: peak of all devices together, None when not known.
-      in_flight: bound on dispatched, unfinished steps.
     """
 
-    def __init__(self, flops_per_second: float | None, *, in_flight: int = 2):
-        self.peak, self.in_flight = flops_per_second, in_flight
+    def __init__(self, flops_per_second: float | None):
+        self.peak = flops_per_second
         self.clock = Clock()
+        self._is_slow, self._waited = False, 0.0
         self._pending: list[dict[str, jax.Array]] = []
         self._steps, self._sums = 0, {}
         self._work: dict[str, float] = {}
@@ -226,16 +226,32 @@ class Meter:
     def add(self, metrics: dict[str, jax.Array], counts: Mapping[str, int], flops: float) -> None:
         """Takes in one step: its device scalars, and the global tokens and FLOPs it stood for."""
         self._pending.append(metrics)
-        if len(self._pending) > self.in_flight:
-            jax.block_until_ready(self._pending[-1 - self.in_flight])
         self._timed += 1
         for name in ("text", "vit", "latent"):
             self._work[name] = self._work.get(name, 0) + counts[name]
         self._work["flops"] = self._work.get("flops", 0.0) + flops
 
+    def wait(self) -> None:
+        """Waits until the devices have little left to do, before they are given another step.
+
+        A queued step cannot be taken back, so whoever stops the run waits for it. One is left
+        unfinished, to keep the devices busy while the next is prepared; none where steps are slow,
+        as then the host's milliseconds are nothing beside a step that is waited for.
+        """
+        unfinished = 0 if self._is_slow else 1
+        if len(self._pending) > unfinished:
+            began = time.perf_counter()
+            jax.block_until_ready(self._pending[-1 - unfinished])
+            spent = time.perf_counter() - began
+            self._is_slow = spent > _SLOW
+            self._waited += spent
+
     def state(self) -> dict[str, Any]:
         """JSON state of the unfinished interval, so that a resumed run reports the same means."""
-        for metrics in jax.device_get(self._pending):
+        began = time.perf_counter()
+        found = jax.device_get(self._pending)
+        self._waited += time.perf_counter() - began
+        for metrics in found:
             for name, value in metrics.items():
                 before = 0.0 if name in LAST else self._sums.get(name, 0.0)
                 self._sums[name] = before + float(value)
@@ -257,11 +273,12 @@ class Meter:
         working = max(spent["step"] + spent.get("data", 0.0), 1e-9)
         if self._timed:
             out["speed/steps_per_s"] = self._timed / working
+            out["speed/host_s"] = max(working - self._waited, 0.0) / self._timed
             for name in ("text", "vit", "latent"):
                 out[f"speed/{name}_tokens_per_s"] = self._work[name] / working
             if self.peak:
                 out["speed/mfu"] = self._work["flops"] / working / self.peak
         out |= {f"time/{phase}": seconds for phase, seconds in spent.items()}
         out["time/total"] = total
-        self._steps, self._sums, self._work, self._timed = 0, {}, {}, 0
+        self._steps, self._sums, self._work, self._timed, self._waited = 0, {}, {}, 0, 0.0
         return out | memory()
