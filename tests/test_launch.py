@@ -1,8 +1,12 @@
 """The launch scripts: what they would run, said exactly, and babysitting with a simulated cloud."""
 
+import fnmatch
 import os
+import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -157,6 +161,75 @@ def test_an_xpk_workload():
     assert listed == f"xpk workload list {where}\n"
 
 
+GCLUSTER = {"PROJECT": "proj", "LOCATION": "zone-a", "CLUSTER": "c", "NAME": "w", "IMAGE": "i:tpu",
+            "COMPUTE_TYPE": "v5p-32", "TOPOLOGY": "2x2x4"}  # fmt: skip
+
+
+def test_a_workload_of_the_cluster_toolkit():
+    where = "--cluster=c --project=proj --location=zone-a"
+    told = {"SLICES": "2", "LIBTPU_INIT_ARGS": "--a=1"}
+    made = call("gcluster.sh", "--dry-run", "create", "--", *TRAIN, **GCLUSTER, **told)
+    assert made == (
+        "gcluster job submit --name=w --image=i:tpu --compute-type=v5p-32 --topology=2x2x4 "
+        "--num-slices=2 --restarts=100 "
+        + shlex.quote(
+            "--command=env LIBTPU_INIT_ARGS=--a=1 unireason train --config=configs/tiny.py "
+            "'--workdir=/runs/a b'"
+        ).replace("'\"'\"'", "'\\''")
+        + f" {where}\n"
+    )
+    other = {"list": "list", "logs": "logs w -f", "delete": "cancel w"}
+    for command, words in other.items():
+        line = call("gcluster.sh", "--dry-run", command, **GCLUSTER)
+        assert line == f"gcluster job {words} {where}\n"
+
+
+def test_a_workload_is_submitted_again_when_a_call_fails(tmp_path):
+    fake = tmp_path / "gcluster"
+    fake.write_text(
+        '#!/bin/bash\necho "$@" >> "$CALLS"\n[[ $(wc -l < "$CALLS") -gt 2 ]] || exit 1\n'
+    )
+    fake.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
+    call("gcluster.sh", "create", "--", "true", **GCLUSTER | env, PAUSE="0")
+    lines = (tmp_path / "calls").read_text().splitlines()
+    assert len(lines) == 3 and len(set(lines)) == 1
+    assert lines[0].startswith("job submit --name=w --image=i:tpu")
+    env["CALLS"] = str(tmp_path / "other")
+    call("gcluster.sh", "create", "--", "true", **GCLUSTER | env, PAUSE="0", TRIES="2", status=1)
+
+
+def test_the_image_is_pinned_and_copies_what_is_there():
+    root = LAUNCH.parent
+    lines = (LAUNCH / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    lines = [line.split() for line in lines if line and not line.startswith("#")]
+    (base,) = (words[1].partition("=")[2] for words in lines if words[:1] == ["ARG"]
+               and words[1].startswith("BASE="))  # fmt: skip
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", base)
+    assert [words[1] for words in lines if words[0] == "FROM"] == ["${BASE}"] * 2
+    ignored = [line for line in (root / ".dockerignore").read_text().splitlines()
+               if line and not line.startswith("#")]  # fmt: skip
+    copied = [
+        name for words in lines if words[0] == "COPY" and not words[1].startswith("--from=")
+        for name in words[1:-1]
+    ]  # fmt: skip
+    assert {".git", "runs", "tests"} <= set(ignored)
+    for name in copied:
+        assert (root / name).exists(), name
+        assert not any(fnmatch.fnmatch(name, pattern) for pattern in ignored), name
+    for needed in ("unireason_jax", "configs", "launch", "constraints"):  # by `COPY . .`
+        assert not any(fnmatch.fnmatch(needed, pattern) for pattern in ignored), needed
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert {"pyproject.toml", project["readme"], *project["license-files"]} <= set(copied)
+    installs = [" ".join(words) for words in lines if "install" in words]
+    limits = re.search(r"-c (\S+)", installs[0])[1]
+    pins = (root / limits).read_text()
+    assert re.search(r"^libtpu==[\d.]+$", pins, re.M) and re.search(r"^jax==[\d.]+$", pins, re.M)
+    assert all("-c " in line or "--no-deps" in line for line in installs)
+    python = re.match(r"python:3\.(\d+)", base)[1]
+    assert limits == "constraints/py312.txt" and int(python) >= 12
+
+
 @pytest.mark.parametrize("wanted", ["", "--a=1 --b=2"])
 def test_a_compiler_is_told_what_the_user_says_and_nothing_else(wanted):
     env = {"NAME": "big", "IMAGE": "i", "TPU": "tpu-v6e-slice", "TOPOLOGY": "4x4", "HOSTS": "4"}
@@ -172,6 +245,8 @@ def test_a_compiler_is_told_what_the_user_says_and_nothing_else(wanted):
     line = call("xpk.sh", "--dry-run", "create", "--", "true", **place)
     assert all(flag in line for flag in wanted.split())
     assert bool(wanted) or "LIBTPU_INIT_ARGS= true" in line
+    line = call("gcluster.sh", "--dry-run", "create", "--", "true", **GCLUSTER | told)
+    assert all(flag in line for flag in wanted.split())
 
 
 def test_a_slurm_batch_gives_a_task_all_gpus_of_its_node():
@@ -219,7 +294,7 @@ def test_what_is_missing_is_named():
     assert "set IMAGE" in call("gke.sh", "show", "--", "true", status=1, NAME="n")
     assert "command to run" in call("slurm.sh", "--dry-run", status=1)
     assert "unknown command fly" in call("tpu.sh", "fly", status=1, **PLACE)
-    for script in ("tpu.sh", "gke.sh", "xpk.sh", "slurm.sh", "sweep.sh"):
+    for script in ("tpu.sh", "gke.sh", "xpk.sh", "gcluster.sh", "slurm.sh", "sweep.sh"):
         assert "Environment:" in call(script, "--help")
 
 
