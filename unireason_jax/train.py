@@ -188,7 +188,7 @@ def train(
             if step > start and pace.due(step):
                 aside.save(step, state)
                 pace.saved(step)
-            aside.wait()
+            aside.meter.wait()  # a signal that comes meanwhile stops the next step
             if stopped := stop.reached(step):
                 break
             batch = aside.next_batch(step)
@@ -219,7 +219,7 @@ def introduce(run: Run, workdir: epath.Path, lines: Sequence[str]) -> None:
 class Aside:
     """What a run does beside its steps: it feeds, watches, evaluates, saves and reports.
 
-    Every state that is worked on is an argument.
+    Every state that is worked on is an argument. `meter` measures the steps.
 
     Args:
       run, pipeline, workdir, checkpoints, watchdog: of `train`.
@@ -241,10 +241,10 @@ class Aside:
         config, peak = run.config, metrics.peak_flops()
         self._run, self._pipeline, self._start = run, pipeline, start
         self._checkpoints, self._watchdog = checkpoints, watchdog
-        self._meter = metrics.Meter(peak and peak * jax.device_count())
+        self.meter = metrics.Meter(peak and peak * jax.device_count())
         if saved:
             pipeline.set_state(saved["data"])
-            self._meter.restore(saved["meter"])
+            self.meter.restore(saved["meter"])
             pipeline.restore(saved.get("totals"))
         self._writers = Writers(
             workdir,
@@ -262,7 +262,7 @@ class Aside:
     def compile(self) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
         """The train step as an executable."""
         self._watchdog.pause()  # a large model compiles for long, and says so
-        with self._meter.clock("compile"):
+        with self.meter.clock("compile"):
             return self._run.compile_step(self._pipeline.batch_spec())
 
     def evaluate(self, step: int, state: TrainState) -> None:
@@ -270,7 +270,7 @@ class Aside:
         if not self._evaluator:
             return
         self._watchdog.note(f"evaluation at step {step}")
-        with self._meter.clock("eval"):
+        with self.meter.clock("eval"):
             weights = merge(state.ema, state.params) if state.ema else state.params
             self._writers.write(step, self._evaluator(weights))
             if self._samples:
@@ -280,20 +280,16 @@ class Aside:
     def save(self, step: int, state: TrainState) -> None:
         """Starts to save a checkpoint."""
         self._watchdog.note(f"checkpoint of step {step}")
-        with self._meter.clock("checkpoint"):
-            position = {"data": self._pipeline.get_state(), "meter": self._meter.state()}
+        with self.meter.clock("checkpoint"):
+            position = {"data": self._pipeline.get_state(), "meter": self.meter.state()}
             position |= {"totals": self._pipeline.totals()}
             self._checkpoints.save(step, state, position)
-
-    def wait(self) -> None:
-        """Waits for the steps before, so that a signal that comes meanwhile stops the next one."""
-        self._meter.wait()
 
     def next_batch(self, step: int) -> dict[str, jax.Array]:
         """The global batch of a step that begins now."""
         self._watchdog.note(f"step {step}")
         self._profiler.at(step)
-        with self._meter.clock("data"):
+        with self.meter.clock("data"):
             return batches.global_batch(self._run.mesh, next(self._pipeline))
 
     def note(self, finished: int, scalars: dict[str, jax.Array]) -> None:
@@ -306,10 +302,10 @@ class Aside:
         counts = global_counts(self._pipeline)
         backward = 0.0 if config.loss.detach_und else 2.0
         flops = metrics.train_flops(run.model, counts, und_backward=backward)
-        self._meter.add(scalars, counts, flops)
+        self.meter.add(scalars, counts, flops)
         self._writers.advance()
         if due(finished, config.train.log_every) or finished == config.train.steps:
-            numbers = self._meter.report() | data_numbers(self._pipeline)
+            numbers = self.meter.report() | data_numbers(self._pipeline)
             numbers |= self._ledger.add(finished, metrics.phases(numbers))
             self._writers.write(finished, numbers)
             refuse_divergence(numbers, finished, run.optimizer.config.max_skips)
@@ -321,9 +317,9 @@ class Aside:
             self.evaluate(finished, state)
         if self._checkpoints.saved != finished:
             self.save(finished, state)
-        with self._meter.clock("checkpoint"):
+        with self.meter.clock("checkpoint"):
             self._checkpoints.wait()
-        self._ledger.add(finished, self._meter.clock.split()[1])
+        self._ledger.add(finished, self.meter.clock.split()[1])
         for part in (self._profiler, self._pipeline, self._writers):
             part.close()
 
