@@ -35,9 +35,10 @@ def umm_row(row: Row) -> Example:
     Raises:
       RecordError: a turn that cannot be read, one without its picture, or no end.
     """
-    is_edit = row["task"] == "edit"
-    if not is_edit and row["task"] != "t2i":
-        raise problem(row, f"field 'task' is {cut(row['task'])}; give t2i or edit")
+    task = row.get("task")
+    if task not in ("t2i", "edit"):
+        raise problem(row, f"field 'task' is {cut(task)}; give t2i or edit")
+    is_edit = task == "edit"
     turns, images = (_list(row, key) for key in FIELDS[2:])
     first = int(is_edit)
     if len(turns) != len(images) or len(turns) < first + 2:
