@@ -177,6 +177,19 @@ def test_records_of_it_are_known_to_its_tokenizer_and_fit_a_row():
     assert longest[0] <= 450 and longest[2] % 36 == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("one large red square , two small red square", "two groups of one kind"),
+        ("one large red square , first above second", "does not name"),
+        ("one large red", "count size color shape"),
+    ],
+)
+def test_plans_that_no_picture_can_be_held_against_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        words.parse_plan(text)
+
+
 def test_it_has_a_canvas_of_its_own():
     with pytest.raises(ValueError, match=r"4 to 6 cells per side, not 3.*data\.side=6"):
         tasks.example(0, 0, "hard_t2i", side=3)

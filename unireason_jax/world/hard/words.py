@@ -51,7 +51,8 @@ def parse_plan(text: str, side: int = SIDE) -> Wish:
     """Reads a plan, which names no cell: any `side` will do.
 
     Raises:
-        ValueError: naming the part that does not fit the grammar.
+        ValueError: naming the part that does not fit the grammar; or two groups are of one kind,
+            so that no thing could be told to belong to either.
     """
     groups: list[Group] = []
     orders: list[Order] = []
@@ -63,6 +64,8 @@ def parse_plan(text: str, side: int = SIDE) -> Wish:
             groups.append(_group(words, text))
     if not groups or any(max(a, b) >= len(groups) for a, _, b in orders):
         raise ValueError(f"plan {text!r} speaks of groups that it does not name")
+    if len({(group.shape, group.color) for group in groups}) < len(groups):
+        raise ValueError(f"plan {text!r} has two groups of one kind")
     return Wish(tuple(groups), tuple(orders))
 
 
