@@ -24,4 +24,7 @@ def get_config(parts: str = "") -> ConfigDict:
         # As much for 16 patches and latents, and shorter texts.
         config.rl.budgets.text, config.rl.budgets.vit, config.rl.budgets.latent = 400, 80, 192
         config.rl.max_text = 72
+        config.rl.prompts, config.rl.group = 4, 6
+        config.optim.lr = 1e-4  # twenty times the default: tens of iterations, not hundreds
+        config.train.steps = 40
     return config
