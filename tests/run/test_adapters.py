@@ -1,7 +1,9 @@
 """Training adapters: the base is never written, small checkpoints go on anywhere, bit for bit."""
 
 import json
+import logging as standard
 import zlib
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,13 +11,15 @@ import pytest
 
 from tests import untrained
 from unireason_jax import train
+from unireason_jax.inference.load import load
 from unireason_jax.models import lora
-from unireason_jax.run import configuration
+from unireason_jax.run import configuration, initial_state
 from unireason_jax.run.run import Run
 from unireason_jax.training import checkpoint
 from unireason_jax.training.optim import flatten
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
+DEMO = Path(__file__).resolve().parents[2] / "notebooks" / "demo"
 SMALL = {
     "lora.rank": 2,
     "lora.dropout": 0.25,
@@ -105,3 +109,28 @@ def test_merged_weights_are_read_where_no_adapters_are_expected(base, unbroken):
     wanted = kernel + 8 * np.einsum("lnhr,lrd->lnhd", raw[a], raw[b])
     np.testing.assert_allclose(merged["stack/blocks/gen/out/kernel"], wanted, atol=1e-6)
     np.testing.assert_array_equal(merged["embed"], raw["embed"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "warns"),
+    [
+        ({}, True),
+        ({"lora__targets": ("^latent_out/kernel$",)}, False),
+        ({"lora__rank": 0}, False),
+        ({"lora__rank": 0, "optim__freeze": ("^latent_out/",)}, True),
+    ],
+)
+def test_a_head_that_is_zero_and_does_not_move_is_told(changes, warns, base, caplog):
+    """What is drawn then stays noise, and the flow loss cannot fall."""
+    with caplog.at_level(standard.WARNING, logger="absl"):
+        initial_state.initial_params(make_run(base, **changes))
+    assert ("llm2vae" in caplog.text and "stay noise" in caplog.text) == warns
+
+
+def test_sampling_with_a_head_that_is_zero_is_told(base, caplog):
+    with caplog.at_level(standard.WARNING, logger="absl"):
+        load(base)
+        assert "pictures will be noise" in caplog.text and str(base) in caplog.text
+        caplog.clear()
+        load(DEMO)
+        assert "noise" not in caplog.text

@@ -229,6 +229,19 @@ def test_what_is_wrong_is_told_in_the_form_of_the_protocol(server, kind):
     assert len(error["message"]) < 2000
 
 
+ASKS = {"chat/completions": {"messages": MESSAGES}, "images/generations": {"prompt": PROMPT}}
+
+
+@pytest.mark.parametrize("path", ASKS)
+def test_a_negative_prompt_is_refused_by_name(server, path):
+    given = ASKS[path] | {"negative_prompt": "blue"}
+    status, _, told = post(server[0], given, f"/v1/{path}")
+    error = told["error"]
+    assert (status, error["code"]) == (400, "unknown_parameter")
+    assert error["param"] == "negative_prompt"
+    assert "'negative_prompt' is not supported" in error["message"]
+
+
 def test_unknown_models_and_paths(server, client):
     with pytest.raises(openai.NotFoundError) as caught:
         client.images.generate(model="dall-e-3", prompt=PROMPT)

@@ -82,6 +82,12 @@ def load(
     run = dataclasses.replace(run, model=model)
     options = {"which": which, "step": step, "mesh": mesh, "adapter": found}
     params = weights.load_model(workdir, model, merged_dtype=model.dtype, **options)
+    if functional.draws_noise(params):
+        logging.warning(
+            "%s: its head of velocities (latent_out, llm2vae of BAGEL) is zero, so pictures will "
+            "be noise; train it on pictures first, or name other weights.",
+            workdir,
+        )
     return around(run, params, settings or usual_settings(run, workdir), mesh)
 
 

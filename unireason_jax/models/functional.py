@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from unireason_jax.models import lora, quantized
@@ -181,6 +182,20 @@ def for_sampling(config: ModelConfig, params: Params) -> tuple[ModelConfig, Para
 def is_matrix(path: Sequence[str]) -> bool:
     """Whether a parameter of this path is multiplied or looked up, in the dtype of the matmuls."""
     return path[-1] in ("kernel", "embed", "gen_embed") or lora.is_part("/".join(path))
+
+
+def draws_noise(params: Params) -> bool:
+    """Whether the head of velocities (`latent_out`, BAGEL's `llm2vae`) is zero, as a new model's.
+
+    Then no picture moves away from its noise. False for models that have no such head.
+    """
+    head = params.get("latent_out", {})
+    leaves = {
+        "/".join(str(p.key) for p in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(head)
+    }
+    moving = [leaf for name, leaf in leaves.items() if name in ("kernel", lora.PARTS[1])]
+    return bool(moving) and not any(bool(jnp.any(leaf)) for leaf in moving)
 
 
 def count(params: Params) -> int:

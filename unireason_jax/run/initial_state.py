@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from etils import epath
 
 from unireason_jax.models import functional, lora
@@ -18,6 +19,8 @@ from unireason_jax.training.checkpoint import Checkpoints
 from unireason_jax.training.checkpoint_manifest import CheckpointMissing, find, read_manifest
 from unireason_jax.training.optim import Params, flatten, merge, unflatten
 from unireason_jax.training.state import TrainState
+
+_HEAD = "latent_out/"
 
 
 def starting_state(
@@ -75,6 +78,14 @@ def initial_params(run: Run) -> Params:
     options = {"which": config.init_which, "mesh": run.mesh, "dtypes": run.dtypes}
     params = weights.load_model(config.init_from, given, **options)
     params = with_new_words(run, params)
+    moves = flatten(run.optimizer.split(run.abstract.params)[0])
+    if functional.draws_noise(params) and not any(path.startswith(_HEAD) for path in moves):
+        logging.warning(
+            "config.init_from=%s: its head of velocities (latent_out, llm2vae of BAGEL) is zero "
+            "and does not move in this run, so pictures will stay noise. Name weights that have "
+            "learned to draw, or let it learn (config.lora.targets, config.optim.freeze).",
+            config.init_from,
+        )
     return params if given == run.model else merge(_fresh(run), params)
 
 
