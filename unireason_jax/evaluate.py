@@ -21,7 +21,7 @@ from unireason_jax.evals.progress import Progress
 from unireason_jax.evals.world import evaluation
 from unireason_jax.evals.world.exam import CONVERSATIONS
 from unireason_jax.inference import default_preset
-from unireason_jax.inference.load import add_flags, from_flags
+from unireason_jax.inference.load import add_flags, from_flags, weights_told
 from unireason_jax.inference.multihost import SharedReasoner
 from unireason_jax.inference.settings import Settings
 from unireason_jax.inference.systems import catalog
@@ -100,7 +100,7 @@ def _run(arguments: argparse.Namespace) -> Path:
     )
     if jax.process_index():
         return arguments.out  # the first process tells what all have drawn
-    facts = {"checkpoint": arguments.checkpoint, "weights": arguments.which}
+    facts = {"checkpoint": arguments.checkpoint, "weights": weights_told(arguments)}
     if arguments.preset:
         facts["preset"] = arguments.preset
     facts["sampling"] = sampling(reasoner.settings)

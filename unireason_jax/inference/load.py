@@ -175,11 +175,16 @@ def from_flags(arguments: argparse.Namespace) -> Reasoner:
 
 
 def told(arguments: argparse.Namespace) -> str:
-    """In words, which weights --checkpoint, --which and --step name."""
+    """In words, which weights --checkpoint and the flags of weights name."""
+    return f"{arguments.checkpoint}, {weights_told(arguments)}"
+
+
+def weights_told(arguments: argparse.Namespace) -> str:
+    """In words, which weights of a checkpoint the flags name, and what they are kept in."""
     step = checkpoint.find(arguments.checkpoint, arguments.step).name
     more = [f", adapter {arguments.adapter}"] if arguments.adapter else []
     more += [f", kernels in {arguments.weights_dtype}"] if arguments.weights_dtype else []
-    return f"{arguments.checkpoint}, {arguments.which} of step {step}{''.join(more)}"
+    return f"{arguments.which} of step {step}{''.join(more)}"
 
 
 def mesh_axes(text: str) -> dict[str, int]:
