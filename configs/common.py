@@ -206,8 +206,11 @@ def get_config() -> ConfigDict:
             "hash_checkpoints": True,
             "tensorboard": True,
             "wandb": "",
-            # Steps [first, end) to record with the profiler; equal numbers record none.
+            # Steps [first, end) to record with the profiler; equal numbers record none. More are
+            # asked for by a file profile_steps in the workdir, with their number in it, or at a
+            # port that every host opens (0: none).
             "profile": (0, 0),
+            "profiler_port": 0,
             # A step, evaluation or checkpoint that takes longer prints the stacks of all threads,
             # and ends the job after three times as long; 0 waits for ever.
             "hang_seconds": 900.0,

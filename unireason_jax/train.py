@@ -52,7 +52,7 @@ from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.initial_state import starting_state
 from unireason_jax.run.run import Run
 from unireason_jax.storage import atomic, lock, paths
-from unireason_jax.training import metrics
+from unireason_jax.training import metrics, stragglers
 from unireason_jax.training.checkpoint import (
     CheckpointFailed,
     CheckpointMismatch,
@@ -255,7 +255,8 @@ class Aside:
             config=configuration.plain(config),
         )
         self._ledger = Ledger(workdir, start)
-        self._profiler = metrics.Profiler(config.train.profile, workdir)
+        port = config.train.get("profiler_port", 0)  # runs from before it have none
+        self._profiler = metrics.Profiler(config.train.profile, workdir, port)
         self._evaluator = loss.held_out(run)
         self._samples = Samples(run, workdir) if config.eval.every and config.eval.samples else None
 
@@ -307,7 +308,9 @@ class Aside:
         if due(finished, config.train.log_every) or finished == config.train.steps:
             numbers = self.meter.report() | data_numbers(self._pipeline)
             numbers |= self._ledger.add(finished, metrics.phases(numbers))
+            numbers |= stragglers.compared(numbers)
             self._writers.write(finished, numbers)
+            self._profiler.look(finished)
             refuse_divergence(numbers, finished, run.optimizer.config.max_skips)
 
     def finish(self, state: TrainState, stopped: bool) -> None:

@@ -17,6 +17,7 @@ from tests.batches import packed_batch
 from unireason_jax.models.config import variant
 from unireason_jax.models.sizes import LoraConfig
 from unireason_jax.rules import visibility
+from unireason_jax.run import configuration
 from unireason_jax.training import metrics
 from unireason_jax.training.writers import Writers, duration
 
@@ -241,6 +242,40 @@ def test_profiler_records_its_window_also_after_a_resume_or_an_early_end(tmp_pat
     none.at(0)
     none.close()
     assert calls == [] and start.endswith("profile")
+
+
+def test_a_file_asks_for_steps_to_record(tmp_path, monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: calls.append("start"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
+    request, profiler = tmp_path / "profile_steps", metrics.Profiler((0, 0), tmp_path)
+    asked = {2: "", 3: "2\n", 5: "9"}  # what is written before these steps
+    seen = []
+    for step in range(7):
+        if step in asked:
+            request.write_text(asked[step])
+        profiler.look(step)
+        profiler.at(step)
+        seen += [(step, call) for call in calls]
+        calls.clear()
+        assert request.exists() == (step in (2, 5))  # looked at again when nothing is recorded
+    assert seen == [(3, "start"), (5, "stop"), (6, "start")]
+    profiler.close()
+    assert calls == ["stop"]
+    request.write_text("two")
+    profiler.look(20)
+    profiler.at(20)
+    told = capsys.readouterr().out
+    assert "profile_steps: 'two' is no number of steps" in told and not request.exists()
+    assert "recording 2 steps from step 3 on" in told and calls == ["stop"]
+
+
+def test_a_profiler_may_be_asked_at_a_port(tmp_path, monkeypatch):
+    ports = []
+    monkeypatch.setattr(jax.profiler, "start_server", ports.append)
+    metrics.Profiler((0, 0), tmp_path)
+    metrics.Profiler((0, 0), tmp_path, 9012)
+    assert ports == [9012] and configuration.load("configs/tiny.py").train.profiler_port == 0
 
 
 def test_a_terminal_gets_a_progress_bar_with_the_time_left(tmp_path, monkeypatch):

@@ -16,13 +16,14 @@ class Mirror:
 
     Attributes:
       local: the folder to write into; of a bucket's a temporary one.
+      place: the folder that is meant.
 
     Args:
       place: the folder that is meant.
     """
 
     def __init__(self, place: Path | paths.Bucket):
-        self._place, self._copied, self._last = place, {}, time.monotonic()
+        self.place, self._copied, self._last = place, {}, time.monotonic()
         self._kept = None if isinstance(place, Path) else tempfile.TemporaryDirectory()
         self.local = place if self._kept is None else Path(self._kept.name)
 
@@ -33,7 +34,7 @@ class Mirror:
         for path in (path for path in self.local.rglob("*") if path.is_file()):
             stamp = (path.stat().st_size, path.stat().st_mtime_ns)
             if self._copied.get(path) != stamp:
-                target = self._place / path.relative_to(self.local)
+                target = self.place / path.relative_to(self.local)
                 paths.files(target).put_file(str(path), str(target))
                 self._copied[path] = stamp
         self._last = time.monotonic()

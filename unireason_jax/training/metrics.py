@@ -154,14 +154,36 @@ def phases(report: Mapping[str, float]) -> dict[str, float]:
 
 
 class Profiler:
-    """Records steps [first, end) on process 0 under <workdir>/profile; an empty window none.
+    """Records steps on process 0 under <workdir>/profile: a window of steps, and more on request.
 
-    A run that resumes inside the window records the rest of it.
+    The file <workdir>/profile_steps with a number in it asks for so many steps; it goes when they
+    begin. A run that resumes inside the window records the rest of it.
+
+    Args:
+      window: steps [first, end); an empty one records none.
+      workdir: the run's directory.
+      port: of every host, at which a profiler (xprof, TensorBoard) may ask too; 0 for none.
     """
 
-    def __init__(self, window: tuple[int, int], workdir: epath.PathLike):
+    def __init__(self, window: tuple[int, int], workdir: epath.PathLike, port: int = 0):
         self._window, self._mirror = window, Mirror(paths.of(workdir) / "profile")
+        self._request = paths.of(workdir) / "profile_steps"
         self._running = False
+        self._server = jax.profiler.start_server(port) if port else None
+
+    def look(self, step: int) -> None:
+        """Takes in a request for the steps from this one on, if there is one."""
+        if self._running or jax.process_index() != 0 or not self._request.exists():
+            return
+        asked = self._request.read_text().strip()
+        if not asked:
+            return  # it is just being written
+        self._request.unlink(missing_ok=True)
+        if not asked.isdecimal() or not int(asked):
+            print(f"{self._request}: {asked[:40]!r} is no number of steps to record", flush=True)
+            return
+        self._window = (step, step + int(asked))
+        print(f"recording {int(asked)} steps from step {step} on: {self._mirror.place}", flush=True)
 
     def at(self, step: int) -> None:
         """Starts or stops recording, as this step is the first or the last of the window."""
