@@ -197,10 +197,10 @@ class Pipeline:
     def _shared_folder(self, cache: str | Path | None) -> Path:
         """Where workers map what they need: the cache, or a folder that goes with the pipeline."""
         if cache and paths.is_local(cache):
-            return Path(cache)
+            return paths.of(cache)
         folder = tempfile.mkdtemp(prefix="unireason-rows-")
         weakref.finalize(self, paths.remove_tree, folder)
-        return Path(folder)
+        return paths.of(folder)
 
     @property
     def digest(self) -> str:

@@ -92,7 +92,7 @@ class RowMaker:
 
         Whatever is pickled of it holds the file's path in their place.
         """
-        file = Path(folder).absolute() / f"rows-{self.digest}.npz"
+        file = folder.absolute() / f"rows-{self.digest}.npz"
         try:
             found = arrays.mapped(file, checked=True)
         except (FileNotFoundError, ValueError):
