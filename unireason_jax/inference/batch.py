@@ -113,8 +113,8 @@ class Batch:
         flow, first = guided[rows[0]]
         branches = [{row: guided[row][1][n] for row in rows} for n in range(len(first))]
         pictures = self.context.draw(seeds, grids, flow, branches)
-        for row in rows:
-            image = self.engine.spec.codec.decode(pictures[row].latents)
+        images = self.engine.pictures([pictures[row].latents for row in rows])
+        for row, image in zip(rows, images):
             talks[row].drew(image, seeds[row], pictures[row].forwards)
 
     def _draw_codes(self, rows: Sequence[int], seeds: Mapping[int, int]) -> None:
@@ -126,8 +126,7 @@ class Batch:
             guides = [{row: turns.blanked(seen[row], spec) for row in rows}]
         grid = talks[rows[0]].grid()
         codes = self.context.draw_codes(seeds, grid, settings, guides)
-        for row in rows:
-            image = spec.codec.decode(codes[row])
+        for row, image in zip(rows, self.engine.pictures([codes[row] for row in rows])):
             talks[row].drew(image, seeds[row], grid[0] * grid[1] * (1 + len(guides)))
 
     def guides(self, row: int, talk: Conversation) -> tuple[FlowSettings, list[list[turns.Turn]]]:

@@ -1,5 +1,6 @@
 """A model ready to sample: where its arrays live, and the few sizes that its programs have."""
 
+import collections
 import contextlib
 import dataclasses
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from unireason_jax.data.mot_tokens import SampleSpec
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference.cache import Cache, Markers
 from unireason_jax.pods import batches, sharding
+
+PIXELS = 1 << 21
+"""Most pixels that a device decodes at a time."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,6 +74,30 @@ class Engine:
         if len(index) == cache.rows and (index == np.arange(cache.rows)).all():
             return cache
         return self.spread(caches.take_rows(cache, index))
+
+    def pictures(self, drawn: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Latents or codes [h, w, ...] as uint8 [H, W, 3].
+
+        A codec that decodes batches gets those of one size together, at most `PIXELS` a device,
+        filled up to one of few sizes and spread over the mesh.
+        """
+        codec = self.spec.codec
+        if not hasattr(codec, "decode_batch"):
+            return [codec.decode(one) for one in drawn]
+        parts = 1 if self.mesh is None else batches.row_parts(self.mesh)
+        sizes = collections.defaultdict(list)
+        for number, one in enumerate(drawn):
+            sizes[one.shape].append(number)
+        found = {}
+        for shape, numbers in sizes.items():
+            fit = max(PIXELS // (shape[0] * shape[1] * codec.stride**2), 1)
+            most = parts << fit.bit_length() - 1
+            for start in range(0, len(numbers), most):
+                chosen = numbers[start : start + most]
+                missing = self.rows_for(len(chosen), most) - len(chosen)
+                rows = [drawn[number] for number in [*chosen, *chosen[:1] * missing]]
+                found |= zip(chosen, codec.decode_batch(self.place(np.stack(rows))))
+        return [found[number] for number in range(len(drawn))]
 
     def rows_for(self, count: int, most: int) -> int:
         """Rows of a batch for `count` requests, at most `most` (rounded up) at a time.

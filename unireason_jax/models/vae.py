@@ -162,8 +162,12 @@ class Autoencoder:
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Scaled latents [h, w, C] -> uint8 [H, W, 3]; truncated, not rounded (as BAGEL)."""
-        pixels = self._decode(self.params, self.config, np.asarray(latents, np.float32)[None])
-        return to_uint8(np.asarray(pixels[0]))
+        return self.decode_batch(np.asarray(latents)[None])[0]
+
+    def decode_batch(self, latents: np.ndarray | jax.Array) -> np.ndarray:
+        """The same of latents [B, h, w, C], wherever they lie: uint8 [B, H, W, 3]."""
+        latents = jnp.asarray(latents, jnp.float32)
+        return to_uint8(np.asarray(self._decode(self.params, self.config, latents)))
 
 
 def to_float(images: np.ndarray) -> np.ndarray:

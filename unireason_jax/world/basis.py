@@ -113,6 +113,7 @@ class PatchBasis:
         Raises:
             ValueError: when the shape is not [B, h, w, 24].
         """
+        latents = np.asarray(latents)
         if latents.ndim != 4 or latents.shape[-1] != CHANNELS:
             raise ValueError(f"expected latents [B, h, w, {CHANNELS}], got {latents.shape}")
         batch, rows, cols, _ = latents.shape

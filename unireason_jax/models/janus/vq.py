@@ -238,7 +238,11 @@ class VQTokenizer:
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Codes int32 [h, w] -> uint8 [H, W, 3]; truncated, not rounded (as Janus)."""
-        return to_pixels(np.asarray(self._decode(self.params, np.asarray(codes)[None])[0]))
+        return self.decode_batch(np.asarray(codes)[None])[0]
+
+    def decode_batch(self, codes: np.ndarray | jax.Array) -> np.ndarray:
+        """The same of codes [B, h, w], wherever they lie: uint8 [B, H, W, 3]."""
+        return to_pixels(np.asarray(self._decode(self.params, codes)))
 
     def __reduce__(self):
         return VQTokenizer, (self.config, jax.device_get(self.params))
