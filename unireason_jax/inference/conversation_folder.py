@@ -18,6 +18,7 @@ from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import FlowSettings, Settings
 from unireason_jax.inference.settings import identity as identity_of
 from unireason_jax.storage import atomic
+from unireason_jax.storage.background import Background
 
 IDENTITY = "settings.json"
 ASKED = "asked"
@@ -75,7 +76,8 @@ class Folder:
         """Generates and saves what is not there yet, with a progress line on stderr.
 
         What asked something else under the same id, or is damaged, is generated again. A
-        conversation is let go as soon as it is saved: memory does not grow with their number.
+        conversation is saved while the next ones are generated, and let go then: at most a batch
+        waits, so memory does not grow with their number.
 
         Args:
           reasoner: the model.
@@ -95,12 +97,15 @@ class Folder:
             if counts[state]:
                 print(f"{counts[state]} of {len(jobs)} {words}")
         pause = 0.1 if sys.stderr.isatty() else 10.0
-        with tqdm(total=len(missing), unit="conversation", mininterval=pause) as bar:
+        with (
+            tqdm(total=len(missing), unit="conversation", mininterval=pause) as bar,
+            Background(waiting=settings.batch_rows) as background,
+        ):
             drawn = tokens = 0
             for number, trace in reasoner.stream([jobs[n] for n in missing], settings):
                 place = missing[number]
                 details = trace.details | {ASKED: asked[place]}
-                dataclasses.replace(trace, details=details).save(places[place])
+                background.do(dataclasses.replace(trace, details=details).save, places[place])
                 drawn += len(trace.images)
                 tokens += trace.tokens
                 taken = max(bar.format_dict["elapsed"], 1e-9)

@@ -19,6 +19,7 @@ from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.systems import catalog
 from unireason_jax.inference.trace import Trace
 from unireason_jax.storage import atomic
+from unireason_jax.storage.background import Background
 
 BATCH = 32
 IMAGES, EDITS, FRESH = "images", "edits", "fresh"
@@ -43,6 +44,8 @@ def draw(
 ) -> None:
     """Draws what is not there yet, a batch of items at a time; started again, it goes on.
 
+    A batch is saved while the next one is drawn.
+
     Args:
       suite: decides places and how many images an item has.
       items: of one prompt file.
@@ -59,15 +62,14 @@ def draw(
     whole = folder / IMAGES
     todo = [i for i in items if not all((whole / p).is_file() for p in suite.places(i))]
     progress(len(items) - len(todo))
-    for start in range(0, len(todo), batch):
-        part = todo[start : start + batch]
-        asked = [_request(item, preset, rounds, reasoner) for item in part]
-        requests = [one if one.grow or one.following else one.record for one in asked]
-        count = _pictures(suite, part[0])
-        traces = reasoner.run(requests, samples=count)
-        for number, item in enumerate(part):
-            _save(suite, item, traces[number * count : (number + 1) * count], folder)
-        progress(len(part))
+    with Background(waiting=1) as background:
+        for start in range(0, len(todo), batch):
+            part = todo[start : start + batch]
+            asked = [_request(item, preset, rounds, reasoner) for item in part]
+            requests = [one if one.grow or one.following else one.record for one in asked]
+            count = _pictures(suite, part[0])
+            traces = reasoner.run(requests, samples=count)
+            background.do(_save_all, suite, part, traces, folder, progress)
 
 
 def draw_fresh(
@@ -88,19 +90,14 @@ def draw_fresh(
     todo = [(item, _missing_drafts(suite, item, folder)) for item in items]
     todo = [(item, numbers) for item, numbers in todo if numbers]
     progress(len(items) - len(todo))
-    for start in range(0, len(todo), batch):
-        part = todo[start : start + batch]
-        wanted = [(item, number) for item, numbers in part for number in numbers]
-        records = [_draft_of(_request(i, preset, None, reasoner), n) for i, n in wanted]
-        count = _pictures(suite, part[0][0])
-        traces = reasoner.run(records, samples=count)
-        for place, (item, number) in enumerate(wanted):
-            made = traces[place * count : (place + 1) * count]
-            for name, group in _by_file(suite, item, made):
-                if number <= edits_of(folder, name):
-                    drafts = _joined(suite, [trace.image for trace in group])
-                    _write(folder / FRESH / str(number) / name, drafts)
-        progress(len(part))
+    with Background(waiting=1) as background:
+        for start in range(0, len(todo), batch):
+            part = todo[start : start + batch]
+            wanted = [(item, number) for item, numbers in part for number in numbers]
+            records = [_draft_of(_request(i, preset, None, reasoner), n) for i, n in wanted]
+            traces = reasoner.run(records, samples=_pictures(suite, part[0][0]))
+            background.do(_save_fresh, suite, wanted, traces, folder)
+            background.do(progress, len(part))
 
 
 def edits_of(folder: Path, place: str) -> int:
@@ -157,6 +154,20 @@ def _request(item: Item, preset: str, rounds: int | None, reasoner: Reasoner) ->
         raise ValueError(f"item '{item.id}', --preset {preset}: {error}") from None
 
 
+def _save_all(
+    suite: Suite,
+    items: Sequence[Item],
+    traces: Sequence[Trace],
+    folder: Path,
+    progress: Callable[[int], None],
+) -> None:
+    """Saves a batch of items, all traces of an item together."""
+    count = len(traces) // len(items)
+    for number, item in enumerate(items):
+        _save(suite, item, traces[number * count : (number + 1) * count], folder)
+    progress(len(items))
+
+
 def _save(suite: Suite, item: Item, traces: Sequence[Trace], folder: Path) -> None:
     """Writes images, plans beside them, and further files; each file appears whole."""
     images_folder = folder / IMAGES
@@ -170,6 +181,19 @@ def _save(suite: Suite, item: Item, traces: Sequence[Trace], folder: Path) -> No
         if plan := group[0].text_of("plan"):
             atomic.write_text((images_folder / place).with_suffix(".txt"), plan)
         _write(images_folder / place, _joined(suite, [trace.image for trace in group]))
+
+
+def _save_fresh(
+    suite: Suite, wanted: Sequence[tuple[Item, int]], traces: Sequence[Trace], folder: Path
+) -> None:
+    """Writes further drafts, of items and their numbers."""
+    count = len(traces) // len(wanted)
+    for start, (item, number) in enumerate(wanted):
+        made = traces[start * count : (start + 1) * count]
+        for name, group in _by_file(suite, item, made):
+            if number <= edits_of(folder, name):
+                drafts = _joined(suite, [trace.image for trace in group])
+                _write(folder / FRESH / str(number) / name, drafts)
 
 
 def _by_file(
