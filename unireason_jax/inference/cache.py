@@ -14,6 +14,9 @@ import jax.numpy as jnp
 
 from unireason_jax.rules.visibility import NOISE, PADDING, Visibility
 
+KV_DTYPES = ("bfloat16", "float8_e4m3fn")
+"""What keys and values may be kept in, other than the model's own dtype."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -68,17 +71,18 @@ class Markers:
         return self.bos if self.first is None else self.first
 
 
-def empty(config: Any, rows: int, slots: int) -> Cache:
+def empty(config: Any, rows: int, slots: int, dtype: str | None = None) -> Cache:
     """A cache without tokens.
 
     Args:
-      config: `BagelConfig`; its llm gives L, K, H and its dtype the storage type.
+      config: `BagelConfig`; its llm gives L, K and H.
       rows: B.
       slots: S; appending past it silently drops tokens, so callers size it (`Reasoner` does).
+      dtype: that keys and values are kept in, see KV_DTYPES; None is the config's.
     """
     llm = config.llm
     shape = (llm.layers, rows, llm.kv_heads, slots, llm.head_dim)
-    k, v = (jnp.zeros(shape, config.dtype) for _ in range(2))
+    k, v = (jnp.zeros(shape, dtype or config.dtype) for _ in range(2))
     lengths, positions = (jnp.zeros(rows, jnp.int32) for _ in range(2))
     return Cache(k, v, lengths, positions)
 
@@ -315,7 +319,11 @@ class _Block:
         slot = jnp.where(self.valid, self._order(), cache.slots)
 
         def put(old: jax.Array, value: jax.Array) -> jax.Array:
-            value = jnp.moveaxis(value, 0, 2).astype(old.dtype)
+            value = jnp.moveaxis(value, 0, 2)
+            if old.dtype.itemsize == 1:  # beyond the largest number of 8 bits there is only NaN
+                largest = float(jnp.finfo(old.dtype).max)
+                value = jnp.clip(value, -largest, largest)
+            value = value.astype(old.dtype)
             return old.at[:, row, :, slot].set(value, mode="drop")
 
         return Cache(

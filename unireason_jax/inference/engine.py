@@ -31,12 +31,14 @@ class Engine:
       spec: tokenizer, codec and sizes, the same as in training.
       mesh: where rows are spread over `data` and `fsdp`, and weights by the table of `sharding`;
         None keeps everything on one device.
+      kv_dtype: that keys and values are kept in, one of `cache.KV_DTYPES`; None is the model's.
     """
 
     config: Any
     params: Any
     spec: SampleSpec
     mesh: Mesh | None = None
+    kv_dtype: str | None = None
 
     @property
     def markers(self) -> Markers:
@@ -66,7 +68,7 @@ class Engine:
 
     def empty(self, rows: int, slots: int) -> Cache:
         """An empty cache."""
-        return self.spread(caches.empty(self.config, rows, slots))
+        return self.spread(caches.empty(self.config, rows, slots, self.kv_dtype))
 
     def take(self, cache: Cache, rows: Sequence[int]) -> Cache:
         """Some rows of a cache, in this order; a row may be taken twice."""

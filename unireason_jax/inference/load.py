@@ -9,6 +9,7 @@ from absl import logging
 from etils import epath
 
 from unireason_jax.inference import default_preset
+from unireason_jax.inference.cache import KV_DTYPES
 from unireason_jax.inference.code_drawing import CodeSettings
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import FlowSettings, Settings, with_options
@@ -40,6 +41,7 @@ def load(
     mesh: Any = None,
     dtype: str | None = None,
     weights_dtype: str | None = None,
+    kv_dtype: str | None = None,
     adapter: str | None = None,
     merged: bool = True,
 ) -> Reasoner:
@@ -57,6 +59,7 @@ def load(
       dtype: of the matmuls and of the weights they read, "float32" or "bfloat16"; by default the
         config's.
       weights_dtype: "int8" or "nf4" keeps the kernels of the layers in few bits.
+      kv_dtype: "bfloat16" or "float8_e4m3fn" keeps keys and values in fewer bits.
       adapter: its name in the workdir's `adapters`, or its folder (see `run.adapters`).
       merged: adapters are added to the kernels, which costs nothing while sampling; else they, and
         those beside kernels of few bits, are multiplied on their own.
@@ -88,10 +91,12 @@ def load(
             "be noise; train it on pictures first, or name other weights.",
             workdir,
         )
-    return around(run, params, settings or usual_settings(run, workdir), mesh)
+    return around(run, params, settings or usual_settings(run, workdir), mesh, kv_dtype)
 
 
-def around(run: Run, params: Any, settings: Settings, mesh: Any = None) -> Reasoner:
+def around(
+    run: Run, params: Any, settings: Settings, mesh: Any = None, kv_dtype: str | None = None
+) -> Reasoner:
     """A reasoner with these weights of a run, laid out as `mesh` says; see `load`."""
     model, params = functional.for_sampling(run.model, params)
     data, released = run.config.data, isinstance(run.codec, Autoencoder | VQTokenizer)
@@ -100,7 +105,8 @@ def around(run: Run, params: Any, settings: Settings, mesh: Any = None) -> Reaso
     system = "janus" if isinstance(run.codec, VQTokenizer) else run.config.get("system", "")
     verbs = catalog.verbs_of(system) if released else None
     style = corpus.style_of(run.config)
-    return Reasoner(model, params, spec, settings, mesh=mesh, presets=verbs, style=style)
+    more = {"mesh": mesh, "presets": verbs, "style": style, "kv_dtype": kv_dtype}
+    return Reasoner(model, params, spec, settings, **more)
 
 
 def usual_settings(run: Run, workdir: epath.PathLike) -> Settings:
@@ -153,6 +159,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--unmerged", action="store_true", help=about)
     about = "keep the kernels of the layers in few bits"
     group.add_argument("--weights_dtype", choices=QUANTIZED, help=about)
+    about = "keep keys and values in fewer bits, for more conversations in the same memory"
+    group.add_argument("--kv_dtype", choices=KV_DTYPES, help=about)
     about = "how a process's devices are laid out, e.g. fsdp=4,tensor=2 (default: all on fsdp)"
     group.add_argument("--mesh", type=mesh_axes, metavar="AXIS=N,...", help=about)
 
@@ -165,7 +173,7 @@ def from_flags(arguments: argparse.Namespace) -> Reasoner:
     """
     here, sizes = jax.local_devices(), arguments.mesh
     mesh = sharding.make_mesh(sizes, devices=here) if sizes or len(here) > 1 else None
-    names = ("which", "step", "dtype", "weights_dtype", "adapter")
+    names = ("which", "step", "dtype", "weights_dtype", "kv_dtype", "adapter")
     options = {name: getattr(arguments, name) for name in names}
     options["merged"] = not arguments.unmerged
     reasoner = load(arguments.checkpoint, mesh=mesh, **options)
@@ -184,6 +192,7 @@ def weights_told(arguments: argparse.Namespace) -> str:
     step = checkpoint.find(arguments.checkpoint, arguments.step).name
     more = [f", adapter {arguments.adapter}"] if arguments.adapter else []
     more += [f", kernels in {arguments.weights_dtype}"] if arguments.weights_dtype else []
+    more += [f", keys and values in {arguments.kv_dtype}"] if arguments.kv_dtype else []
     return f"{arguments.which} of step {step}{''.join(more)}"
 
 

@@ -17,6 +17,7 @@ from unireason_jax.data.samples import TEXT
 from unireason_jax.data.templates import PLAIN, Style
 from unireason_jax.inference import turns
 from unireason_jax.inference.batch import Batch
+from unireason_jax.inference.cache import KV_DTYPES
 from unireason_jax.inference.chat import Chat, Listener
 from unireason_jax.inference.context import Context
 from unireason_jax.inference.conversation import Conversation, Request, Shown, drawn_size
@@ -45,6 +46,7 @@ class Reasoner:
       mesh: spreads the rows of a batch over devices; None uses one.
       presets: names of the presets that `generate`, `edit` and `ask` use unless told otherwise.
       style: switches of the templates that the model was trained with.
+      kv_dtype: that keys and values are kept in, one of `cache.KV_DTYPES`; None is the model's.
 
     Attributes:
       contexts: (engine, rows) -> what the rows of a batch have seen; a rehearsal without a model
@@ -63,13 +65,16 @@ class Reasoner:
         mesh: Any = None,
         presets: Mapping[str, str] | None = None,
         style: Style = PLAIN,
+        kv_dtype: str | None = None,
     ):
         if spec.tokenizer.vocab_size > config.llm.vocab:
             raise ValueError(
                 f"the tokenizer has {spec.tokenizer.vocab_size} tokens but the model only "
                 f"{config.llm.vocab}: checkpoint and tokenizer do not belong together."
             )
-        self.engine = Engine(config, params, spec, mesh)
+        if kv_dtype not in (None, *KV_DTYPES):
+            raise ValueError(f"kv_dtype {kv_dtype!r} is not one of {', '.join(KV_DTYPES)}.")
+        self.engine = Engine(config, params, spec, mesh, kv_dtype)
         by_codes = {"by_codes": spec.by_codes}
         self.settings = dataclasses.replace(settings or Settings(), **by_codes)
         self.presets = dict(presets or VERBS)

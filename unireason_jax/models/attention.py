@@ -36,7 +36,7 @@ class Keys(NamedTuple):
 
 class CachedKeys(NamedTuple):
     """The same of a cache, k and v [B, K, S, H]: in this order a product with few queries reads
-    them where they are, and copies nothing.
+    them where they are, and copies nothing. They may be of fewer bits than the queries.
     """
 
     k: jax.Array
@@ -70,6 +70,9 @@ def attend(
       [B, T, N, H] in q's dtype. What a query that sees no key gets is finite, and of no meaning.
     """
     length, where = q.shape[1], platform()
+    if cached is not None:
+        k, v = (x.astype(q.dtype) for x in (cached.k, cached.v))
+        cached = CachedKeys(k, v, cached.ids)
     if backend == "auto":
         kernels = where != "cpu" and divides()
         backend = "dense" if length <= chunk else "flash" if kernels else "chunked"
