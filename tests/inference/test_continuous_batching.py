@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.inference import toy
-from unireason_jax.inference import gradual_drawing
+from unireason_jax.inference import gradual_drawing, sampler
 from unireason_jax.inference.continuous_batching import Live, visible
 from unireason_jax.inference.settings import TextSettings
 from unireason_jax.inference.trace import Step
@@ -94,6 +94,23 @@ def test_others_who_come_and_leave_change_no_bit(reasoner, alone):
         assert (one.text, one.handover, one.cut) == (two.text, two.handover, two.cut)
         assert np.array_equal(one.image, two.image)
     assert not live.guests and all(pool.is_empty for pool in live.pools.values())
+
+
+def test_samples_of_a_prompt_read_it_once_and_are_what_they_are_alone(reasoner, alone, monkeypatch):
+    read, prefill_text = [], sampler.prefill_text
+    monkeypatch.setattr(
+        sampler, "prefill_text", lambda *args, **how: read.append(1) or prefill_text(*args, **how)
+    )
+    live = Live(reasoner.engine, 4)
+    add(live, reasoner, PROMPTS[0], sample=1)
+    live.work()
+    _, heard = add(live, reasoner, PROMPTS[0])
+    live.work()
+    assert len(read) == 1
+    finish(live)
+    for one, two in zip(heard.trace.steps, alone.trace.steps, strict=True):
+        assert (one.text, one.handover, one.cut) == (two.text, two.handover, two.cut)
+        assert np.array_equal(one.image, two.image)
 
 
 def test_one_that_fails_takes_nobody_along(reasoner, alone, monkeypatch):

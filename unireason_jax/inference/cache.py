@@ -7,6 +7,7 @@ Slots beyond a row's length hold stale numbers that no query can see.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -118,6 +119,20 @@ def put_rows(cache: Cache, rows: Any, other: Cache) -> Cache:
         return x.at[:, rows].set(y) if x.ndim == 5 else x.at[rows].set(y)
 
     return jax.tree.map(put, cache, other)
+
+
+@functools.partial(jax.jit, donate_argnames="cache")
+def put_sources(cache: Cache, other: Cache, source: jax.Array) -> Cache:
+    """The cache, which is used up, with row `source` [B] int32 of `other`, of equal slots, in the
+    place of every row where that is not -1.
+    """
+    taken = take_rows(other, jnp.maximum(source, 0))
+
+    def put(x: jax.Array, y: jax.Array) -> jax.Array:
+        given = (source >= 0).reshape((1, -1, 1, 1, 1) if x.ndim == 5 else -1)
+        return jnp.where(given, y, x)
+
+    return jax.tree.map(put, cache, taken)
 
 
 def advance(cache: Cache, by: jax.Array) -> Cache:

@@ -6,10 +6,8 @@ Contexts of one drawing are rows of one batch. Sizes are rounded up to few, so t
 evaluation compiles a handful of programs.
 """
 
-import collections
-import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,26 +15,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from unireason_jax.data import images
-from unireason_jax.data.samples import LATENT, TEXT
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference import sampler, writing
 from unireason_jax.inference.cache import Cache
 from unireason_jax.inference.code_drawing import CodeSettings
 from unireason_jax.inference.engine import Engine, bucket
+from unireason_jax.inference.prefill import FEWEST_SLOTS, FEWEST_TOKENS, Prefill
 from unireason_jax.inference.settings import FlowSettings, TextSettings
 from unireason_jax.inference.turns import (
-    GAP,
     Turn,
     Turns,
+    content,
     grid_places,
-    padded,
     shared,
     state,
     text_turn,
 )
 from unireason_jax.rules import flow as flows
-
-FEWEST_SLOTS, FEWEST_TOKENS = 64, 32
 
 
 class Written(NamedTuple):
@@ -73,9 +68,20 @@ class Context:
       turns: per row, what the cache holds of it.
     """
 
-    def __init__(self, engine: Engine, rows: int, fewest: int = FEWEST_SLOTS):
-        """Nothing seen yet; the cache has `fewest` slots, or more where a row needs them."""
-        self.engine, self.fewest = engine, fewest
+    def __init__(
+        self,
+        engine: Engine,
+        rows: int,
+        fewest: int = FEWEST_SLOTS,
+        beside: Callable[[], Sequence["Context"]] = list,
+    ):
+        """Nothing seen yet; the cache has `fewest` slots, or more where a row needs them.
+
+        `beside` tells contexts of equal `fewest`; one row takes from them what it would read first.
+        """
+        self.engine, self.beside = engine, beside
+        self.prefill = Prefill(engine, fewest)
+        self.begun: tuple[Turns, dict[int, str]] = (), {}
         self.cache = engine.empty(rows, fewest)
         self.turns: list[list[Turn]] = [[] for _ in range(rows)]
 
@@ -88,13 +94,13 @@ class Context:
         """Empties rows, for new conversations."""
         for row in rows:
             self.turns[row] = []
-        self.cache = self._at(self.cache, self.turns)
+        self.cache = self.prefill.at(self.cache, self.turns)
 
     def retract(self, rows: Sequence[int]) -> None:
         """Forgets the last turn of rows."""
         for row in rows:
             self.turns[row] = self.turns[row][:-1]
-        self.cache = self._at(self.cache, self.turns)
+        self.cache = self.prefill.at(self.cache, self.turns)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Goes on with these rows only, in this order."""
@@ -102,11 +108,35 @@ class Context:
         self.cache = self.engine.take(self.cache, rows)
 
     def read(self, new: Mapping[int, Turns]) -> dict[int, str]:
-        """Appends turns to some rows; returns what the rows want after their last image."""
+        """Appends turns to some rows; returns what the rows want after their last image.
+
+        What samples of one prompt share is read once.
+        """
         added = [list(new.get(row, ())) for row in range(self.rows)]
-        self.cache, wanted = self._append(self.cache, self.turns, added)
+        begins = self.rows == 1 and not self.turns[0]
+        if begins and (lender := self._lender(added[0])):
+            self.cache, wanted = self._borrowed(lender), lender.begun[1]
+        else:
+            self.cache, wanted = self.prefill.append_shared(self.cache, self.turns, added)
         self.turns = [old + more for old, more in zip(self.turns, added)]
+        if begins:
+            self.begun = added[0], wanted
         return wanted
+
+    def _lender(self, new: Turns) -> "Context | None":
+        """One beside it that began with these turns and still has them, with the same bits."""
+        for other in self.beside():
+            turns = other.begun[0]
+            if turns and shared(turns, other.turns[0]) == len(turns):
+                if content(turns) == content(new):
+                    return other
+        return None
+
+    def _borrowed(self, lender: "Context") -> Cache:
+        """A copy of what another context began with."""
+        turns = [lender.begun[0]]
+        cache = jax.tree.map(jnp.copy, lender.cache)
+        return self.prefill.at(caches.resize(cache, self.prefill.slots(turns)), turns)
 
     def write(
         self, seeds: Mapping[int, int], settings: TextSettings, limit: int
@@ -141,7 +171,7 @@ class Context:
         for row in seeds:
             count = found.counts[row]
             made, logps = found.ids[row, :count].tolist(), found.logps[row, : count + 1].tolist()
-            told = self.word(found.handover[row]), bool(found.cut[row])
+            told = self.prefill.word(found.handover[row]), bool(found.cut[row])
             out[row] = Written(made, *told, logps, bool(found.forced[row]))
         self.close({row: text.ids for row, text in out.items()})
         return out
@@ -150,7 +180,7 @@ class Context:
         """Makes room for a text of at most `limit` tokens in some rows; returns that room."""
         room = bucket(limit, FEWEST_TOKENS)
         longest = int(state([self.turns[row] for row in rows])[0].max()) + room + 2
-        self.cache = caches.resize(self.cache, self._slots(self.turns, longest))
+        self.cache = caches.resize(self.cache, self.prefill.slots(self.turns, longest))
         return room
 
     def close(self, texts: Mapping[int, Sequence[int]]) -> None:
@@ -158,7 +188,7 @@ class Context:
         markers = self.engine.markers
         for row, ids in texts.items():
             self.turns[row] = [*self.turns[row], text_turn([markers.start, *ids, markers.eos])]
-        self.cache = caches.resize(self.cache, self._slots(self.turns))
+        self.cache = caches.resize(self.cache, self.prefill.slots(self.turns))
 
     def draw(
         self,
@@ -283,93 +313,12 @@ class Context:
             for row, place in local.items():
                 alike = shared(self.turns[row], guide[row])
                 have[place], more[place] = list(guide[row][:alike]), list(guide[row][alike:])
-            base = self._at(full, have)
+            base = self.prefill.at(full, have)
             if any(more):
                 base = jax.tree.map(jnp.copy, base)
-            branches.append(self._append(base, have, more)[0])
+            branches.append(self.prefill.append(base, have, more)[0])
         slots = max(branch.slots for branch in branches)
         return tuple(caches.resize(branch, slots) for branch in branches)
-
-    def _at(self, cache: Cache, rows: Sequence[Turns]) -> Cache:
-        """The cache cut to turns it holds: slots beyond them count as empty."""
-        lengths, positions = (self.engine.place(x) for x in state(rows))
-        return dataclasses.replace(cache, lengths=lengths, positions=positions)
-
-    def _append(
-        self, cache: Cache, have: Sequence[Turns], new: Sequence[Turns]
-    ) -> tuple[Cache, dict[int, str]]:
-        """Appends turns to every row, the kind that most rows wait for first.
-
-        Returns the cache, and the hand-over after the last image of every row that was shown one.
-        """
-        wanted: dict[int, str] = {}
-        if not any(new):
-            return cache, wanted
-        total = state([[*old, *more] for old, more in zip(have, new)])[0]
-        cache = caches.resize(cache, self._slots((), int(total.max())))
-        queues = [collections.deque(turns) for turns in new]
-        while any(queues):
-            kinds = collections.Counter(queue[0].kind for queue in queues if queue)
-            kind = kinds.most_common(1)[0][0]
-            parts = [_next(queue, kind) for queue in queues]
-            cache, told = self._prefill(cache, kind, parts)
-            if told is not None:
-                told = np.asarray(told)
-                wanted |= {row: self.word(told[row]) for row, part in enumerate(parts) if part}
-        return cache, wanted
-
-    def _prefill(
-        self, cache: Cache, kind: int, parts: Sequence[Turns]
-    ) -> tuple[Cache, jax.Array | None]:
-        """Appends turns of one kind, of which images come one a row, with their hand-overs [B]."""
-        engine = self.engine
-        if kind == GAP:
-            gaps = engine.place(np.array([len(part) for part in parts], np.int32))
-            return caches.advance(cache, gaps), None
-        tokens = _joined([[turn.tokens for turn in part] for part in parts])
-        counts = engine.place(np.array([len(t) for t in tokens], np.int32))
-        room = bucket(max(map(len, tokens)), FEWEST_TOKENS if kind == TEXT else 1)
-        features = engine.place(padded(tokens, room))
-        if kind == TEXT:
-            read = sampler.prefill_text
-            return read(engine.params, cache, features, counts, config=engine.config), None
-        places = _joined([[turn.places for turn in part] for part in parts])
-        prefill = sampler.prefill_latents if kind == LATENT else sampler.prefill_vit
-        return prefill(
-            engine.params,
-            cache,
-            features,
-            engine.place(padded(places, room)),
-            counts,
-            config=engine.config,
-            markers=engine.markers,
-        )
-
-    def word(self, handover: int) -> str:
-        """The name of a hand-over."""
-        markers = self.engine.markers
-        return {markers.bos: "text", markers.soi: "image", markers.eos: "stop"}[int(handover)]
-
-    def _slots(self, rows: Sequence[Turns], least: int = 0) -> int:
-        """Slots that hold these rows and `least` tokens."""
-        longest = int(state(rows)[0].max()) if rows else 0
-        return bucket(max(longest, least), self.fewest)
-
-
-def _next(queue: collections.deque[Turn], kind: int) -> list[Turn]:
-    """Takes what a row can append of a kind in one pass: many texts or gaps, or one image."""
-    taken = []
-    while queue and queue[0].kind == kind:
-        taken.append(queue.popleft())
-        if kind not in (TEXT, GAP):
-            break
-    return taken
-
-
-def _joined(rows: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-    """Arrays of each row end to end; rows without any get an empty one."""
-    like = next(array for row in rows for array in row)[:0]
-    return [np.concatenate(row) if row else like for row in rows]
 
 
 @functools.partial(jax.jit, static_argnums=2)

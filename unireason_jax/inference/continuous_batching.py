@@ -143,10 +143,14 @@ class Live:
         """Begins a conversation that `Reasoner.prepare` made; there must be a place for it."""
         if len(self.guests) >= self.rows:
             raise ValueError(f"there are {self.rows} conversations already.")
-        context = Context(self.engine, 1, self.slots)
+        context = Context(self.engine, 1, self.slots, self._contexts)
         guest = Guest(Batch(context, settings, [(request, sample)]), tell, previews)
         self.guests.append(guest)
         return guest
+
+    def _contexts(self) -> list[Context]:
+        """What everybody has seen: who comes with the words of another need not read them."""
+        return [guest.batch.context for guest in self.guests]
 
     def drop(self, guest: Guest) -> None:
         """Ends a conversation, wherever it is; nobody is told."""

@@ -250,8 +250,11 @@ class Reasoner:
         """
         size = 1 if settings.exact else max(len(jobs), 1)
         rows = self.engine.rows_for(size, settings.batch_rows)
+        last: list[Context] = []
         for start in range(0, len(jobs), size):
             context = self.contexts(self.engine, rows)
+            last[:] = [*last[-1:], context]
+            context.beside = lambda: last
             for place, trace in Batch(context, settings, jobs[start : start + size]).run():
                 yield start + place, trace
 

@@ -112,7 +112,8 @@ class Pool:
             context.cache = _take(self.cache, np.array([row]))
             context.close({0: ids})
             self.members[row] = self.contexts[row] = None
-            yield member, ids, Written(ids, context.word(drawn.handover[row]), bool(drawn.cut[row]))
+            told = context.prefill.word(drawn.handover[row])
+            yield member, ids, Written(ids, told, bool(drawn.cut[row]))
 
 
 _put = functools.partial(jax.jit, donate_argnums=0)(caches.put_rows)

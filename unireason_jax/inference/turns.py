@@ -162,6 +162,19 @@ def shared(one: Turns, two: Turns) -> int:
     return alike
 
 
+def content(turns: Turns) -> tuple:
+    """What a cache holds of turns, hashable: equal for turns that were made apart."""
+    return tuple(
+        (
+            turn.kind,
+            turn.causal,
+            turn.tokens.tobytes(),
+            turn.places is None or turn.places.tobytes(),
+        )
+        for turn in turns
+    )
+
+
 def without_text(turns: Turns, rule: str) -> list[Turn]:
     """The context without text.
 
@@ -252,3 +265,19 @@ def check_image(
                 f"the image has {width} x {height} pixels (width x height); this model reads "
                 f"multiples of {cell} up to {cell * side}. Resize it."
             )
+
+
+def next_turns(queue: collections.deque[Turn], kind: int) -> list[Turn]:
+    """Takes what a row can append of a kind in one pass: many texts or gaps, or one image."""
+    taken = []
+    while queue and queue[0].kind == kind:
+        taken.append(queue.popleft())
+        if kind not in (TEXT, GAP):
+            break
+    return taken
+
+
+def joined(rows: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Arrays of each row end to end; rows without any get an empty one."""
+    like = next(array for row in rows for array in row)[:0]
+    return [np.concatenate(row) if row else like for row in rows]
