@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
@@ -54,7 +53,7 @@ class Engine:
     def place(self, array: Any) -> jax.Array:
         """A [B, ...] host array on the device or, with its rows spread, on the mesh."""
         if self.mesh is None:
-            return jnp.asarray(array)
+            return jax.device_put(array)  # jnp.asarray compiles a program for every shape
         return jax.device_put(array, batches.batch_sharding(self.mesh))
 
     def spread(self, cache: Cache) -> Cache:
