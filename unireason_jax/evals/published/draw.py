@@ -62,14 +62,15 @@ def draw(
     whole = folder / IMAGES
     todo = [i for i in items if not all((whole / p).is_file() for p in suite.places(i))]
     progress(len(items) - len(todo))
-    with Background(waiting=1) as background:
+    with Background(waiting=2) as background:
         for start in range(0, len(todo), batch):
             part = todo[start : start + batch]
             asked = [_request(item, preset, rounds, reasoner) for item in part]
             requests = [one if one.grow or one.following else one.record for one in asked]
             count = _pictures(suite, part[0])
             traces = reasoner.run(requests, samples=count)
-            background.do(_save_all, suite, part, traces, folder, progress)
+            background.do(_save_all, suite, part, traces, folder)
+            background.do(progress, len(part))
 
 
 def draw_fresh(
@@ -90,7 +91,7 @@ def draw_fresh(
     todo = [(item, _missing_drafts(suite, item, folder)) for item in items]
     todo = [(item, numbers) for item, numbers in todo if numbers]
     progress(len(items) - len(todo))
-    with Background(waiting=1) as background:
+    with Background(waiting=2) as background:
         for start in range(0, len(todo), batch):
             part = todo[start : start + batch]
             wanted = [(item, number) for item, numbers in part for number in numbers]
@@ -154,18 +155,11 @@ def _request(item: Item, preset: str, rounds: int | None, reasoner: Reasoner) ->
         raise ValueError(f"item '{item.id}', --preset {preset}: {error}") from None
 
 
-def _save_all(
-    suite: Suite,
-    items: Sequence[Item],
-    traces: Sequence[Trace],
-    folder: Path,
-    progress: Callable[[int], None],
-) -> None:
+def _save_all(suite: Suite, items: Sequence[Item], traces: Sequence[Trace], folder: Path) -> None:
     """Saves a batch of items, all traces of an item together."""
     count = len(traces) // len(items)
     for number, item in enumerate(items):
         _save(suite, item, traces[number * count : (number + 1) * count], folder)
-    progress(len(items))
 
 
 def _save(suite: Suite, item: Item, traces: Sequence[Trace], folder: Path) -> None:
