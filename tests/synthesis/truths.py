@@ -54,7 +54,7 @@ def _reason_edit(view: View) -> Iterator[Claim]:
 def _refined(view: View) -> Iterator[Claim]:
     """Of `refine_t2i`, `refine_edit` and `reflect`, whose reflections are turns of a controller."""
     record = view.record
-    if "explanation" in record:
+    if record.get("explanation"):  # `reflect` plans nothing
         yield "plan", view.plans(record["explanation"])
     now = record["draft"]
     for step in record["rounds"]:
