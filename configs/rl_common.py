@@ -35,8 +35,9 @@ def get_config() -> ConfigDict:
             "prompts": 4,
             "group": 8,
             "rounds": 2,
-            # Shares of the world's tasks that the prompts are taken from.
-            "tasks": {"t2i": 1.0, "knowledge": 0.0, "hard_t2i": 0.0},
+            # Shares of the world's tasks that prompts are taken from; refine_t2i gives drafts too,
+            # half of them faulty.
+            "tasks": {"t2i": 1.0, "refine_t2i": 0.0, "knowledge": 0.0, "hard_t2i": 0.0},
             # Or files of prompts, as `generate --prompts` takes them, and a reward service.
             "prompts_from": "",
             "held_out": "",
