@@ -145,6 +145,27 @@ def drawn(suite: Suite, items: Sequence[Item], arguments: argparse.Namespace) ->
     return facts
 
 
+def read_items(suite: Suite, prompts: Path) -> list[Item]:
+    """The items of a prompt file.
+
+    Raises:
+      FileNotFoundError, ValueError: as `Suite.load`, with the suites whose file it may be.
+    """
+    try:
+        return suite.load(prompts)
+    except ValueError as error:
+        fits = [f"--suite {one.name}" for one in SUITES.values() if _reads(one, prompts)]
+        hint = f" It reads as a file of {' or '.join(fits)}." if fits else ""
+        raise ValueError(f"{error}{hint}") from None
+
+
+def _reads(suite: Suite, prompts: Path) -> bool:
+    try:
+        return bool(suite.load(prompts))
+    except (ValueError, OSError):
+        return False
+
+
 def make_judge(arguments: argparse.Namespace) -> asking.Judge | None:
     """The judge that the flags name, None for none."""
     if arguments.judge:
@@ -297,7 +318,7 @@ def _run(arguments: argparse.Namespace) -> Path:
     if arguments.detections and not suite.measured:
         names = ", ".join(name for name, one in SUITES.items() if one.measured)
         raise ValueError(f"--detections belongs to --suite {names}.")
-    items = suite.load(arguments.prompts)[: arguments.limit or None]
+    items = read_items(suite, arguments.prompts)[: arguments.limit or None]
     preset = preset_of(arguments)
     if preset:
         other = arguments.against and arguments.against / draw.IMAGES

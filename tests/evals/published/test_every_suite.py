@@ -76,11 +76,13 @@ def test_missing_pictures_are_counted_and_not_scored(suite, prompts, tmp_path, m
     coverage = run(monkeypatch.setattr, suite, prompts, out)["coverage"]
     assert coverage["missing"] == {"no image": 1}
     assert coverage["scored"] == coverage["images"] - 1
-    assert "missing, no image: 1" in (out / "report.md").read_text()
+    place = SUITES[suite].places(items[0])[0]
+    assert f"missing, no image: 1, the first {place}" in (out / "report.md").read_text()
     for picture in (out / "images").rglob("*.png"):
         picture.unlink()
     report = run(monkeypatch.setattr, suite, prompts, out)
     assert report["coverage"]["scored"] == 0 and report["scores"] == {}
+    assert "| score |" not in (out / "report.md").read_text()
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -91,7 +93,8 @@ def test_a_judge_of_another_format_is_missing_not_zero(suite, prompts, tmp_path,
     free = {"oneig": 2}.get(suite, 0)  # a text that is read, and one that nobody asks about
     assert coverage["scored"] == free
     assert coverage["missing"] == {"malformed": coverage["images"] - free}
-    assert "missing, malformed: " in (out / "report.md").read_text()
+    said = (out / "report.md").read_text()
+    assert "missing, malformed: " in said and "Here is a poem" in said  # what the judge answered
     asked = out.with_suffix(".asked").read_text().splitlines()
     again = run(monkeypatch.setattr, suite, prompts, out)  # a judge that answers right, later
     assert again["coverage"]["scored"] == again["coverage"]["images"]
@@ -148,6 +151,16 @@ def test_a_prompt_file_of_another_suite_is_one_clear_line(suite, other, prompts)
         SUITES[suite].load(prompts / FILES[other])
     said = str(error.value)
     assert FILES[other] in said and "\n" not in said and len(said) < 600
+
+
+@pytest.mark.parametrize(("suite", "other"), [("wise", "kris"), ("tiif", "imgedit")])
+def test_a_prompt_file_of_another_suite_is_named_as_what_it_is(suite, other, prompts, tmp_path):
+    file = prompts / FILES[other]
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main(["--suite", suite, "--prompts", str(file), "--out", str(tmp_path / "out")])
+    said = str(ended.value)
+    assert FILES[other] in said and "\n" not in said
+    assert said.endswith(f"It reads as a file of --suite {other}.")
 
 
 def test_an_unknown_suite_is_one_clear_line(capsys):

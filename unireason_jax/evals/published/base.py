@@ -205,7 +205,10 @@ def field(path: Path, number: int, row: Mapping[str, Any], name: str, kind: Any 
     if not isinstance(value, kind) or (isinstance(value, str) and not value.strip()):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         wanted = " or ".join(k.__name__ for k in kinds)
-        raise ValueError(f"{path}, item {number}: field '{name}' is {value!r}; give a {wanted}.")
+        article = "an" if wanted[0] in "aeiou" else "a"
+        raise ValueError(
+            f"{path}, item {number}: field '{name}' is {value!r}; give {article} {wanted}."
+        )
     return value
 
 

@@ -72,10 +72,13 @@ def report(
     lines.append(f"- official judge: {suite.official_judge}")
     lines += [f"- note: {suite.about}"] if suite.about else []
     lines.append(f"- coverage: {len(scored)} of {total} images have all their scores")
-    lines += [f"- missing, {reason}: {count}" for reason, count in reasons.most_common()]
+    for reason, count in reasons.most_common():
+        place, said = next(x for x in missing.items() if x[1].split(":")[0] == reason)
+        lines.append(f"- missing, {reason}: {count}, the first {place}{said.removeprefix(reason)}")
     if missing:
         lines.append("- missing images are left out of every mean; they count as nothing, not 0")
-    lines += ["", "| | score | 95 % interval | protocol |", "| --- | --- | --- | --- |"]
+    if numbers:
+        lines += ["", "| | score | 95 % interval | protocol |", "| --- | --- | --- | --- |"]
     for name, value in numbers.items():
         low, high = spread[name]
         lines.append(f"| {name} | {value:.3f} | {low:.3f} to {high:.3f} | {protocol} |")
