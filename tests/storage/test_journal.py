@@ -66,3 +66,20 @@ def test_an_array_file_that_is_none_is_named(tmp_path, data):
         arrays.read(tmp_path / "x.npy")
     with pytest.raises(FileNotFoundError):
         arrays.read(tmp_path / "y.npy")
+
+
+def test_another_setting_is_refused_by_what_differs(tmp_path):
+    """Long settings, as the words a judge reads, differ far from their beginning."""
+    rubric = "Look at the picture. " * 40
+    settings = {"suite": "wise", "rounds": 3, "words": {"a": rubric + "yes", "b": "same"}}
+    Journal(tmp_path / "j", settings)
+    other = settings | {"rounds": None, "words": {"a": rubric + "no", "b": "same"}}
+    with pytest.raises(ValueError, match="belongs to") as error:
+        Journal(tmp_path / "j", other)
+    said = str(error.value)
+    assert "belongs to rounds 3, not none; words.a ..." in said and "suite" not in said
+    assert 'yes", not ...' in said and 'no"; give another folder, or remove it.' in said
+    assert len(said.removeprefix(str(tmp_path))) < 300 and "same" not in said
+    (tmp_path / "k").write_text("{}\n")
+    with pytest.raises(ValueError, match="another kind of file none, not"):
+        Journal(tmp_path / "k", {"a": 1})

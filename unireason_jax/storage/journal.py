@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from etils import epath
 
 from unireason_jax.storage import atomic, lines, paths, sealed
 
+_SHOWN, _MOST = 80, 5  # characters of a setting in a message, and settings
 _SEALED = "sealed"  # in the first line: whether every row has its checksum; earlier versions: none
 
 
@@ -85,10 +86,9 @@ def belongs(path: Path, line: bytes, header: Mapping[str, Any]) -> bool:
     except (ValueError, RecursionError):
         raise ValueError(f"{path}: not a journal (line 1); move it away.") from None
     if first not in (header, {k: v for k, v in header.items() if k != _SEALED}):
-        raise ValueError(
-            f"{path} belongs to {_shown(first)}, not {_shown(header)}; give another "
-            "folder, or remove it."
-        )
+        found = list(_differences(first.get("journal"), header["journal"]))[:_MOST]
+        told = "; ".join(f"{name} {one}, not {two}" for name, one, two in found)
+        raise ValueError(f"{path} belongs to {told or 'another version'}; give another folder, or remove it.")
     return _SEALED in first
 
 
@@ -121,7 +121,20 @@ def shared(
     return own
 
 
-def _shown(header: Any) -> str:
-    """A first line in a message, cut where it is long."""
-    text = json.dumps(header)
-    return text if len(text) <= 300 else f"{text[:300]}..."
+def _differences(one: Any, two: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
+    """(name, one's value, two's value) of every setting that differs, inner ones as a.b, cut."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        for key in {**one, **two}:
+            yield from _differences(one.get(key), two.get(key), f"{name}.{key}".lstrip("."))
+    elif one != two:
+        texts = ["none" if value is None else json.dumps(value) for value in (one, two)]
+        same = next((n for n, (a, b) in enumerate(zip(*texts)) if a != b), min(map(len, texts)))
+        start = max(same - _SHOWN // 2, 0)
+        yield name or "another kind of file", *(_cut(text, start) for text in texts)
+
+
+def _cut(text: str, start: int) -> str:
+    """A text from a place on, or near it, with dots where it goes on."""
+    start = start if len(text) > _SHOWN else 0
+    end = start + _SHOWN
+    return f"{'...' * (start > 0)}{text[start:end]}{'...' * (end < len(text))}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 
 class Crop(NamedTuple):
@@ -263,6 +263,8 @@ def _opened(file: Path) -> np.ndarray:
     try:
         with file.open("rb") as data, Image.open(data) as found:
             return np.asarray(found.convert("RGB"))
+    except UnidentifiedImageError:
+        raise Unreadable(f"{file}: not a picture") from None
     except (OSError, SyntaxError, ValueError) as error:  # Pillow has no error of its own
         raise Unreadable(f"{file}: {' '.join(str(error).split())}") from None
 
