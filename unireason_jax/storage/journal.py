@@ -87,8 +87,10 @@ def belongs(path: Path, line: bytes, header: Mapping[str, Any]) -> bool:
         raise ValueError(f"{path}: not a journal (line 1); move it away.") from None
     if first not in (header, {k: v for k, v in header.items() if k != _SEALED}):
         found = list(_differences(first.get("journal"), header["journal"]))[:_MOST]
-        told = "; ".join(f"{name} {one}, not {two}" for name, one, two in found)
-        raise ValueError(f"{path} belongs to {told or 'another version'}; give another folder, or remove it.")
+        told = (
+            "; ".join(f"{name} {one}, not {two}" for name, one, two in found) or "another version"
+        )
+        raise ValueError(f"{path} belongs to {told}; give another folder, or remove it.")
     return _SEALED in first
 
 
