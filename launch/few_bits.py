@@ -103,16 +103,16 @@ def main() -> None:
     none = dict.fromkeys(("controls", "pairs", "knowledge", "drafts"), 0)
     sizes = evaluation.Sizes(**parts, **none, rounds=1)
     found = {"relative L2": distances(given.checkpoint, given.batches), "report": {}}
-    print(json.dumps(found["relative L2"], indent=1))
+    print(json.dumps(found["relative L2"], indent=1), flush=True)
+    given.out.mkdir(parents=True, exist_ok=True)
     whole = outcomes(given.checkpoint, sizes, None)
     for kind in KINDS:
         made = outcomes(given.checkpoint, sizes, kind)
         rows = {name: mean_difference([made[name]], [whole[name]]) for name in whole}
         found["report"][kind] = {name: rate.to_dict() for name, rate in rows.items()}
         for name, rate in rows.items():
-            print(f"{kind}, {name}: {_signed(rate)}")
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "few_bits.json").write_text(json.dumps(found, indent=1) + "\n")
+            print(f"{kind}, {name}: {_signed(rate)}", flush=True)
+        (given.out / "few_bits.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def _signed(rate: Rate) -> str:
