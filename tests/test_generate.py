@@ -284,6 +284,15 @@ def test_loading_uses_the_average_and_the_canvas_of_the_run(workdir):
     assert jax.tree.structure(last.engine.params) == jax.tree.structure(reasoner.engine.params)
 
 
+def test_keys_and_values_are_kept_in_what_the_flag_says(workdir, tmp_path):
+    told = ["--checkpoint", workdir, "--out", tmp_path, "--prompt", "a red circle"]
+    arguments = generate.parser().parse_args([*map(str, told), "--kv_dtype", "float8_e4m3fn"])
+    model = load.from_flags(arguments)
+    assert model.engine.empty(1, 8).k.dtype == "float8_e4m3fn"
+    assert load.told(arguments).endswith("keys and values in float8_e4m3fn")
+    assert model.generate("a red circle", preset="t2i").image.shape == (32, 32, 3)
+
+
 def test_a_run_draws_at_the_size_of_its_own_pictures(workdir, tmp_path):
     run = shutil.copytree(workdir, tmp_path / "run")
     (run / "pictures.json").write_text('{"size": [48, 32]}')
