@@ -106,6 +106,7 @@ def test_advice_handles_streams_that_are_absent():
     text = np.stack([rng.integers(5, 40, 800), np.zeros(800, int), np.zeros(800, int)], 1)
     advice = advise_budgets(text, 256)
     assert (advice.budgets.vit, advice.budgets.latent) == (0, 0)
+    assert "fill text" in str(advice) and "100.0%" not in str(advice)  # of what nobody uses
     assert abs(advice.budgets.text - 256) <= 8 and advice.fill.min() > 0.98
     understanding = text + np.array([0, 16, 0])
     advice = advise_budgets(understanding, 256)

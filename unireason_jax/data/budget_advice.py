@@ -45,8 +45,9 @@ class Advice:
     longest: int | None
 
     def __str__(self) -> str:
-        fill = ", ".join(f"{s} {f:.1%}" for s, f in zip(STREAMS, self.fill))
         b = self.budgets
+        used = [(s, f) for s, f in zip(STREAMS, self.fill) if getattr(b, s)]
+        fill = ", ".join(f"{stream} {share:.1%}" for stream, share in used)
         return (
             f"row of {b.total} tokens: text {b.text}, vit {b.vit}, latent {b.latent}; "
             f"und:gen {self.und_per_gen:.3f}; {self.records_per_pack:.1f} records a row; "
