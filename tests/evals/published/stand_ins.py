@@ -6,6 +6,8 @@ They write down what they are asked, and end their process as `kill -9` does whe
 import json
 import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 
 from unireason_jax import benchmark
 from unireason_jax.data.templates import PLAIN
-from unireason_jax.evals.published import world_sets
+from unireason_jax.evals.published import SUITES, world_sets
 from unireason_jax.evals.published.asking import Reply
 from unireason_jax.inference.settings import Settings
 from unireason_jax.inference.trace import Step, Trace
@@ -81,16 +83,21 @@ def write_prompts(folder: Path) -> None:
 
 
 class Log:
-    """Lines of a file, and the number of the line after whose writing the process is killed."""
+    """Lines of a file, and the number of the line after whose writing the process is killed.
 
-    def __init__(self, path: Path, last: int = 0):
-        self.path, self.last, self.written = path, last, 0
+    `ready` says whether it may be: what came before is saved on a thread meanwhile.
+    """
+
+    def __init__(self, path: Path, last: int = 0, ready: Callable[[], bool] = lambda: True):
+        self.path, self.last, self.ready, self.written = path, last, ready, 0
 
     def add(self, line: str) -> None:
         with self.path.open("a") as file:
             file.write(line + "\n")
         self.written += 1
         if self.written == self.last:
+            while not self.ready():
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -139,10 +146,17 @@ def run(patch, suite, prompts, out, *more, draws=0, asks=0, answer=None):
 
     Args:
       patch: sets an attribute of an object (of pytest, or `setattr`).
-      draws, asks: picture and question whose beginning is the process's end; 0 for none.
+      draws, asks: picture and question whose beginning is the process's end; 0 for none. A picture
+        ends it once the first item's are saved.
       answer: of the judge, instead of a right one.
     """
-    patch(benchmark, "from_flags", lambda _: Drawer(Log(out.with_suffix(".drawn"), draws)))
+    first = SUITES[suite].places(SUITES[suite].load(prompts / FILES[suite])[0]) if draws else ()
+
+    def saved():
+        return all((out / "images" / place).is_file() for place in first)
+
+    drawn = Log(out.with_suffix(".drawn"), draws, saved)
+    patch(benchmark, "from_flags", lambda _: Drawer(drawn))
     patch(benchmark, "told", lambda arguments: arguments.checkpoint)
     judge = Judge(suite, Log(out.with_suffix(".asked"), asks), answer)
     patch(benchmark, "make_judge", lambda _: judge)
