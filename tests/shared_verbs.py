@@ -31,6 +31,8 @@ def noting(model):
 
 if __name__ == "__main__":
     evaluate.from_flags = lambda _: noting(Oracle(wrong=True))
-    evaluate.Run = SimpleNamespace(load=lambda _: None)
+    config = SimpleNamespace(data=SimpleNamespace(mixture={}, source=""))
+    evaluate.weights_told = lambda _: "a stand-in's"
+    evaluate.Run = SimpleNamespace(load=lambda _: SimpleNamespace(config=config))
     synthesize.from_flags = lambda _: noting(Drafter())
     {"evaluate": evaluate, "synthesize": synthesize}[sys.argv[1]].main(sys.argv[2:])

@@ -16,6 +16,7 @@ from unireason_jax.inference import sampler
 from unireason_jax.models import functional
 from unireason_jax.models.config import variant
 from unireason_jax.models.janus.config import JanusConfig
+from unireason_jax.pods import sharding
 from unireason_jax.speed.sampling import IMAGE_PROMPT, forward_flops, measure
 
 SLOTS = 64  # of a prompt's cache
@@ -39,6 +40,12 @@ def run(name: str, *, dtype: str = "float32", batch: int = 1, repeats: int = 0) 
     Raises:
       ValueError: a variant that does not exist, or that draws by flow.
     """
+    with jax.set_mesh(sharding.make_mesh(devices=jax.devices()[:1])):
+        return _run(name, dtype, batch, repeats)
+
+
+def _run(name: str, dtype: str, batch: int, repeats: int) -> dict[str, Any]:
+    """The work of `run`, on the mesh that is set."""
     model = variant(name, dtype=dtype)
     if not isinstance(model, JanusConfig):
         raise ValueError(f"{name} draws by flow; `unireason bench image` measures that.")
