@@ -1,7 +1,9 @@
 """NumPy's files, read so that a damaged one is told from a fault of the program."""
 
+import contextlib
 import io
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -18,16 +20,11 @@ def read(path: epath.PathLike) -> np.ndarray | dict[str, np.ndarray]:
       FileNotFoundError: there is no such file.
       ValueError: it is damaged, or holds pickled objects; the message names it.
     """
-    try:
+    with _damage_named(path):
         place = paths.of(path)
         with place.open("rb") if paths.is_local(place) else io.BytesIO(place.read_bytes()) as file:
             found = np.load(file)
             return found if isinstance(found, np.ndarray) else dict(found)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # the parsers of headers and archives raise what they like
-        told = (str(error).split("\n")[0] or type(error).__name__)[:120]
-        raise ValueError(f"{path}: damaged ({told})") from None
 
 
 def mapped(path: Path, *, checked: bool = False) -> dict[str, np.ndarray]:
@@ -43,17 +40,23 @@ def mapped(path: Path, *, checked: bool = False) -> dict[str, np.ndarray]:
       FileNotFoundError: there is no such file.
       ValueError: it is damaged, or compressed; the message names it.
     """
+    with _damage_named(path), path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        if checked and (bad := archive.testzip()):
+            raise ValueError(f"the checksum of {bad} is another one")
+        return {
+            entry.filename.removesuffix(".npy"): _mapped(path, file, entry)
+            for entry in archive.infolist()
+        }
+
+
+@contextlib.contextmanager
+def _damage_named(path: epath.PathLike) -> Iterator[None]:
+    """Whatever is raised for the contents of a file becomes a ValueError that names it."""
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            if checked and (bad := archive.testzip()):
-                raise ValueError(f"the checksum of {bad} is another one")
-            return {
-                entry.filename.removesuffix(".npy"): _mapped(path, file, entry)
-                for entry in archive.infolist()
-            }
+        yield
     except FileNotFoundError:
         raise
-    except Exception as error:  # as in `read`
+    except Exception as error:  # the parsers of headers and archives raise what they like
         told = (str(error).split("\n")[0] or type(error).__name__)[:120]
         raise ValueError(f"{path}: damaged ({told})") from None
 
