@@ -198,7 +198,7 @@ def plan_packs(
         quotas.check(order)
     rows = blocks.Rows(limit, total / np.maximum(limit, 1), window)
     quiet = quiet or len(order) < _TOLD
-    with tqdm(total=len(order), desc="planning packs", unit=" rows", disable=quiet) as bar:
+    with tqdm(total=len(order), desc="planning packs", unit=" records", disable=quiet) as bar:
         seeds, how = (seed, VERSION), {"processes": processes, "tell": bar.update}
         parts = list(blocks.pack_stream(rows, lengths, order, quotas, rng, seeds, **how))
     late, steady = np.zeros(3, np.int64), sum(part.steady for part in parts)
