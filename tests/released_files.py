@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from tokenizers.pre_tokenizers import ByteLevel
 
-from unireason_jax.data.tokenizer import CONTROLS
+from unireason_jax.data.text.tokenizer import CONTROLS
 from unireason_jax.models import functional, huggingface, vae
 from unireason_jax.models.archive import type_name, write_archive
 from unireason_jax.models.config import VAEConfig, variant

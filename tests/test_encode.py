@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from unireason_jax import encode as encode_verb
-from unireason_jax.data import latents
+from unireason_jax.data.bagel import latents
+from unireason_jax.data.bagel.tokens import SampleSpec, tokenize
 from unireason_jax.data.files.streams import IndexedRecords
-from unireason_jax.data.mot_tokens import SampleSpec, tokenize
 from unireason_jax.data.sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource
-from unireason_jax.data.tokenizer import load_tokenizer
+from unireason_jax.data.text.tokenizer import load_tokenizer
 from unireason_jax.encode import Encoder, encode
 from unireason_jax.models import vae
 from unireason_jax.models.config import VAEConfig

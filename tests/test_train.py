@@ -10,7 +10,7 @@ import pytest
 from absl.testing import flagsaver
 
 from unireason_jax import train
-from unireason_jax.data.tokenizer import load_tokenizer
+from unireason_jax.data.text.tokenizer import load_tokenizer
 from unireason_jax.run import configuration
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run

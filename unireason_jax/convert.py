@@ -32,7 +32,7 @@ import jax
 import numpy as np
 
 from unireason_jax.data.templates import STYLE_OF
-from unireason_jax.data.tokenizer import Qwen2Tokenizer
+from unireason_jax.data.text.tokenizer import Qwen2Tokenizer
 from unireason_jax.models import functional, huggingface, released, vae
 from unireason_jax.models.archive import DTYPES, Archive, read_json, type_name
 from unireason_jax.models.config import BAGEL_VARIANTS, BagelConfig, LatentConfig, LLMConfig

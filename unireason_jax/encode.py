@@ -16,7 +16,7 @@ folder like the input, and is read in its place; with --config it holds one
 for every group. An interrupted run goes on when the same command is given again. Several processes
 (of a pod, or of launch/local.py) that see one output folder share the shards between them; the
 result is the same for any number of them. Machines that know nothing of each other make `--share
-i/n` each, and one command with `--finish` ends it (see `data.shares`).
+i/n` each, and one command with `--finish` ends it (see `data.prepared.shares`).
 """
 
 import collections
@@ -34,14 +34,15 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
-from unireason_jax.data import latents, serialization, shards, shares
-from unireason_jax.data.mot_tokens import LatentCodec, SampleSpec, latent_pixels, lengths
+from unireason_jax.data.bagel import latents
+from unireason_jax.data.bagel.tokens import LatentCodec, SampleSpec, latent_pixels, lengths
+from unireason_jax.data.prepared import serialization, shards, shares
+from unireason_jax.data.prepared.shards import Kept
+from unireason_jax.data.prepared.shares import Share
 from unireason_jax.data.records import Record
-from unireason_jax.data.shards import Kept
-from unireason_jax.data.shares import Share
 from unireason_jax.data.sizes import SIZES
 from unireason_jax.data.sources import ArrayRecordSource
-from unireason_jax.data.tokenizer import load_tokenizer
+from unireason_jax.data.text.tokenizer import load_tokenizer
 from unireason_jax.models import vae
 from unireason_jax.pods import pod, sharding
 from unireason_jax.run import command_line, compile_cache, corpus, drawing_assets, overrides
@@ -104,7 +105,8 @@ def encode(
       encoder: runs the autoencoder, which must be of the stride and channels of the folder's sizes.
       dtype: of the stored moments, a name in `serialization.DTYPES`.
       overwrite: replace an earlier result.
-      share: only these of the shards, where other machines make the rest (see `data.shares`).
+      share: only these of the shards, where other machines make the rest
+        (see `data.prepared.shares`).
       finish: the shares have made all shards; write what belongs to them.
 
     Returns:

@@ -20,7 +20,7 @@ folder), bytes in the rows, or data URIs. The output folder holds
 and is read by `data.sources.ArrayRecordSource`. Nothing is dropped silently. An interrupted run
 goes on where it stopped when the same command is given again, and ends with the same bytes; so does
 a run with another number of workers. Many machines make `--share i/n` each, and one command with
-`--finish` ends it (see `data.shares`).
+`--finish` ends it (see `data.prepared.shares`).
 """
 
 import contextlib
@@ -39,19 +39,21 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from unireason_jax.data import rows, shards, shares, vocabulary
+from unireason_jax.data import rows
+from unireason_jax.data.bagel.tokens import SampleSpec, tokenize
 from unireason_jax.data.files import KINDS, find_files
 from unireason_jax.data.files.streams import FileRecords, IndexedRecords, Reading, in_shards
-from unireason_jax.data.folder_report import account
-from unireason_jax.data.mot_tokens import SampleSpec, tokenize
-from unireason_jax.data.prepare_job import Conversion
+from unireason_jax.data.prepared import shards, shares
+from unireason_jax.data.prepared.folder_report import account
+from unireason_jax.data.prepared.prepare_job import Conversion
+from unireason_jax.data.prepared.shares import Share
 from unireason_jax.data.rows import Budgets
-from unireason_jax.data.shares import Share
 from unireason_jax.data.sizes import SIZES, row_tokens
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource
 from unireason_jax.data.templates import PLAIN, STYLES
 from unireason_jax.data.templates.official import FORMATS
-from unireason_jax.data.tokenizer import (
+from unireason_jax.data.text import vocabulary
+from unireason_jax.data.text.tokenizer import (
     SentencePieceTokenizer,
     Tokenizer,
     load_tokenizer,
@@ -150,7 +152,8 @@ def prepare(
       upright: turn photographs as their EXIF says (see `data.images`).
       max_bad: part of the records that may be in quarantine.
       about: further entries of the manifest: style and system, which a run on it records.
-      share: only these of the shards, where other machines make the rest (see `data.shares`).
+      share: only these of the shards, where other machines make the rest
+        (see `data.prepared.shares`).
       finish: the shares have made all shards; write what belongs to them.
 
     Returns:

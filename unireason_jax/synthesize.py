@@ -31,7 +31,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from unireason_jax.data import shares
+from unireason_jax.data.prepared import shares
 from unireason_jax.endpoints import needed
 from unireason_jax.evals.progress import Progress
 from unireason_jax.inference import default_preset

@@ -9,7 +9,7 @@ import pytest
 from tests.data import official_rows
 from unireason_jax.data.files.streams import FileRecords, Reading
 from unireason_jax.data.sources import ArrayRecordSource, open_source
-from unireason_jax.data.tokenizer import SentencePieceTokenizer
+from unireason_jax.data.text.tokenizer import SentencePieceTokenizer
 from unireason_jax.prepare import prepare
 
 BAD, GOOD = 1000, 100

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.data.toy_records import ToySource, toy_spec
+from unireason_jax.data.bagel.tokens import lengths as record_lengths
 from unireason_jax.data.mixture import mix
-from unireason_jax.data.mot_tokens import lengths as record_lengths
 from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.data.rows import Budgets
 from unireason_jax.rules import visibility

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from unireason_jax.data import serialization
+from unireason_jax.data.prepared import serialization
 from unireason_jax.data.records import Record, RecordError, Segment, untag
 
 PIXELS = np.zeros((4, 4, 3), np.uint8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.data.toy_records import ToySource, toy_spec
-from unireason_jax.data.mot_tokens import tokenize
+from unireason_jax.data.bagel.tokens import tokenize
 from unireason_jax.data.rows import Budgets, assemble, row_spec, stack, true_order
 from unireason_jax.rules import visibility
 

@@ -11,15 +11,15 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from unireason_jax.data import serialization
+from unireason_jax.data.bagel.tokens import SampleSpec, lengths, tokenize
 from unireason_jax.data.files.streams import IndexedRecords, Reading
-from unireason_jax.data.mot_tokens import SampleSpec, lengths, tokenize
+from unireason_jax.data.prepared import serialization
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.records import Record, RecordError, Segment
 from unireason_jax.data.sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource, JsonSource, WorldSource, open_source
 from unireason_jax.data.templates import Style
-from unireason_jax.data.tokenizer import Qwen2Tokenizer, SentencePieceTokenizer
+from unireason_jax.data.text.tokenizer import Qwen2Tokenizer, SentencePieceTokenizer
 from unireason_jax.prepare import prepare
 from unireason_jax.world import tasks
 

@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from unireason_jax.data.mot_tokens import SampleSpec, tokenize
+from unireason_jax.data.bagel.tokens import SampleSpec, tokenize
 from unireason_jax.data.records import Record, RecordError
 from unireason_jax.data.templates import TEMPLATES, Style, prompts, template_of, to_record
 from unireason_jax.data.templates.official import read_row
-from unireason_jax.data.tokenizer import CONTROLS, SentencePieceTokenizer
+from unireason_jax.data.text.tokenizer import CONTROLS, SentencePieceTokenizer
 from unireason_jax.world import tasks
 
 REFERENCE = Style(reference=True)

@@ -6,7 +6,7 @@ import numpy as np
 from safetensors import safe_open
 
 from unireason_jax.data import images
-from unireason_jax.data.mot_tokens import SampleSpec, tokenize
+from unireason_jax.data.bagel.tokens import SampleSpec, tokenize
 from unireason_jax.proof.packs import KINDS, in_true_order, labels, record_of_plan
 from unireason_jax.proof.recorded import IdsTokenizer, MeanCodec, Tape
 from unireason_jax.rules import visibility

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from unireason_jax.data.mot_tokens import SampleSpec
+from unireason_jax.data.bagel.tokens import SampleSpec
 from unireason_jax.data.records import Record, RecordError, Segment
 
 

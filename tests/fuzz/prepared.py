@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from tests.fuzz.tally import Tally, corrupted, generator
-from unireason_jax.data import serialization, shards
+from unireason_jax.data.prepared import serialization, shards
+from unireason_jax.data.prepared.shards import Kept
 from unireason_jax.data.records import Record, Segment
-from unireason_jax.data.shards import Kept
 from unireason_jax.data.sources import ArrayRecordSource
 
 FULL, SMALL = 2000, 60

@@ -23,7 +23,7 @@ from tests.data import official_rows
 from tests.fuzz.tally import Tally, corrupted, generator
 from unireason_jax.data.files.streams import FileRecords, Reading
 from unireason_jax.data.sources import ArrayRecordSource
-from unireason_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer
+from unireason_jax.data.text.tokenizer import SentencePieceTokenizer, Tokenizer
 from unireason_jax.prepare import prepare
 
 FULL, SMALL = 1000, 8

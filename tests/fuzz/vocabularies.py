@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.fuzz.tally import Tally, corrupted, generator
-from unireason_jax.data.tokenizer import (
+from unireason_jax.data.text.tokenizer import (
     CONTROLS,
     Qwen2Tokenizer,
     SentencePieceTokenizer,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.inference import toy
-from unireason_jax.data.mot_tokens import copies, latent_tokens, text_tokens, tokenize, vit_tokens
+from unireason_jax.data.bagel.tokens import copies, latent_tokens, text_tokens, tokenize, vit_tokens
 from unireason_jax.data.rows import Budgets, assemble
 from unireason_jax.data.samples import LATENT, TEXT, VIT
 from unireason_jax.data.templates import TEMPLATES

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unireason_jax.data.tokenizer import SentencePieceTokenizer, world_tokenizer
+from unireason_jax.data.text.tokenizer import SentencePieceTokenizer, world_tokenizer
 from unireason_jax.inference.requests import check_words
 
 

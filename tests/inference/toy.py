@@ -4,8 +4,8 @@ import functools
 
 import jax
 
-from unireason_jax.data.mot_tokens import SampleSpec
-from unireason_jax.data.tokenizer import SentencePieceTokenizer
+from unireason_jax.data.bagel.tokens import SampleSpec
+from unireason_jax.data.text.tokenizer import SentencePieceTokenizer
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import FlowSettings, Settings
 from unireason_jax.models import functional

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from unireason_jax.data.mot_tokens import SampleSpec, tokenize
+from unireason_jax.data.bagel.tokens import SampleSpec, tokenize
 from unireason_jax.data.rows import Budgets, assemble
 from unireason_jax.data.samples import LATENT, TEXT, VIT
 from unireason_jax.data.sizes import SizeCodec
 from unireason_jax.data.sources import WorldSource
-from unireason_jax.data.tokenizer import SentencePieceTokenizer
+from unireason_jax.data.text.tokenizer import SentencePieceTokenizer
 from unireason_jax.pictures import splits
 from unireason_jax.pictures.packed_row import draw_row
 from unireason_jax.rules import visibility

@@ -10,7 +10,7 @@ import pytest
 
 from tests.test_train import SMALL, TINY
 from unireason_jax import train
-from unireason_jax.data.tokenizer import SentencePieceTokenizer, world_tokenizer
+from unireason_jax.data.text.tokenizer import SentencePieceTokenizer, world_tokenizer
 from unireason_jax.models import functional
 from unireason_jax.run import configuration, initial_state, records_match
 from unireason_jax.run.configuration import ConfigError

@@ -23,11 +23,11 @@ import numpy as np
 from absl import flags
 
 from unireason_jax.data import worker_processes
-from unireason_jax.data.budget_advice import advise_budgets
-from unireason_jax.data.lengths import measure
+from unireason_jax.data.bagel.tokens import SampleSpec
 from unireason_jax.data.mixture import Mixture, RecordSource, mix
-from unireason_jax.data.mot_tokens import SampleSpec
-from unireason_jax.data.packs import PackPlan, Quotas, cached_plan, plan_packs
+from unireason_jax.data.packing.budget_advice import advise_budgets
+from unireason_jax.data.packing.lengths import measure
+from unireason_jax.data.packing.packs import PackPlan, Quotas, cached_plan, plan_packs
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.records import RecordError
 from unireason_jax.data.row_maker import RowMaker

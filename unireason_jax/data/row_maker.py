@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from unireason_jax.data.bagel.tokens import SampleSpec
 from unireason_jax.data.mixture import Mixture
-from unireason_jax.data.mot_tokens import SampleSpec
-from unireason_jax.data.packs import PackPlan
+from unireason_jax.data.packing.packs import PackPlan
 from unireason_jax.data.randomness import generator
 from unireason_jax.data.record_tokens import tokenize
 from unireason_jax.data.records import RecordError

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from unireason_jax.data.tokenizer import Tokenizer
+from unireason_jax.data.text.tokenizer import Tokenizer
 from unireason_jax.rules import visibility
 
 TEXT, VIT, LATENT = 0, 1, 2

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.data import files, serialization
+from unireason_jax.data import files
 from unireason_jax.data.files import base, json_text, parquet
 from unireason_jax.data.files.base import Broken, Place, said
 from unireason_jax.data.files.streams import AUTO, Reading
+from unireason_jax.data.prepared import serialization
+from unireason_jax.data.prepared.shard_entries import ShardEntries
+from unireason_jax.data.prepared.shards import LENGTHS, MANIFEST, is_unfinished
 from unireason_jax.data.records import Record, RecordError
-from unireason_jax.data.shard_entries import ShardEntries
-from unireason_jax.data.shards import LENGTHS, MANIFEST, is_unfinished
 from unireason_jax.data.templates import PLAIN, Example, Style, to_record
 from unireason_jax.storage import arrays, paths
 from unireason_jax.world import tasks

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unireason_jax.data import images, mot_tokens
+from unireason_jax.data import images
+from unireason_jax.data.bagel.tokens import SampleSpec, text_tokens
 from unireason_jax.data.janus import script
-from unireason_jax.data.mot_tokens import SampleSpec
 from unireason_jax.data.records import Record, Segment, untag
 from unireason_jax.inference import sampler
 from unireason_jax.inference.context import Written
@@ -227,7 +227,7 @@ class Conversation:
             if self.spec.by_codes:
                 self.pending += said_turns(self.record, self.place, self.spec)
             else:
-                ids = mot_tokens.text_tokens(segment, self.spec)
+                ids = text_tokens(segment, self.spec)
                 self.pending.append(text_turn(ids, segment.role))
             step = Step("text", segment.role, segment.text, content=segment.content, given=True)
         else:

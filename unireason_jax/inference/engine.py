@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from unireason_jax.data.bagel.tokens import SampleSpec
 from unireason_jax.data.janus import script
-from unireason_jax.data.mot_tokens import SampleSpec
 from unireason_jax.inference import cache as caches
 from unireason_jax.inference.cache import Cache, Markers
 from unireason_jax.pods import batches, sharding

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from unireason_jax.data.mot_tokens import SampleSpec
+from unireason_jax.data.bagel.tokens import SampleSpec
 from unireason_jax.inference import turns
 from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.inference.turns import Turn, Turns

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from unireason_jax.data import images
-from unireason_jax.data.mot_tokens import SampleSpec, copies, text_tokens
+from unireason_jax.data.bagel.tokens import SampleSpec, copies, text_tokens
 from unireason_jax.data.records import Record, cut
 from unireason_jax.data.samples import TEXT
 from unireason_jax.data.templates import PLAIN, Style

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unireason_jax.data.tokenizer import Tokenizer
+from unireason_jax.data.text.tokenizer import Tokenizer
 from unireason_jax.inference import request_files
 from unireason_jax.inference.settings import OPTIONS
 from unireason_jax.inference.values import whole

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unireason_jax.data import images
+from unireason_jax.data.bagel.tokens import SampleSpec, latent_pixels, latent_tokens, vit_tokens
 from unireason_jax.data.janus import script, tokens
-from unireason_jax.data.mot_tokens import SampleSpec, latent_pixels, latent_tokens, vit_tokens
 from unireason_jax.data.records import Record, Segment
 from unireason_jax.data.resizing import Resize
 from unireason_jax.data.samples import LATENT, TEXT, VIT

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from unireason_jax.data.samples import LATENT, STREAMS, TEXT, VIT
-from unireason_jax.data.tokenizer import Tokenizer
+from unireason_jax.data.text.tokenizer import Tokenizer
 from unireason_jax.pictures import splits
 from unireason_jax.pictures.fonts import font, length, write
 from unireason_jax.pictures.splits import SampleSplits, Split

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.data.mot_tokens import tokenize
+from unireason_jax.data.bagel.tokens import tokenize
 from unireason_jax.data.records import Next, Record, Segment
 from unireason_jax.data.samples import Sample
 from unireason_jax.proof.recorded import IdsTokenizer, Recorded, Tape

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from unireason_jax.data.bagel.tokens import SampleSpec, tokenize
 from unireason_jax.data.files import Broken, places, read_rows
-from unireason_jax.data.mot_tokens import SampleSpec, tokenize
 from unireason_jax.data.records import Record, RecordError, untag
 from unireason_jax.data.templates import STYLES, Style, to_record
 from unireason_jax.data.templates.official import read_row

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.data.mot_tokens import SampleSpec
+from unireason_jax.data.bagel.tokens import SampleSpec
 from unireason_jax.data.resizing import Resize
-from unireason_jax.data.tokenizer import Qwen2Tokenizer
+from unireason_jax.data.text.tokenizer import Qwen2Tokenizer
 
 LIMITS = {"vlm": "vlm", "vqa": "vlm"}  # the ViT limits of a sample's type; "vit" for all others
 

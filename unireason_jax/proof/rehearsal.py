@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from unireason_jax.data import images
-from unireason_jax.data.mot_tokens import SampleSpec
+from unireason_jax.data.bagel.tokens import SampleSpec
 from unireason_jax.data.resizing import Resize
 from unireason_jax.data.samples import LATENT, TEXT, VIT
 from unireason_jax.inference import turns

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from unireason_jax.data.mot_tokens import SampleSpec
+from unireason_jax.data.bagel.tokens import SampleSpec
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.reinforcement import rewards, rollouts, rows
 from unireason_jax.reinforcement.prompts import Asked

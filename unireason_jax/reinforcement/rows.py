@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.data.mot_tokens import SampleSpec, copies, latent_tokens, text_tokens, vit_tokens
+from unireason_jax.data.bagel.tokens import (
+    SampleSpec,
+    copies,
+    latent_tokens,
+    text_tokens,
+    vit_tokens,
+)
 from unireason_jax.data.rows import Budgets, assemble, row_spec
 from unireason_jax.data.samples import LATENT, TEXT, VIT, Builder, Sample
 from unireason_jax.inference.engine import bucket

@@ -81,7 +81,7 @@ def listing(table: Callable[[], str]) -> type[argparse.Action]:
 
 
 def define_shares(own: flags.FlagValues) -> None:
-    """Adds --share and --finish (`data.shares`) to the flags of a verb."""
+    """Adds --share and --finish (`data.prepared.shares`) to the flags of a verb."""
     about = "i/n: make this part of the shards only, as others make theirs"
     flags.DEFINE_string("share", "", about, flag_values=own)
     about = "all shares are made: write index and manifest"

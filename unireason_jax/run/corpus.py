@@ -8,9 +8,10 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from unireason_jax.data import latents, split, vocabulary
+from unireason_jax.data import split
+from unireason_jax.data.bagel import latents
+from unireason_jax.data.bagel.tokens import LatentCodec, SampleSpec
 from unireason_jax.data.mixture import RecordSource
-from unireason_jax.data.mot_tokens import LatentCodec, SampleSpec
 from unireason_jax.data.resizing import Resize
 from unireason_jax.data.sizes import SIZES, SMALLER, SizeCodec
 from unireason_jax.data.sources import (
@@ -21,7 +22,8 @@ from unireason_jax.data.sources import (
     should_be_prepared,
 )
 from unireason_jax.data.templates import STYLES, Style
-from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer, world_tokenizer
+from unireason_jax.data.text import vocabulary
+from unireason_jax.data.text.tokenizer import Tokenizer, load_tokenizer, world_tokenizer
 from unireason_jax.models import vae
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.models.janus.config import JanusConfig
@@ -165,7 +167,7 @@ def style_of(config: ConfigDict) -> Style:
 def tokenizer_and_codec(config: ConfigDict) -> tuple[Tokenizer, LatentCodec, dict[str, Any]]:
     """What turns records into tokens: tokenizer, codec, and resize rules for `SampleSpec`.
 
-    Prepared folders bring their tokenizer and sizes along; for files `data.tokenizer` and
+    Prepared folders bring their tokenizer and sizes along; for files `data.text.tokenizer` and
     `data.sizes` say them.
 
     Raises:

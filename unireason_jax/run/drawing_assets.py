@@ -9,8 +9,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from unireason_jax.data import images
-from unireason_jax.data.latents import check
-from unireason_jax.data.mot_tokens import LatentCodec, SampleSpec
+from unireason_jax.data.bagel.latents import check
+from unireason_jax.data.bagel.tokens import LatentCodec, SampleSpec
 from unireason_jax.data.records import Record
 from unireason_jax.data.sizes import SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource, is_prepared

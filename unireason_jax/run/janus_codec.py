@@ -5,11 +5,11 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from unireason_jax.data.bagel.tokens import SampleSpec
 from unireason_jax.data.janus.pictures import Square
-from unireason_jax.data.mot_tokens import SampleSpec
 from unireason_jax.data.resizing import Buckets
 from unireason_jax.data.sizes import SizeCodes
-from unireason_jax.data.tokenizer import Tokenizer
+from unireason_jax.data.text.tokenizer import Tokenizer
 from unireason_jax.models.janus import release
 from unireason_jax.models.janus.config import JanusConfig, VQConfig
 from unireason_jax.models.janus.vq import VQTokenizer

@@ -15,10 +15,10 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from unireason_jax.data import latents
+from unireason_jax.data.bagel import latents
 from unireason_jax.data.sizes import SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource
-from unireason_jax.data.tokenizer import (
+from unireason_jax.data.text.tokenizer import (
     Qwen2Tokenizer,
     SentencePieceTokenizer,
     Tokenizer,

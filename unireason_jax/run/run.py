@@ -20,11 +20,11 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from unireason_jax.data.mot_tokens import LatentCodec, SampleSpec
+from unireason_jax.data.bagel.tokens import LatentCodec, SampleSpec
 from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.data.rows import Budgets, row_spec
 from unireason_jax.data.sizes import SizeCodec
-from unireason_jax.data.tokenizer import Tokenizer, load_tokenizer
+from unireason_jax.data.text.tokenizer import Tokenizer, load_tokenizer
 from unireason_jax.models import functional, vae
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.models.janus.config import JanusConfig

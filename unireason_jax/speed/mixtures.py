@@ -6,8 +6,8 @@ embedded world in no time; "stage2" imitates UniReason's second stage at 1024 pi
 
 import numpy as np
 
-from unireason_jax.data.lengths import measure
 from unireason_jax.data.mixture import mix
+from unireason_jax.data.packing.lengths import measure
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.run import configuration, corpus
 from unireason_jax.run.run import Run

@@ -7,8 +7,8 @@ import time
 import numpy as np
 
 from unireason_jax.data import worker_processes
-from unireason_jax.data.budget_advice import advise_budgets
-from unireason_jax.data.packs import plan_packs
+from unireason_jax.data.packing.budget_advice import advise_budgets
+from unireason_jax.data.packing.packs import plan_packs
 from unireason_jax.speed import mixtures
 
 
@@ -33,7 +33,7 @@ def run(
       ValueError: unknown mixture.
     """
     lengths, default = mixtures.mixture(name, records, seed)
-    lengths = lengths.astype(np.int32)  # as `data.lengths.measure` gives them
+    lengths = lengths.astype(np.int32)  # as `data.packing.lengths.measure` gives them
     start = time.process_time()
     advice = advise_budgets(lengths, row or default, seed=seed)
     advised, before, began = time.process_time(), _peak(resource.RUSAGE_SELF), time.monotonic()

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unireason_jax.data.budget_advice import advise_budgets
-from unireason_jax.data.packs import plan_packs
-from unireason_jax.data.tokenizer import world_tokenizer
+from unireason_jax.data.packing.budget_advice import advise_budgets
+from unireason_jax.data.packing.packs import plan_packs
+from unireason_jax.data.text.tokenizer import world_tokenizer
 from unireason_jax.speed.child import measure
 
 PICTURES = 64

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from tests.world.test_parser import blur, dropout, noise
-from unireason_jax.data.mot_tokens import SampleSpec, lengths
+from unireason_jax.data.bagel.tokens import SampleSpec, lengths
 from unireason_jax.data.sizes import SIZES
 from unireason_jax.data.sources import WorldSource
-from unireason_jax.data.tokenizer import world_tokenizer
+from unireason_jax.data.text.tokenizer import world_tokenizer
 from unireason_jax.world import tasks
 from unireason_jax.world.basis import PatchBasis
 from unireason_jax.world.dice import Dice

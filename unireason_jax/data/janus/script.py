@@ -16,7 +16,7 @@ from typing import NamedTuple
 from unireason_jax.data.janus import prompts
 from unireason_jax.data.janus.tokenizer import JanusTokenizer
 from unireason_jax.data.records import Record, Segment
-from unireason_jax.data.tokenizer import Tokenizer
+from unireason_jax.data.text.tokenizer import Tokenizer
 
 ASKS = ("system", "user", "source")
 """Roles of segments that are given to the model; all others are its own."""

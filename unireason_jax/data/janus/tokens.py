@@ -11,9 +11,7 @@ token become the blank id, are still seen, and carry no loss: what guidance turn
 
 import numpy as np
 
-from unireason_jax.data.condition_dropout import prompt_dropped
-from unireason_jax.data.janus import script
-from unireason_jax.data.mot_tokens import (
+from unireason_jax.data.bagel.tokens import (
     SampleSpec,
     check_limits,
     image_length,
@@ -22,6 +20,8 @@ from unireason_jax.data.mot_tokens import (
     text_weight,
     vit_tokens,
 )
+from unireason_jax.data.condition_dropout import prompt_dropped
+from unireason_jax.data.janus import script
 from unireason_jax.data.records import Record, RecordError, Segment
 from unireason_jax.data.samples import LATENT, TEXT, VIT, Sample
 from unireason_jax.rules import visibility

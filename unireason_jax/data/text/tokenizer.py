@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from unireason_jax.data import pieces
-from unireason_jax.data.added_tokens import added_tokens, readable
 from unireason_jax.data.janus.prompts import BEGIN
 from unireason_jax.data.janus.tokenizer import JanusTokenizer
+from unireason_jax.data.text import pieces
+from unireason_jax.data.text.added_tokens import added_tokens, readable
 from unireason_jax.storage import atomic, paths
 from unireason_jax.world import vocabulary
 from unireason_jax.world.hard import vocabulary as hard_vocabulary

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from unireason_jax.data import worker_processes
-from unireason_jax.data.bin_search import fill_rows
+from unireason_jax.data.packing.bin_search import fill_rows
 from unireason_jax.data.randomness import generator
 
 SIZE = 2**17  # records of a block: half a minute of a processor

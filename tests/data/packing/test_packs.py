@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from unireason_jax.data import blocks, packs
-from unireason_jax.data.bin_search import fill_rows, stratified_order
-from unireason_jax.data.budget_advice import advise_budgets
-from unireason_jax.data.packs import (
+from unireason_jax.data.packing import blocks, packs
+from unireason_jax.data.packing.bin_search import fill_rows, stratified_order
+from unireason_jax.data.packing.budget_advice import advise_budgets
+from unireason_jax.data.packing.packs import (
     VERSION,
     Quotas,
     cached_plan,

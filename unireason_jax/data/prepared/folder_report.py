@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.data import shards
-from unireason_jax.data.budget_advice import advise_budgets
+from unireason_jax.data.packing.budget_advice import advise_budgets
+from unireason_jax.data.prepared import shards
 from unireason_jax.data.quarantine import brief
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.storage import arrays

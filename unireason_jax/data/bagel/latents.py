@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from unireason_jax.data.mot_tokens import LatentCodec
+from unireason_jax.data.bagel.tokens import LatentCodec
+from unireason_jax.data.prepared.serialization import DTYPES
 from unireason_jax.data.records import Record, Segment
-from unireason_jax.data.serialization import DTYPES
 
 _TOLERANCE = 0.02  # of a latent; other machines and libraries differ by less than 0.001
 

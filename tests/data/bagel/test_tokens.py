@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from unireason_jax.data import images, resizing
-from unireason_jax.data.mot_tokens import SampleSpec, lengths, tokenize
+from unireason_jax.data.bagel.tokens import SampleSpec, lengths, tokenize
 from unireason_jax.data.records import Record, RecordError, Segment
 from unireason_jax.proof.recorded import IdsTokenizer, MeanCodec
 

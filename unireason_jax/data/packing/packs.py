@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from unireason_jax.data import blocks
-from unireason_jax.data.bin_search import stratified_order
+from unireason_jax.data.packing import blocks
+from unireason_jax.data.packing.bin_search import stratified_order
 from unireason_jax.data.randomness import generator
 from unireason_jax.data.rows import Budgets
 from unireason_jax.data.samples import STREAMS

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unireason_jax.data import shards
+from unireason_jax.data.prepared import shards
 from unireason_jax.storage import atomic, lock, paths
 
 _NAMED = 8

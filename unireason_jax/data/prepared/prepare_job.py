@@ -4,12 +4,13 @@ import dataclasses
 import os
 from collections.abc import Iterator
 
-from unireason_jax.data import images, serialization
+from unireason_jax.data import images
+from unireason_jax.data.bagel.tokens import SampleSpec, lengths
 from unireason_jax.data.files.base import said
 from unireason_jax.data.files.streams import FileRecords, IndexedRecords, Piece
-from unireason_jax.data.mot_tokens import SampleSpec, lengths
+from unireason_jax.data.prepared import serialization
+from unireason_jax.data.prepared.shards import Kept, Refused
 from unireason_jax.data.records import Record, RecordError
-from unireason_jax.data.shards import Kept, Refused
 
 
 @dataclasses.dataclass(frozen=True)

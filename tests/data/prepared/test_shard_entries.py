@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from unireason_jax.data import shard_entries
-from unireason_jax.data.shard_entries import ShardEntries
+from unireason_jax.data.prepared import shard_entries
+from unireason_jax.data.prepared.shard_entries import ShardEntries
 from unireason_jax.data.sources import EntrySource
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ from PIL import Image
 from tests.conftest import REPOSITORY
 from tests.data import official_rows
 from unireason_jax import prepare
-from unireason_jax.data import shards
-from unireason_jax.data.shards import Kept, Refused
+from unireason_jax.data.prepared import shards
+from unireason_jax.data.prepared.shards import Kept, Refused
 from unireason_jax.data.sources import ArrayRecordSource
 
 

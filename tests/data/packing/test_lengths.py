@@ -3,15 +3,15 @@
 import numpy as np
 
 from tests.data.toy_records import ToySource, toy_spec
-from unireason_jax.data import lengths as lengths_room
-from unireason_jax.data.lengths import measure
+from unireason_jax.data.bagel.tokens import SampleSpec
+from unireason_jax.data.bagel.tokens import lengths as record_lengths
 from unireason_jax.data.mixture import mix
-from unireason_jax.data.mot_tokens import SampleSpec
-from unireason_jax.data.mot_tokens import lengths as record_lengths
+from unireason_jax.data.packing import lengths as lengths_room
+from unireason_jax.data.packing.lengths import measure
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.sizes import SIZES
 from unireason_jax.data.sources import WorldSource
-from unireason_jax.data.tokenizer import world_tokenizer
+from unireason_jax.data.text.tokenizer import world_tokenizer
 
 
 def test_measure_gives_each_example_the_lengths_of_its_record():

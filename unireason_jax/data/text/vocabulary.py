@@ -16,7 +16,7 @@ from unireason_jax.data.files.streams import FileRecords, IndexedRecords, Piece,
 from unireason_jax.data.mixture import RecordSource
 from unireason_jax.data.records import Record
 from unireason_jax.data.sources import ArrayRecordSource
-from unireason_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from unireason_jax.data.text.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 
 LIMIT = 0.01
 """Part of the tokens that may be unknown words, where nothing else is said."""

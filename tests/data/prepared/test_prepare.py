@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from unireason_jax import prepare
-from unireason_jax.data.mot_tokens import SampleSpec, lengths
+from unireason_jax.data.bagel.tokens import SampleSpec, lengths
 from unireason_jax.data.sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource
-from unireason_jax.data.tokenizer import load_tokenizer
+from unireason_jax.data.text.tokenizer import load_tokenizer
 
 
 def picture(path, value, size=(32, 32)):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from unireason_jax.data.bagel.tokens import tokenize
 from unireason_jax.data.files.streams import FileRecords, Reading
-from unireason_jax.data.mot_tokens import tokenize
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.prepare import prepare
 from unireason_jax.proof.packs import compare_sequences

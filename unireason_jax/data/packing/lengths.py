@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from unireason_jax.data import worker_processes
+from unireason_jax.data.bagel.tokens import SampleSpec
 from unireason_jax.data.mixture import Mixture, RecordSource
-from unireason_jax.data.mot_tokens import SampleSpec
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.record_tokens import lengths as record_lengths
 from unireason_jax.data.records import RecordError

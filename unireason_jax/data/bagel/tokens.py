@@ -27,7 +27,7 @@ from unireason_jax.data import images, resizing, timesteps
 from unireason_jax.data.condition_dropout import dropped
 from unireason_jax.data.records import Record, RecordError, Segment
 from unireason_jax.data.samples import LATENT, STREAMS, TEXT, VIT, Builder, Sample
-from unireason_jax.data.tokenizer import Tokenizer
+from unireason_jax.data.text.tokenizer import Tokenizer
 from unireason_jax.rules import visibility
 
 WEIGHTINGS = ("token", "sqrt")

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from unireason_jax import prepare
-from unireason_jax.data import vocabulary
 from unireason_jax.data.records import Record, Segment
-from unireason_jax.data.tokenizer import SentencePieceTokenizer, load_tokenizer
+from unireason_jax.data.text import vocabulary
+from unireason_jax.data.text.tokenizer import SentencePieceTokenizer, load_tokenizer
 
 
 class Source:

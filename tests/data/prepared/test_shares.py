@@ -5,7 +5,7 @@ import json
 import pytest
 
 from unireason_jax import encode, prepare
-from unireason_jax.data import shares
+from unireason_jax.data.prepared import shares
 from unireason_jax.storage import lock, paths
 
 WORLD = ["--format=world", "--tasks=t2i=2,edit=1", "--size=60", "--shard_records=8"]

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from unireason_jax import prepare
-from unireason_jax.data import shards
-from unireason_jax.data.shards import Kept, Refused
+from unireason_jax.data.prepared import shards
+from unireason_jax.data.prepared.shards import Kept, Refused
 
 ROWS = 1500
 _WORLD = ("--sizes=world", "--style=plain")

@@ -10,8 +10,8 @@ import dataclasses
 
 import numpy as np
 
-from unireason_jax.data import bin_search, packs
-from unireason_jax.data.packs import STREAMS, plan_packs
+from unireason_jax.data.packing import bin_search, packs
+from unireason_jax.data.packing.packs import STREAMS, plan_packs
 from unireason_jax.data.randomness import generator
 from unireason_jax.data.rows import Budgets
 

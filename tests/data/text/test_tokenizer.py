@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from unireason_jax.data.tokenizer import (
+from unireason_jax.data.text.tokenizer import (
     CONTROLS,
     TAG_WORDS,
     Qwen2Tokenizer,

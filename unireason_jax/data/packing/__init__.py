@@ -1,0 +1,1 @@
+"""Which records share a row, found from their lengths before training."""

@@ -1,0 +1,1 @@
+"""Folders that `prepare` makes: records as bytes in ArrayRecord shards."""

@@ -1,0 +1,1 @@
+"""The words side: tokenizers, and the vocabularies they are made of."""
