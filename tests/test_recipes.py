@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from configs import tiny, world_twin
 from unireason_jax import prepare, train
-from unireason_jax.run import configuration, corpus
+from unireason_jax.run import configuration, corpus, tokenizing
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.run import Run
 from unireason_jax.training import checkpoint
@@ -169,10 +169,10 @@ def test_released_sizes_come_with_their_folder(prepared, tmp_path):
     config.data.source, config.data.groups = str(folder), ConfigDict()
     sources, _ = corpus.make_sources(config, seed=0)
     with pytest.raises(ConfigError, match=r"holds no latents; run `unireason encode`"):
-        corpus.check_latents(sources, corpus.tokenizer_and_codec(config)[1])
+        tokenizing.check_latents(sources, tokenizing.tokenizer_and_codec(config)[1])
     both = manifest | {"sizes": "unireason", "latents": {}}
     (folder / "manifest.json").write_text(json.dumps(both))
-    _, codec, resize = corpus.tokenizer_and_codec(config)
+    _, codec, resize = tokenizing.tokenizer_and_codec(config)
     assert (codec.stride, codec.channels) == (8, 16)
     assert resize["vit_resize"](1024, 1024) == (532, 532)
 

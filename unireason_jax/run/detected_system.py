@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from unireason_jax.data.sources import ArrayRecordSource, is_prepared
 from unireason_jax.data.templates import STYLE_OF
-from unireason_jax.run import corpus
+from unireason_jax.run import corpus, tokenizing
 from unireason_jax.run.configuration import ConfigError
 
 
@@ -42,7 +42,7 @@ def told(config: ConfigDict) -> ConfigDict:
         return config
     first = min(manifests, key=lambda manifest: order.index(manifest.get("system", "")))
     made = config.copy_and_resolve_references()
-    made.data.sizes = corpus.sizes_of(config)
+    made.data.sizes = tokenizing.sizes_of(config)
     made.system = named or first.get("system", "")
     if config.data.style == "plain":
         made.data.style = first["style"]

@@ -26,7 +26,7 @@ from unireason_jax.data.text.tokenizer import (
 )
 from unireason_jax.models.archive import ArchiveError, read_json
 from unireason_jax.models.config import BagelConfig
-from unireason_jax.run import corpus
+from unireason_jax.run import corpus, tokenizing
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.drawing_assets import AUTOENCODER
 from unireason_jax.run.run import CODEC, TOKENIZER, Run, load_codec
@@ -172,7 +172,7 @@ def _of_records(config: ConfigDict) -> dict[str, Any]:
     """Name of the image sizes, and probes of latents made ahead of time, of a config's records."""
     manifests = [ArrayRecordSource(path).manifest for path in corpus.prepared(config)]
     return {
-        "sizes": corpus.sizes_of(config),
+        "sizes": tokenizing.sizes_of(config),
         "latents": [m["latents"]["probe"] for m in manifests if "latents" in m],
     }
 

@@ -29,7 +29,14 @@ from unireason_jax.models import functional, vae
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.pods import batches, pod, sharding
-from unireason_jax.run import configuration, corpus, detected_system, drawing_assets, janus_codec
+from unireason_jax.run import (
+    configuration,
+    corpus,
+    detected_system,
+    drawing_assets,
+    janus_codec,
+    tokenizing,
+)
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.drawing_assets import AUTOENCODER
 from unireason_jax.storage import arrays, atomic, paths
@@ -84,8 +91,10 @@ class Run:
         """
         configuration.check_seeds(config)
         model = configuration.model_config(config, devices[0].platform if devices else None)
-        made = corpus.tokenizer_and_codec(config) if has_records else corpus.stand_ins(model)
-        spec = corpus.sample_spec(config, model, *made)
+        made = (
+            tokenizing.tokenizer_and_codec(config) if has_records else tokenizing.stand_ins(model)
+        )
+        spec = tokenizing.sample_spec(config, model, *made)
         config = detected_system.told(config) if has_records else config
         return cls(config, model, spec, has_records, devices and tuple(devices))
 
@@ -104,8 +113,8 @@ class Run:
         tokenizer = load_tokenizer(paths.of(workdir) / TOKENIZER)
         read = janus_codec.load if isinstance(model, JanusConfig) else load_codec
         codec = read(epath.Path(workdir))
-        rules = corpus.smaller_sizes(config)
-        return cls(config, model, corpus.sample_spec(config, model, tokenizer, codec, rules))
+        rules = tokenizing.smaller_sizes(config)
+        return cls(config, model, tokenizing.sample_spec(config, model, tokenizer, codec, rules))
 
     def drawing(self) -> "Run":
         """Itself with the autoencoder that its latents were made with, where it only knew sizes.
@@ -120,8 +129,8 @@ class Run:
             raise ConfigError(
                 "config.eval.samples: pictures need the autoencoder; set config.data.vae, or 0."
             )
-        codec, rules = vae.Autoencoder(*vae.load(file)), corpus.smaller_sizes(self.config)
-        made = corpus.sample_spec(self.config, self.model, self.tokenizer, codec, rules)
+        codec, rules = vae.Autoencoder(*vae.load(file)), tokenizing.smaller_sizes(self.config)
+        made = tokenizing.sample_spec(self.config, self.model, self.tokenizer, codec, rules)
         return dataclasses.replace(self, spec=made)
 
     def save(self, workdir: epath.PathLike) -> None:
@@ -239,10 +248,10 @@ class Run:
             )
         quarantine = paths.of(workdir) / "quarantine.jsonl" if workdir and not dry_run else None
         sources, shares = corpus.make_sources(self.config, seed=seed, held_out=held_out)
-        corpus.check_latents(sources, spec.codec)
+        tokenizing.check_latents(sources, spec.codec)
         if process == 0 and not held_out:
-            corpus.check_words(self.config, sources, spec.tokenizer)
-        codec = corpus.codec_for_workers(sources, spec.codec, workers)
+            tokenizing.check_words(self.config, sources, spec.tokenizer)
+        codec = tokenizing.codec_for_workers(sources, spec.codec, workers)
         spec = dataclasses.replace(spec, codec=codec)
         make = functools.partial(
             Pipeline,
