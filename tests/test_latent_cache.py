@@ -31,7 +31,7 @@ KILLED = 5  # number of the shard at which one of two processes is killed
 KILLER = f"""
 import os, signal, sys
 from unireason_jax import encode
-from unireason_jax.data import shards
+from unireason_jax.data.prepared import shards
 make = shards._make
 def make_or_die(folder, number, found):
     os.kill(os.getpid(), signal.SIGKILL) if number == {KILLED} else make(folder, number, found)

@@ -8,7 +8,7 @@ import pytest
 from unireason_jax.data.templates import STYLE_OF, STYLES
 from unireason_jax.inference.settings import FlowSettings, Settings, with_options
 from unireason_jax.inference.systems.catalog import PRESETS, VERBS, verbs_of
-from unireason_jax.run import configuration, corpus, detected_system
+from unireason_jax.run import configuration, detected_system, tokenizing
 from unireason_jax.run.configuration import ConfigError
 
 
@@ -52,7 +52,7 @@ def told(monkeypatch, tmp_path, **changes):
         def __init__(self, path):
             self.manifest = json.loads((path / "manifest.json").read_text())
 
-    for module in (detected_system, corpus):
+    for module in (detected_system, tokenizing):
         monkeypatch.setattr(module, "ArrayRecordSource", Source)
     return detected_system.told(config)
 
