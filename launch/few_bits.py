@@ -4,7 +4,9 @@
 
 Told are, for every kind, the relative L2 distance of velocities and logits on held-out packs from
 those of weights in bfloat16, and the world's report beside that of the checkpoint as it is: the
-same prompts, drawn from the same noise, compared prompt by prompt.
+same prompts, drawn from the same noise, compared prompt by prompt. Kernels are encoded and decoded
+once, so all are drawn by one program, and quickly where decoding is slow. Verdicts are kept in
+<out>/verdicts.json, part by part, so a run that was interrupted goes on.
 """
 
 import argparse
@@ -16,20 +18,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import unireason_jax
 from unireason_jax.evals.progress import Progress
-from unireason_jax.evals.rates import Rate, mean_difference
+from unireason_jax.evals.rates import mean_difference, mean_of_groups
 from unireason_jax.evals.world import evaluation
-from unireason_jax.models import functional
+from unireason_jax.inference import load
+from unireason_jax.models import functional, quantized
 from unireason_jax.models.sizes import QuantizedConfig
 from unireason_jax.rules import flow
 from unireason_jax.rules.visibility import Visibility
 from unireason_jax.run.configuration import loss_config
 from unireason_jax.run.run import Run
 from unireason_jax.training import weights
+from unireason_jax.training.optim import flatten, unflatten
 
 KINDS = ("int8", "nf4")
+WHOLE = "as it is"
 Outputs = dict[str, np.ndarray]
+Groups = dict[str, list[bool]]
+Verdicts = dict[str, Groups]
 
 
 def outputs(run: Run, params, batch) -> Outputs:
@@ -55,6 +61,19 @@ def outputs(run: Run, params, batch) -> Outputs:
     return {k: np.asarray(v, np.float32)[batch[w] > 0] for k, (v, w) in found.items()}
 
 
+def rounded(checkpoint: str, run: Run, kind: str | None):
+    """Parameters whose layers' kernels are what few bits of them stand for; None leaves them."""
+    params = weights.load_model(checkpoint, run.model)
+    if kind is None:
+        return params
+    leaves = flatten(params)
+    few = dataclasses.replace(run.model, quantized=QuantizedConfig(kind))
+    for name, (lead, inputs) in functional.quantized_kernels(few).items():
+        options = {"kind": kind, "lead": lead, "inputs": inputs}
+        leaves[name] = quantized.decode(**quantized.encode(leaves[name], **options), **options)
+    return unflatten(leaves)
+
+
 def distances(checkpoint: str, batches: int) -> dict[str, dict[str, float]]:
     """By kind, the relative L2 distance of the outputs from those of weights in bfloat16."""
     run = Run.load(checkpoint)
@@ -62,15 +81,13 @@ def distances(checkpoint: str, batches: int) -> dict[str, dict[str, float]]:
     pipeline = run.pipeline(held_out=True, whole=True)
     packs = [next(pipeline) for _ in range(batches)]
     pipeline.close()
-    whole = weights.load_model(checkpoint, run.model)
+    whole = rounded(checkpoint, run, None)
     near = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(leaf.dtype), whole)
     wanted = [outputs(run, near, pack) for pack in packs]
     found = {}
     for kind in KINDS:
-        model = dataclasses.replace(run.model, quantized=QuantizedConfig(kind))
-        few = dataclasses.replace(run, model=model)
-        params = weights.load_model(checkpoint, model)
-        made = [outputs(few, params, pack) for pack in packs]
+        params = rounded(checkpoint, run, kind)
+        made = [outputs(run, params, pack) for pack in packs]
         found[kind] = {name: _relative(made, wanted, name) for name in wanted[0]}
     return found
 
@@ -80,11 +97,48 @@ def _relative(made: list[Outputs], wanted: list[Outputs], name: str) -> float:
     return float(np.linalg.norm(one - two) / np.linalg.norm(two))
 
 
-def outcomes(checkpoint: str, sizes: evaluation.Sizes, kind: str | None):
-    """Verdicts of the world's report."""
-    reasoner = unireason_jax.load(checkpoint, weights_dtype=kind)
-    advance = Progress(kind or "as it is", sizes.cost(), "images at most")
-    return evaluation.evaluate(reasoner, sizes, advance=advance).outcomes
+def report(checkpoint: str, parts: dict[str, int], file: Path) -> dict[str, Verdicts]:
+    """Verdicts of the world's report by kind, `WHOLE` for the checkpoint as it is.
+
+    A part that `file` holds is not asked again; what is, is written there at once.
+    """
+    none = dict.fromkeys(("controls", "pairs", "knowledge", "drafts"), 0) | {"rounds": 1}
+    known = json.loads(file.read_text()) if file.exists() else {}
+    run = Run.load(checkpoint)
+    for kind in (WHOLE, *KINDS):
+        missing = [name for name in parts if f"{kind}, {name} {parts[name]}" not in known]
+        if missing:
+            params = rounded(checkpoint, run, None if kind == WHOLE else kind)
+            reasoner = load.around(run, params, load.usual_settings(run, checkpoint))
+        for name in missing:
+            sizes = evaluation.Sizes(**dict.fromkeys(parts, 0) | none | {name: parts[name]})
+            advance = Progress(f"{kind}, {name}", sizes.cost(), "images at most")
+            found = evaluation.evaluate(reasoner, sizes, advance=advance).outcomes
+            known[f"{kind}, {name} {parts[name]}"] = found
+            file.write_text(json.dumps(known) + "\n")
+    return {
+        kind: {k: v for part in parts for k, v in known[f"{kind}, {part} {parts[part]}"].items()}
+        for kind in (WHOLE, *KINDS)
+    }
+
+
+def compared(verdicts: dict[str, Verdicts], kind: str) -> dict[str, dict]:
+    """By rate, that of the checkpoint as it is and the difference, request by request."""
+    whole, made = verdicts[WHOLE], verdicts[kind]
+    return {
+        name: {
+            "as it is": mean_of_groups(whole[name]).to_dict(),
+            "difference": mean_difference([made[name]], [whole[name]]).to_dict(),
+            "lost": _moved(whole[name], made[name]),
+            "won": _moved(made[name], whole[name]),
+        }
+        for name in whole
+    }
+
+
+def _moved(one: Groups, two: Groups) -> int:
+    """Requests that `one` gets right and `two` wrong."""
+    return sum(a and not b for group in one for a, b in zip(one[group], two[group], strict=True))
 
 
 def main() -> None:
@@ -94,29 +148,28 @@ def main() -> None:
     )
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--batches", type=int, default=4, help="held-out packs for the distances")
-    parser.add_argument("--prompts", type=int, default=84, help="held-out prompts per tag")
-    parser.add_argument("--edits", type=int, default=24, help="instructions per operation")
-    parser.add_argument("--questions", type=int, default=24, help="questions per kind")
+    parser.add_argument("--batches", type=int, default=1, help="held-out packs for the distances")
+    parser.add_argument("--prompts", type=int, default=84, help="held-out prompts per tag (6)")
+    parser.add_argument("--edits", type=int, default=48, help="instructions per operation (9)")
+    parser.add_argument("--questions", type=int, default=48, help="questions per kind (9)")
     given = parser.parse_args()
-    parts = {name: getattr(given, name) for name in ("prompts", "edits", "questions")}
-    none = dict.fromkeys(("controls", "pairs", "knowledge", "drafts"), 0)
-    sizes = evaluation.Sizes(**parts, **none, rounds=1)
-    found = {"relative L2": distances(given.checkpoint, given.batches), "report": {}}
-    print(json.dumps(found["relative L2"], indent=1), flush=True)
     given.out.mkdir(parents=True, exist_ok=True)
-    whole = outcomes(given.checkpoint, sizes, None)
-    for kind in KINDS:
-        made = outcomes(given.checkpoint, sizes, kind)
-        rows = {name: mean_difference([made[name]], [whole[name]]) for name in whole}
-        found["report"][kind] = {name: rate.to_dict() for name, rate in rows.items()}
-        for name, rate in rows.items():
-            print(f"{kind}, {name}: {_signed(rate)}", flush=True)
-        (given.out / "few_bits.json").write_text(json.dumps(found, indent=1) + "\n")
+    parts = {name: getattr(given, name) for name in ("prompts", "edits", "questions")}
+    verdicts = report(given.checkpoint, parts, given.out / "verdicts.json")
+    found = {"report": {kind: compared(verdicts, kind) for kind in KINDS}}
+    for kind, rows in found["report"].items():
+        for name, row in rows.items():
+            print(f"{kind}, {name}: {_told(row)}", flush=True)
+    found["relative L2"] = distances(given.checkpoint, given.batches)
+    print(json.dumps(found["relative L2"], indent=1), flush=True)
+    (given.out / "few_bits.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
-def _signed(rate: Rate) -> str:
-    return f"{rate.value:+.3f} [{rate.low:+.3f}, {rate.high:+.3f}] of {rate.count}"
+def _told(row: dict) -> str:
+    whole, gap = row["as it is"], row["difference"]
+    interval = f"[{gap['low']:+.4f}, {gap['high']:+.4f}]"
+    moved = f"{row['lost']} lost, {row['won']} won of {gap['count']}"
+    return f"{whole['value']:.3f} as it is, {gap['value']:+.4f} {interval}, {moved}"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import own_data
 from unireason_jax import encode as encode_verb
 from unireason_jax.data.bagel import latents
 from unireason_jax.data.bagel.tokens import SampleSpec, tokenize
@@ -104,6 +105,16 @@ def test_an_autoencoders_latents_are_those_of_the_online_path(autoencoder, tmp_p
         np.testing.assert_array_equal(cached.noise_seeds, online.noise_seeds)
         compared += len(online.latents)
     assert compared > 1000
+
+
+def test_the_next_command_names_the_config_of_the_pictures_size(autoencoder, tmp_path, monkeypatch):
+    monkeypatch.setitem(SIZES, "bagel_256", SIZES["bagel_256"] | {"codec": SizeCodec(2, 4)})
+    source = IndexedRecords(WorldSource(3, 2, {"t2i": 1}))
+    prepare(source, tmp_path / "pixels", sizes="bagel_256")
+    told = encode(tmp_path / "pixels", tmp_path / "out", Encoder(autoencoder))
+    assert "\nnext: unireason train --config configs/own_data.py:256 --config.data.source=" in told
+    edges = {str(s["latent_resize"].max_size) for s in SIZES.values() if "latent_resize" in s}
+    assert edges == set(own_data.TOKENS)
 
 
 def test_interrupted_encoding_goes_on_and_ends_the_same(prepared, tmp_path, monkeypatch):

@@ -156,6 +156,7 @@ def test_dry_run_says_what_would_happen_and_draws_a_pack(tmp_path, capsys):
     out = capsys.readouterr().out
     for part in ('"variant": "nano"', "frozen", "total", "text_ids", "8x", "GiB", "fsdp=4"):
         assert part in out, part
+    assert "packs in an epoch; fill: text " in out
     assert [path.suffix for path in tmp_path.iterdir()] == [".png"]
 
 

@@ -175,8 +175,10 @@ def _encode(folder: Path, output: Path, job: "Encoding", overwrite: bool) -> str
             f"shards of {output}, {manifest['bytes'] / 2**20:.1f} MiB"
         )
         if about["latents"]["codec"] == "Autoencoder":
+            size = f":{job.spec.latent_resize.max_size}" if job.spec.latent_resize else ""
             source = f"--config.data.source={output} --config.init_from=CHECKPOINT"
-            report += f"\nnext: unireason train --config configs/own_data.py {source} --workdir RUN"
+            config = f"--config configs/own_data.py{size} {source}"
+            report += f"\nnext: unireason train {config} --workdir RUN"
     return pod.gather(f"finished {output}", report)[0]
 
 

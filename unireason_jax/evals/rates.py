@@ -101,13 +101,21 @@ def mean_difference(
 ) -> Rate:
     """Mean of the groups' means of `larger` minus those of `smaller`, prompt by prompt.
 
+    Where no prompt differs from another the bootstrap has no width; then the share of prompts that
+    may differ unseen, by Wilson's interval of none in as many, is the width to both sides.
+
     Raises:
       ValueError: the runs did not answer the same prompts.
     """
     one, two = _stacked(larger), _stacked(smaller)
     if {k: v.shape[1] for k, v in one.items()} != {k: v.shape[1] for k, v in two.items()}:
         raise ValueError("the rows were not asked the same prompts; evaluate both with one setting")
-    return _bootstrap({name: one[name].mean(0) - two[name].mean(0) for name in one}, seed)
+    gaps = {name: one[name].mean(0) - two[name].mean(0) for name in one}
+    if gaps and all(np.ptp(values) == 0 for values in gaps.values()):
+        value = float(np.mean([values.mean() for values in gaps.values()]))
+        unseen = wilson([False] * sum(map(len, gaps.values())))
+        return Rate(value, value - unseen.high, value + unseen.high, unseen.count)
+    return _bootstrap(gaps, seed)
 
 
 def _stacked(runs: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, np.ndarray]:

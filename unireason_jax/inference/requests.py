@@ -10,6 +10,7 @@ from unireason_jax.data.text.tokenizer import Tokenizer
 from unireason_jax.inference import request_files
 from unireason_jax.inference.settings import OPTIONS
 from unireason_jax.inference.values import whole
+from unireason_jax.run import option_names
 
 _MARKS = frozenset(",.;:?!")
 _NAMED = 10  # unknown words in a message
@@ -18,30 +19,9 @@ FIELDS = ("prompt", "id", "image", "seed")
 CALL = ("preset", "rounds", "sample", "seed", "name", "parts", *OPTIONS)
 """What a call from Python takes beside its prompt and its image."""
 
-_MEANT = {
-    "caption question instruction": "prompt",
-    "text": "prompt",
-    "key index uid": "id",
-    "images input_image image_path picture source": "image",
-    "random_seed": "seed",
-    "num_timesteps num_steps steps num_inference_steps": "timesteps",
-    "cfg cfg_scale guidance_scale cfg_text_scale text_scale": "guidance",
-    "cfg_img_scale image_scale image_guidance_scale": "image_guidance",
-    "height width resolution image_size shape": "size",
-    "timestep_shift": "shift",
-    "sampler scheduler sampling_method": "solver",
-    "max_length max_tokens max_new_tokens max_think_token_n": "max_text",
-}
-MEANT = {theirs: ours for names, ours in _MEANT.items() for theirs in names.split()}
-"""Our names by those that others use."""
-
 _FLAGS = ("preset", "rounds", "samples", *OPTIONS)
 _HALF = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_NO_NEGATIVE = (
-    "'negative_prompt' is not supported: guidance leads away from the same conversation without "
-    "its text, as the models were trained (say in the prompt what shall not be there)"
-)
 
 
 class Asked(NamedTuple):
@@ -118,13 +98,12 @@ def check_names(names: Sequence[str], known: Sequence[str]) -> None:
 
 def _unknown(name: str, known: Sequence[str]) -> str:
     """What is to be said of an unknown field."""
-    if name == "negative_prompt":
-        return _NO_NEGATIVE
-    meant, told = MEANT.get(name, name), f"unknown field {request_files.named(name)}"
-    near = [meant] if meant in known else difflib.get_close_matches(meant.lower(), known, n=1)
-    if near:
-        return f"{told}, did you mean '{near[0]}'?"
-    if meant in _FLAGS:
+    if refused := option_names.refusal(name):
+        return refused
+    told = f"unknown field {request_files.named(name)}"
+    if near := option_names.meant(name, known):
+        return f"{told}, did you mean '{near}'?"
+    if (meant := option_names.OURS.get(name, name)) in _FLAGS:
         return f"{told}, which is said for all requests at once: --{meant}"
     return told
 

@@ -1,14 +1,15 @@
 """Command lines: flags of an entry point's own, and one clear line where something is wrong."""
 
 import argparse
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from unireason_jax.run import compile_cache
+from unireason_jax.run import compile_cache, option_names
 from unireason_jax.storage import paths
 
 MENDABLE = (
@@ -43,11 +44,27 @@ def run(
     """
     parser.error = lambda message: parser.exit(2, f"error: {message}; --help lists the flags\n")
     try:
-        given = parser.parse_args(argv)
+        given, unknown = parser.parse_known_args(argv)
+        if unknown:
+            parser.error(_unknown(unknown, vars(given)))
         compile_cache.share()
         return command(given)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def _unknown(words: Sequence[str], known: Collection[str]) -> str:
+    """What is to be said of words that no flag takes; `known` are the names of those there are."""
+    flags = [word.partition("=")[0] for word in words if re.match("--?[A-Za-z]", word)]
+    if not flags:
+        return f"unknown argument {words[0]!r}; a text of several words stands in quotes"
+    told = []
+    for flag in flags:
+        name = flag.lstrip("-").replace("-", "_")
+        near = option_names.meant(name, known)
+        hint = f", did you mean --{near}?" if near else ""
+        told.append(option_names.refusal(name) or f"unknown flag {flag}{hint}")
+    return "; ".join(told)
 
 
 def path(text: str) -> Path | paths.Bucket:

@@ -101,6 +101,13 @@ def test_fill_of_every_stream_reaches_98_percent(name):
     np.testing.assert_allclose(advice.fill, plan.fill_steady, atol=0.015)
 
 
+def test_a_stream_without_room_is_not_told_as_full():
+    lengths = np.array([[9, 0, 16]] * 20)
+    budgets = Budgets(40, 0, 64)
+    plan = plan_packs(lengths, budgets)
+    assert packs.fill_told(plan.fill, budgets) == "text 90.0%, latent 100.0%"
+
+
 def test_advice_handles_streams_that_are_absent():
     rng = np.random.default_rng(0)
     text = np.stack([rng.integers(5, 40, 800), np.zeros(800, int), np.zeros(800, int)], 1)

@@ -50,7 +50,7 @@ def test_an_order_is_called_what_it_is():
     exact = np.mean([np.mean(BETTER["knowledge, prompt only"][d]) for d in ("cultural", "logical")])
     exact -= np.mean([np.mean(BASE["knowledge, prompt only"][d]) for d in ("cultural", "logical")])
     assert found[0].difference.value == pytest.approx(exact)
-    assert found[1].difference.value == found[1].difference.low == 0
+    assert found[1].difference.value == 0 > found[1].difference.low
 
 
 def test_pairing_makes_small_differences_visible():
@@ -60,6 +60,14 @@ def test_pairing_makes_small_differences_visible():
     assert paired.value == pytest.approx(0.1) and paired.low > 0
     unpaired = mean_difference([{"a": two[0]["a"][::-1]}], one)
     assert unpaired.value == pytest.approx(0.1) and unpaired.low < 0
+
+
+def test_no_difference_in_few_prompts_is_no_proof_of_none():
+    few, many = ([{"a": [0, 1] * half, "b": [1] * half}] for half in (10, 1000))
+    narrow, wide = mean_difference(many, many), mean_difference(few, few)
+    assert narrow.value == wide.value == 0 and (narrow.count, wide.count) == (3000, 30)
+    assert -0.002 < narrow.low < 0 < narrow.high < 0.002
+    assert wide.low < -0.1 and wide.high == -wide.low
 
 
 def test_more_seeds_do_not_pretend_to_be_more_prompts():

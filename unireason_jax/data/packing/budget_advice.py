@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from unireason_jax.data.packing import bin_search, packs
-from unireason_jax.data.packing.packs import STREAMS, plan_packs
+from unireason_jax.data.packing.packs import plan_packs
 from unireason_jax.data.randomness import generator
 from unireason_jax.data.rows import Budgets
 
@@ -46,12 +46,10 @@ class Advice:
 
     def __str__(self) -> str:
         b = self.budgets
-        used = [(s, f) for s, f in zip(STREAMS, self.fill) if getattr(b, s)]
-        fill = ", ".join(f"{stream} {share:.1%}" for stream, share in used)
         return (
             f"row of {b.total} tokens: text {b.text}, vit {b.vit}, latent {b.latent}; "
             f"und:gen {self.und_per_gen:.3f}; {self.records_per_pack:.1f} records a row; "
-            f"fill {fill}"
+            f"fill {packs.fill_told(self.fill, b)}"
         )
 
 

@@ -237,6 +237,12 @@ def checked_lengths(lengths: np.ndarray) -> np.ndarray:
     return lengths if lengths.dtype == np.int32 else lengths.astype(np.int64)
 
 
+def fill_told(fill: np.ndarray, budgets: Budgets) -> str:
+    """How full the streams are that have room in a row: "text 99.2%, latent 98.0%"."""
+    used = [(stream, share) for stream, share in zip(STREAMS, fill) if getattr(budgets, stream)]
+    return ", ".join(f"{stream} {share:.1%}" for stream, share in used)
+
+
 def _fill(tokens: np.ndarray, packs: int, limit: np.ndarray) -> np.ndarray:
     """Tokens / budget by stream; 1.0 where the budget is 0 or there is no pack."""
     capacity = packs * limit
