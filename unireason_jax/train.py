@@ -26,7 +26,6 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from unireason_jax.data.packing import packs
 from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.evals import loss
 from unireason_jax.evals.samples import Samples
@@ -382,8 +381,7 @@ def dry_run(run: Run, pipeline: Pipeline | None, workdir: epath.Path) -> None:
 
 def show_packs(run: Run, pipeline: Pipeline, workdir: epath.Path) -> None:
     """Prints how full the packs are, and draws the first one."""
-    fill = packs.fill_told(pipeline.plan.fill, pipeline.budgets)
-    print(f"{len(pipeline.plan)} packs in an epoch; fill: {fill}")
+    print(f"{len(pipeline.plan)} packs in an epoch; fill: {pipeline.fill_told()}")
     first = {name: array[0] for name, array in next(pipeline).items()}
     pipeline.close()
     print(pipeline.quarantine.summary())

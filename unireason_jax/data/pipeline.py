@@ -27,7 +27,7 @@ from unireason_jax.data.bagel.tokens import SampleSpec
 from unireason_jax.data.mixture import Mixture, RecordSource, mix
 from unireason_jax.data.packing.budget_advice import advise_budgets
 from unireason_jax.data.packing.lengths import measure
-from unireason_jax.data.packing.packs import PackPlan, Quotas, cached_plan, plan_packs
+from unireason_jax.data.packing.packs import PackPlan, Quotas, cached_plan, fill_told, plan_packs
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.records import RecordError
 from unireason_jax.data.row_maker import RowMaker
@@ -319,6 +319,10 @@ class Pipeline:
             numbers[f"fill/{stream}"] = float(tokens / room) if room else 1.0
             numbers[f"plan_fill/{stream}"] = float(planned)
         return numbers
+
+    def fill_told(self) -> str:
+        """How full the plan's rows are, by stream."""
+        return fill_told(self.plan.fill, self.budgets)
 
     def batch_spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and dtype of every array of the global batch, by name."""
