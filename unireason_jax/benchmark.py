@@ -52,7 +52,10 @@ from unireason_jax.pods import pod, sharding
 from unireason_jax.run import command_line
 from unireason_jax.storage.journal import Journal, shared
 
-DETECTIONS = "geneval: a detector's JSON file; compbench: a folder of the official scripts' answers"
+DETECTIONS = (
+    "geneval: a detector's JSON file; compbench: a folder of the official scripts' answers; tiif: "
+    "a model's folder of the published answers"
+)
 _SLOWEST = 30 * 24 * 3600.0  # seconds that processes wait for each other's share
 
 

@@ -5,6 +5,7 @@ short and long apart. The 39 types belong to nine groups; `group` in a row names
 unknown type is a group of its own.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -129,6 +130,59 @@ def read(question: Question, answer: str) -> Scores:
     return {str(number): float(m[1].lower() == "yes") for number, m in enumerate(found)}
 
 
+def measured(path: Path, items: Sequence[Item]) -> list[Scored]:
+    """Pictures with the answers that the benchmark publishes of a model; others are missing.
+
+    Args:
+      path: a model's folder of one judge: `{type}/{short|long}/{line}.json` with gt_answers and
+        model_pred, as in the benchmark's `eval-results` (`short_description` is read too).
+      items: of the same prompts.
+
+    Raises:
+      FileNotFoundError, ValueError: no such folder, or a file that is not as told, or of other
+        questions.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such folder of published answers.")
+    scored = []
+    for item in items:
+        raw = item.raw
+        names = (raw["_length"], f"{raw['_length']}_description")
+        files = [path / str(raw["type"]) / name / f"{raw['_line']}.json" for name in names]
+        if file := next((one for one in files if one.is_file()), None):
+            scored.append(Scored(item, places(item)[0], {"answers": _published(file, raw)}))
+    if not scored:
+        raise ValueError(
+            f"{path}: no answers of these prompts; give a model's folder, which holds "
+            f"{items[0].raw['type']}/{items[0].raw['_length']}/0.json."
+        )
+    return scored
+
+
+def _published(file: Path, raw: Mapping[str, Any]) -> Scores:
+    """The answers of a file, by number of the question."""
+    try:
+        row = json.loads(file.read_text("utf-8"))
+        right, given = ([_yes(word) for word in row[key]] for key in ("gt_answers", "model_pred"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file}: no object with yes or no in the lists gt_answers and model_pred ({error})."
+        ) from None
+    if right != [_yes(word) for word in raw["yn_answer_list"]]:
+        raise ValueError(f"{file}: gt_answers are those of other questions than in --prompts.")
+    if len(given) != len(right):
+        raise ValueError(f"{file}: {len(given)} answers in model_pred, {len(right)} in gt_answers.")
+    return {str(number): float(yes) for number, yes in enumerate(given)}
+
+
+def _yes(word: Any) -> bool:
+    """Whether a word is yes. Raises ValueError for anything but yes and no."""
+    found = str(word).strip().lower()
+    if found not in ("yes", "no"):
+        raise ValueError(f"{word!r} is neither yes nor no")
+    return found == "yes"
+
+
 def aggregate(scored: Sequence[Scored]) -> Scores:
     """Overall by length, then groups and types by length."""
     found, details = {}, {}
@@ -163,4 +217,5 @@ SUITE = Suite(
     lambda item: f"{item.raw['type']}/{item.raw['_length']}",
     aggregate,
     RUBRICS,
+    measured=measured,
 )
