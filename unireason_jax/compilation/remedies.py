@@ -35,13 +35,13 @@ def remedies(run: Run, peak: float, capacity: float) -> list[dict[str, Any]]:
       rows, moments and context that is enough by itself; or what they do together, the fewest
       and smallest changes that are enough; or nothing.
     """
-    activations = max(0.0, peak - _kept(run)) / _at_once(run)
+    activations = max(0.0, peak - kept(run)) / rows_at_once(run)
 
     def fitting(ways: Iterator[Overrides]) -> Iterator[dict[str, Any]]:
         for overrides in ways:
             try:
                 changed = memory_options.changed(run, overrides)
-                size = _kept(changed) + activations * _at_once(changed)
+                size = kept(changed) + activations * rows_at_once(changed)
             except ValueError:  # rows, devices or moments that cannot be divided or kept like that
                 continue
             if size <= capacity:
@@ -57,13 +57,13 @@ def flags(overrides: Overrides) -> str:
     return " ".join(f"--config.{key}={value}" for key, value in overrides.items())
 
 
-def _kept(run: Run) -> float:
+def kept(run: Run) -> int:
     """Bytes of a device that the model and its optimizer take, with sums of gradients."""
     sizes = memory_options.sizes(run)
     return sum(sizes.values()) + (run.microbatches > 1) * sizes["gradients"]
 
 
-def _at_once(run: Run) -> float:
+def rows_at_once(run: Run) -> float:
     """Rows that a device handles at once; a part of one where devices share it."""
     parts = batches.row_parts(run.mesh) * run.microbatches
     return run.config.data.rows / parts / run.mesh.shape["context"]
