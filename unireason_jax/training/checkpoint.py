@@ -148,7 +148,7 @@ class Checkpoints:
       workdir: the run's directory.
       keep: how many of the newest steps to keep.
       keep_every: additionally keep every step that is a multiple of this; 0 keeps none.
-      hashes: store checksums too, not only sizes; outside of buckets each save is read once more.
+      hashes: note checksums too, not only sizes; those of arrays are made while they are written.
       start_over: go on without a checkpoint where all of them are damaged.
 
     Attributes:

@@ -5,15 +5,18 @@
 The manifest is written last: a step without one was never finished, and a step that disagrees with
 it is damaged. It holds the data iterator's state, shape and dtype of every leaf, size and checksum
 of every file, and at its end the CRC-32 of itself. The checksum is a CRC-32, or in a bucket that
-keeps one itself (Google's) that CRC-32C: nothing is read back there. Several processes share the
-reading of the files, so all of them must call `file_facts`, `faults` and `find`, and in the same
-order.
+keeps one itself (Google's) that CRC-32C. Files of arrays have theirs in their chunks, made while
+they are written (`checkpoint_chunks`): in both cases nothing is read back after a save. Several
+processes share the reading of the files, so all of them must call `file_facts`, `faults` and
+`find`, and in the same order.
 
 A step that cannot be used is moved away, or in a bucket, where folders cannot be moved, gets the
 mark `damaged.txt` and is no step any more.
 """
 
 import base64
+import functools
+import itertools
 import json
 import zlib
 from collections.abc import Iterable, Mapping
@@ -27,6 +30,7 @@ from etils import epath
 
 from unireason_jax.pods import pod
 from unireason_jax.storage import atomic, paths, sealed
+from unireason_jax.training import checkpoint_chunks
 
 MANIFEST = "manifest.json"
 FOLDER = "checkpoints"
@@ -65,12 +69,23 @@ def file_facts(directory: epath.PathLike, *, hashes: bool) -> dict[str, list]:
     """What a manifest says of every file of a step directory, by relative path.
 
     Returns:
-      [bytes, CRC-32], [bytes, None, the bucket's own CRC-32C], or without hashes [bytes, None].
+      [bytes, CRC-32], [bytes, None, the bucket's own CRC-32C], [bytes, None, that its chunks have
+      theirs], or without hashes [bytes, None].
     """
     directory = epath.Path(directory)
-    known = _known(directory)
+    known, checked = _known(directory), functools.cache(checkpoint_chunks.are_checked)
     names = known or [str(path.relative_to(directory)) for path in _walk(directory)]
-    own = {name: _facts(directory / name, known.get(name), hashes) for name in _share(names)}
+
+    def facts(name: str) -> list:
+        size, checksum = known.get(name) or ((directory / name).stat().length, None)
+        if hashes and not checksum and checkpoint_chunks.are_in(name, size):
+            part = directory / name.partition("/")[0]
+            checksum = checkpoint_chunks.MARK if checked(part) else None
+        if hashes and checksum:
+            return [size, None, checksum]
+        return [size, _crc(directory / name) if hashes else None]
+
+    own = {name: facts(name) for name in _share(names)}
     parts = pod.gather(f"files of {directory}", own)
     return {name: facts for part in parts for name, facts in part.items()}
 
@@ -78,14 +93,6 @@ def file_facts(directory: epath.PathLike, *, hashes: bool) -> dict[str, list]:
 def _known(directory: epath.Path) -> dict[str, tuple[int, str | None]]:
     """What a bucket's listing tells of the files of a directory; nothing on a file system."""
     return {} if paths.is_local(directory) else paths.below(paths.of(directory))
-
-
-def _facts(path: epath.Path, known: tuple[int, str | None] | None, hashes: bool) -> list:
-    """One entry of `file_facts`."""
-    size, checksum = known or (path.stat().length, None)
-    if hashes and checksum:
-        return [size, None, checksum]
-    return [size, _crc(path) if hashes else None]
 
 
 def write_manifest(
@@ -210,7 +217,16 @@ def _own_faults(directory: epath.Path) -> list[str]:
             found += _file_faults(directory / name, known.get(name), *manifest["files"][name])
         except OSError as error:
             found.append(f"{directory / name}: cannot be read ({error.strerror or error}).")
-    return found
+    return found or _chunk_faults(directory, manifest["files"])
+
+
+def _chunk_faults(directory: epath.Path, files: Mapping[str, list]) -> list[str]:
+    """The faults among the chunks that this process reads, of arrays that have checksums there."""
+    marked = (name for name, facts in files.items() if facts[-1] == checkpoint_chunks.MARK)
+    parts = sorted({name.partition("/")[0] for name in marked})
+    share = slice(jax.process_index(), None, jax.process_count())
+    faults = (checkpoint_chunks.faults(directory / part, share) for part in parts)
+    return list(itertools.chain.from_iterable(faults))
 
 
 def _file_faults(
@@ -226,6 +242,8 @@ def _file_faults(
     found, stored = known or (path.stat().length, None)
     if found != size:
         return [f"{path}: {found} bytes instead of {size}."]
+    if checksum == checkpoint_chunks.MARK:
+        return []  # see `_chunk_faults`
     if checksum is not None:
         same = (stored or _crc32c(path)) in (checksum, None)
     else:
