@@ -62,8 +62,8 @@ def test_wrong_requests_are_explained(monkeypatch):
             topology.devices(name)
     with pytest.raises(topology.TopologyError, match="there are 8 CPU devices"):
         topology.devices("cpu:512")
-    with pytest.raises(configuration.ConfigError, match="must be a multiple of data x fsdp"):
-        config = configuration.load(TINY, SMALL | {"data.rows": 6})
+    with pytest.raises(configuration.ConfigError, match="data x fsdp .*data.rows=16, or"):
+        config = configuration.load(TINY, SMALL | {"data.rows": 9})
         check.check(config, "cpu:8", name="wrong")
 
     def absent(**_):
@@ -198,6 +198,10 @@ def test_what_the_compiler_finds_too_large_does_not_fit(monkeypatch, tmp_path):
         check.require_fit(found)
     check.save(found, tmp_path)
     assert "does not fit" in summary.table(tmp_path)
+    temporaries = "the total memory required for HLO temporaries (33.49G) exceeds available HBM"
+    refusing(monkeypatch, f"RESOURCE_EXHAUSTED: Ran out of memory on HBM, {temporaries} (31.25G).")
+    found = check.check(configuration.load(TINY, SMALL), "cpu:8", name="huge")
+    assert (found["memory"]["peak_gib"], found["memory"]["capacity_gib"]) == (33.49, 31.25)
     refusing(monkeypatch, "RESOURCE_EXHAUSTED: no room.\nBuffers: ...")
     with pytest.raises(check.DoesNotFit, match=r"on cpu:8: .*no room\. Use more chips"):
         check.check(configuration.load(TINY, SMALL), "cpu:8", name="huge")

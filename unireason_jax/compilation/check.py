@@ -29,7 +29,12 @@ class DoesNotFit(RuntimeError):
 
 
 _REMATERIALISED = re.compile(r"\[SPMD\] Involuntary full rematerialization[^\n]*")
-_USED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+_SIZE = r"([\d.]+)([KMGT])"
+# The second where temporaries alone are too much: a bound, as the compiler looks no further.
+_USED = (
+    re.compile(rf"Used {_SIZE} of {_SIZE} hbm"),
+    re.compile(rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)"),
+)
 
 
 def check(config: Any, where: str, program: str = "train", *, name: str) -> dict[str, Any]:
@@ -84,7 +89,7 @@ def _wanted(name: str, where: str, refused: str) -> dict[str, float]:
     Raises:
       DoesNotFit: it does not tell.
     """
-    told = _USED.search(refused)
+    told = next(filter(None, (form.search(refused) for form in _USED)), None)
     if told is None:
         first = refused.split("\n")[0].rstrip(".")
         raise DoesNotFit(f"{name} does not fit on {where}: {first}. {_GENERAL}")

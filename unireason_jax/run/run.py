@@ -183,7 +183,8 @@ class Run:
         if rows % parts:
             raise ConfigError(
                 f"config.data.rows={rows} must be a multiple of data x fsdp x microbatches = "
-                f"{parts}."
+                f"{parts}; set --config.data.rows={-(-rows // parts) * parts}, or have devices "
+                "share a row (--config.mesh.context, with fewer on mesh.fsdp)."
             )
         batches.parts_by_process(mesh)
         return mesh
