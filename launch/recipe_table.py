@@ -104,6 +104,11 @@ def _devices(hardware: str) -> tuple[tuple[Any, ...], int]:
     return tuple(devices), slices
 
 
+def capacity(hardware: str) -> float:
+    """GiB of memory of a device."""
+    return topology.chip(_devices(hardware)[0][0]).memory_gib
+
+
 def run_of(recipe: str, hardware: str, overrides: Mapping[str, Any]) -> Run:
     """The run of a recipe's default config on hardware. ConfigError: they do not fit together."""
     return Run.of(_config(recipe, hardware, overrides), _devices(hardware)[0], has_records=False)
@@ -172,7 +177,7 @@ def sizes(recipe: str, hardware: str, known: list[dict[str, Any]]) -> list[Size]
     Where the default cannot be laid out, only the change is there; where nothing is known of the
     model, nothing is.
     """
-    capacity = topology.chip(_devices(hardware)[0][0]).memory_gib
+    there = capacity(hardware)
     found, rows = compiled(recipe, hardware, known), needed_rows(recipe, hardware)
 
     def size(overrides: Mapping[str, Any]) -> Size | None:
@@ -180,7 +185,7 @@ def sizes(recipe: str, hardware: str, known: list[dict[str, Any]]) -> list[Size]
             if one.overrides == overrides:
                 return one
         peak = estimate(run_of(recipe, hardware, overrides), known)
-        return None if peak is None else Size(overrides, peak, capacity, False)
+        return None if peak is None else Size(overrides, peak, there, False)
 
     first = size(rows)
     if first is None or first.fits:
@@ -189,8 +194,8 @@ def sizes(recipe: str, hardware: str, known: list[dict[str, Any]]) -> list[Size]
     if fitting:
         return [first, fitting[0]]
     run = run_of(recipe, hardware, rows)
-    ways = remedies.remedies(run, first.peak * GIB, capacity * GIB * (1 - IN_DOUBT))
-    ways = ways or remedies.remedies(run, first.peak * GIB, capacity * GIB)
+    ways = remedies.remedies(run, first.peak * GIB, there * GIB * (1 - IN_DOUBT))
+    ways = ways or remedies.remedies(run, first.peak * GIB, there * GIB)
     return [first, *filter(None, [size(rows | way["overrides"]) for way in ways[:1]])]
 
 
@@ -260,9 +265,8 @@ def table(known: list[dict[str, Any]]) -> str:
     lines = ["| hardware, GiB of a device | " + " | ".join(heads) + " |"]
     lines.append("| --- " * (len(heads) + 1) + "|")
     for hardware in HARDWARE:
-        capacity = topology.chip(_devices(hardware)[0][0]).memory_gib
         row = [cell_text(sizes(recipe, hardware, known)) for recipe in RECIPES]
-        lines.append(f"| {hardware}, {capacity:.0f} | " + " | ".join(row) + " |")
+        lines.append(f"| {hardware}, {capacity(hardware):.1f} | " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -62,7 +62,7 @@ def test_wrong_requests_are_explained(monkeypatch):
             topology.devices(name)
     with pytest.raises(topology.TopologyError, match="there are 8 CPU devices"):
         topology.devices("cpu:512")
-    with pytest.raises(configuration.ConfigError, match="data x fsdp .*data.rows=16, or"):
+    with pytest.raises(configuration.ConfigError, match=r"data x fsdp .*data.rows=16, or"):
         config = configuration.load(TINY, SMALL | {"data.rows": 9})
         check.check(config, "cpu:8", name="wrong")
 
