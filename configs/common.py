@@ -206,6 +206,10 @@ def get_config() -> ConfigDict:
             "hash_checkpoints": True,
             "tensorboard": True,
             "wandb": "",
+            # Names under which Google Cloud is told of the run (the extra `google`): a job's
+            # goodput to Cloud Logging, config and metrics to ML Diagnostics.
+            "goodput_job": "",
+            "mldiagnostics": "",
             # Steps [first, end) to record with the profiler; equal numbers record none. More are
             # asked for by a file profile_steps in the workdir, with their number in it, or at a
             # port that every host opens (0: none).

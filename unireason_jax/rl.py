@@ -47,11 +47,11 @@ from unireason_jax.run import command_line, compile_cache, overrides
 from unireason_jax.run.configuration import ConfigError, plain
 from unireason_jax.run.initial_state import starting_state
 from unireason_jax.run.run import Run
-from unireason_jax.training import checkpoint, metrics
+from unireason_jax.training import checkpoint, metrics, writers
 from unireason_jax.training.checkpoint import Checkpoints
 from unireason_jax.training.optim import Params, merge
 from unireason_jax.training.state import TrainState
-from unireason_jax.training.writers import Writers, require_wandb
+from unireason_jax.training.writers import Writers
 
 _SHOWN = 4  # trajectories drawn at a time
 
@@ -85,8 +85,7 @@ def reinforce(config: ConfigDict, workdir: epath.Path) -> TrainState:
     initial_state.check(config)
     if jax.process_count() > 1:
         raise ConfigError("unireason rl: rollouts are of one process; start one.")
-    if config.train.wandb:
-        require_wandb()
+    writers.check(config.train)
     run = initial_state.run_of(config, policy, workdir).settled()
     usual = load.usual_settings(run, _home(run, workdir))
     rollouts.settings_of(policy, usual)  # says what cannot work before anything is written

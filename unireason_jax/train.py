@@ -52,7 +52,7 @@ from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.initial_state import starting_state
 from unireason_jax.run.run import Run
 from unireason_jax.storage import atomic, lock, paths
-from unireason_jax.training import metrics, stragglers
+from unireason_jax.training import google_cloud, metrics, stragglers, writers
 from unireason_jax.training.checkpoint import (
     CheckpointFailed,
     CheckpointMismatch,
@@ -63,7 +63,7 @@ from unireason_jax.training.goodput import Ledger
 from unireason_jax.training.optim import merge
 from unireason_jax.training.save_schedule import Pace
 from unireason_jax.training.state import TrainState
-from unireason_jax.training.writers import Writers, require_wandb
+from unireason_jax.training.writers import Writers
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/tiny.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; an existing run goes on.")
@@ -76,6 +76,7 @@ SWEEP_INDEX = flags.DEFINE_integer("sweep_index", None, "Entry of the config's s
 
 _REASONS = 3  # of records that cannot be used, told by a dry run
 _MISTAKES = (ConfigError, ArchiveError, RowTooLong, CheckpointMismatch, CheckpointMissing)
+_MISTAKES += (google_cloud.NotReported,)
 
 
 class TrainingDiverged(RuntimeError):
@@ -123,8 +124,7 @@ def _attempt(config: ConfigDict, workdir: epath.Path, stack: contextlib.ExitStac
         if DRY_RUN.value:
             rehearse(run, pipeline, workdir, told)
             return
-        if config.train.wandb:
-            require_wandb()
+        writers.check(config.train)
     except lock.FolderBusy as error:  # a lost machine's lock passes
         raise SystemExit(f"error: {error}") from error
     except MENDABLE as error:

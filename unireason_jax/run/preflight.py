@@ -17,8 +17,7 @@ def problems(run: Run, workdir: epath.PathLike) -> list[str]:
     checks: list[Callable[[], Any]] = [lambda: _weights(run, workdir)]
     if config.eval.every:
         checks.append(lambda: _held_out(run))
-    if config.train.wandb:
-        checks.append(writers.require_wandb)
+    checks.append(lambda: writers.check(config.train))
     for check in checks:
         try:
             check()

@@ -1,4 +1,4 @@
-"""Where metrics go: stdout, metrics.jsonl, TensorBoard, a progress bar, Weights & Biases."""
+"""Where metrics go: stdout, metrics.jsonl, TensorBoard, a progress bar, and others if asked."""
 
 import json
 import sys
@@ -13,6 +13,7 @@ from PIL import Image
 
 from unireason_jax.storage import atomic, lines, paths
 from unireason_jax.storage.mirror import Mirror
+from unireason_jax.training import google_cloud
 
 HEADLINE = ("reward", "right/first", "right/last", "repair", "damage")
 HEADLINE += ("loss", "loss/ce", "loss/flow", "loss/code", "accuracy/text", "grad_norm", "lr")
@@ -29,7 +30,8 @@ def duration(seconds: float) -> str:
 
 
 class Writers:
-    """Writes metrics to stdout, metrics.jsonl, TensorBoard and, if asked, Weights & Biases.
+    """Writes metrics to stdout, metrics.jsonl, TensorBoard and, if asked, to Weights & Biases and
+    Google Cloud.
 
     Only process 0 writes. When a run resumes, jsonl rows after the step it resumes from are
     dropped, so that a file never holds a step twice.
@@ -40,7 +42,7 @@ class Writers:
       total: the last step, for the time that is left.
       tensorboard: write event files under <workdir>/tensorboard.
       wandb: project name, or "" for none.
-      config: resolved config, stored with the run at Weights & Biases.
+      config: resolved config, stored with the run elsewhere; says what Google Cloud is told.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Writers:
     ):
         self.total, self.active = total, jax.process_index() == 0
         self._bar = self._events = self._wandb = None
+        self._reporters = google_cloud.reporters(config or {}, workdir, start)
         if not self.active:
             return
         self._jsonl = epath.Path(workdir) / "metrics.jsonl"
@@ -73,7 +76,9 @@ class Writers:
             self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
 
     def advance(self) -> None:
-        """Moves the progress bar by one step; there is one on a terminal only."""
+        """A step is done: moves the progress bar; there is one on a terminal only."""
+        for reporter in self._reporters:
+            reporter.advance()
         if self._bar is not None:
             self._bar.update()
 
@@ -90,6 +95,8 @@ class Writers:
             self._mirror.update()
         if self._wandb is not None:
             self._wandb.log({**metrics, "step": step})
+        for reporter in self._reporters:
+            reporter.write(step, metrics)
         line = self._line(step, metrics)
         print(line, flush=True) if self._bar is None else self._bar.write(line)
 
@@ -132,7 +139,7 @@ class Writers:
 
     def close(self) -> None:
         """Flushes and closes every writer."""
-        for writer in (self._bar, self._events):
+        for writer in (self._bar, self._events, *self._reporters):
             if writer is not None:
                 writer.close()
         if self._events is not None:
@@ -156,6 +163,13 @@ def _is_kept(line: str, step: int) -> bool:
         return line.endswith("\n") and json.loads(line)["step"] <= step
     except (ValueError, KeyError, TypeError):
         return False  # what a killed process was writing
+
+
+def check(train: Mapping[str, Any]) -> None:
+    """Whether the packages are there that `config.train` asks for. Raises ValueError naming one."""
+    if train["wandb"]:
+        require_wandb()
+    google_cloud.check(train)
 
 
 def require_wandb() -> Any:
