@@ -39,9 +39,10 @@ def get_config() -> ConfigDict:
             # half of them faulty.
             "tasks": {"t2i": 1.0, "refine_t2i": 0.0, "knowledge": 0.0, "hard_t2i": 0.0},
             # Or files of prompts, as `generate --prompts` takes them, and a reward service.
+            # wrong_stop: what stopping at a wrong picture costs.
             "prompts_from": "",
             "held_out": "",
-            "reward": {"url": "", "key": "", "concurrency": 8, "right": 1.0},
+            "reward": {"url": "", "key": "", "concurrency": 8, "right": 1.0, "wrong_stop": 0.5},
             # Of sampled texts; and points in flow time of a drawing, 0: as the checkpoint samples.
             "temperature": 0.9,
             "max_text": 64,

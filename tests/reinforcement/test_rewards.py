@@ -55,9 +55,11 @@ def test_the_world_scores_every_image_and_reads_every_text():
     scores = rewards.world([good, bad, long])
     assert [score.passed for score in scores] == [(False, True), (True,), (True,)]
     assert [score.malformed for score in scores] == [False, True, True]
-    assert rewards.worth(good, scores[0]) == pytest.approx(1 + 0.3 * 0.8)
+    assert rewards.worth(good, scores[0], 0.5) == pytest.approx(1 + 0.3 * 0.8)
     early = trajectory(wrong)
-    assert rewards.worth(early, rewards.world([early])[0]) == pytest.approx(0.2 - 0.5)
+    for penalty in (0.5, 0.0):
+        worth = rewards.worth(early, rewards.world([early])[0], penalty)
+        assert worth == pytest.approx(0.2 - penalty)
 
 
 POLICY = Policy(group=2, prompts=2)
@@ -124,3 +126,9 @@ def test_a_file_is_asked_in_turn(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"prompt": 3}\n')
     with pytest.raises(ValueError, match=r"bad\.jsonl:1"):
         FilePrompts.read(str(tmp_path / "bad.jsonl"))
+
+
+@pytest.mark.parametrize("penalty", [-0.1, float("nan"), float("inf")])
+def test_a_penalty_that_cannot_be_is_refused(penalty):
+    with pytest.raises(ConfigError, match=r"rl\.reward\.wrong_stop is"):
+        Policy(reward=RewardConfig(wrong_stop=penalty))

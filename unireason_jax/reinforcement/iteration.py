@@ -43,7 +43,8 @@ def judge(groups: Sequence[Sequence[Trajectory | None]], reward: Reward, policy:
     whole = [group for group in scored if all(score is not None for _, score in group)]
     if not whole:
         return Judged([], [], [], [], len(groups))
-    worth = np.array([[rewards.worth(one, score) for one, score in group] for group in whole])
+    penalty = policy.reward.wrong_stop
+    worth = np.array([[rewards.worth(*pair, penalty) for pair in group] for group in whole])
     malformed = np.array([[score.malformed for _, score in group] for group in whole])
     options = {"scale": policy.scale, "clip": policy.advantage_clip}
     advantages = group_advantages(jnp.asarray(worth, jnp.float32), **options)

@@ -47,10 +47,13 @@ Reward = Callable[[Sequence[Trajectory]], list[Score | None]]
 """Trajectories -> their scores, in order; None for those that could not be judged."""
 
 
-def worth(trajectory: Trajectory, score: Score) -> float:
-    """The reward of a scored trajectory (see `rules.advantages.trajectory_reward`)."""
-    stopped = trajectory.trace.ended == "stop"
-    return trajectory_reward(score.images, premature=stopped and not score.passed[-1])
+def worth(trajectory: Trajectory, score: Score, penalty: float) -> float:
+    """The reward of a scored trajectory; `penalty` is that of stopping at a wrong picture.
+
+    See `rules.advantages.trajectory_reward`.
+    """
+    premature = trajectory.trace.ended == "stop" and not score.passed[-1]
+    return trajectory_reward(score.images, premature=premature, penalty=penalty)
 
 
 def of(policy: Policy) -> Reward:

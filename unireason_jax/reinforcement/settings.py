@@ -53,12 +53,15 @@ class RewardConfig:
       key: name of the environment variable that holds its key; empty for none.
       concurrency: most calls in flight.
       right: reward from which an image counts as right.
+      wrong_stop: what stopping at a wrong picture costs. Where most pictures are wrong and the
+        model does not see which, this alone teaches it never to stop.
     """
 
     url: str = ""
     key: str = ""
     concurrency: int = 8
     right: float = 1.0
+    wrong_stop: float = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +140,10 @@ class Policy:
             )
         if self.temperature <= 0:
             raise ConfigError(f"config.rl.temperature is {self.temperature}; it must be > 0.")
+        if not 0 <= self.reward.wrong_stop < float("inf"):
+            raise ConfigError(
+                f"config.rl.reward.wrong_stop is {self.reward.wrong_stop}; it must be >= 0."
+            )
         if self.noise < 0 or (self.noise == 0 and self.flow.weight):
             raise ConfigError(
                 f"config.rl.noise is {self.noise}: drawing is reinforced on stochastic steps only; "

@@ -45,7 +45,9 @@ def penalise_malformed(advantages: jax.Array, malformed: jax.Array) -> jax.Array
     return jnp.where(malformed, worse, advantages)
 
 
-def trajectory_reward(scores: Sequence[float], *, premature: bool) -> float:
+def trajectory_reward(
+    scores: Sequence[float], *, premature: bool, penalty: float = PREMATURE
+) -> float:
     """What a trajectory of images earns (UMM-Reflection).
 
     The last score, plus 0.3 for all progress, plus 0.3 for progress beside the largest step of it,
@@ -55,6 +57,7 @@ def trajectory_reward(scores: Sequence[float], *, premature: bool) -> float:
     Args:
       scores: of the images in order, the first draft's first; in [0, 1], at least one.
       premature: the model stopped at a wrong picture.
+      penalty: what that costs.
     """
     steps = [after - before for before, after in itertools.pairwise(scores)]
     gains = [step for step in steps if step > 0]
@@ -62,4 +65,4 @@ def trajectory_reward(scores: Sequence[float], *, premature: bool) -> float:
     further = progress - max(gains, default=0.0)
     damage = -sum(step for step in steps if step < 0)
     earned = scores[-1] + PROGRESS * (progress + further) - DAMAGE * damage
-    return earned - PREMATURE * premature
+    return earned - penalty * premature
