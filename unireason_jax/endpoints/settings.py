@@ -8,6 +8,11 @@ from urllib.parse import urlsplit
 
 import pydantic
 
+_LOOKS_SECRET = re.compile(r"(?i)[/;](sk-|[^/;]*(key|token|secret)=)")
+_PATH = re.compile(r"/(chat/completions|images/(generations|edits)|models)/*$")
+_KEYS = ("key", "api_key", "apikey", "authorization", "bearer", "token", "api_token")
+_TOLD = 3
+
 
 class Endpoint(pydantic.BaseModel):
     """An address that a model answers at, its limits and its prices.
@@ -48,14 +53,32 @@ class Endpoint(pydantic.BaseModel):
     @pydantic.field_validator("url")
     @classmethod
     def _is_an_address(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            good = good and parts.hostname.encode("idna") and not re.search(r"[\s\x00-\x1f]", url)
+        except ValueError:  # a port that is no number, a host that none can have
+            good = False
+        if not good:
             raise ValueError("give an address like http://127.0.0.1:8000/v1")
-        if parts.username or parts.password or parts.query:
+        if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(
-                "an address holds no user, password or query; name the variable of the key as 'key'"
+                "an address holds no user, password, query or '#'; name the variable of the key as "
+                "'key'"
             )
+        if _LOOKS_SECRET.search(parts.path):
+            raise ValueError("an address holds no key; name the variable of the key as 'key'")
+        if _PATH.search(url):
+            raise ValueError("give the base address, up to /v1; what is asked for is added to it")
         return url.rstrip("/")
+
+    @pydantic.field_validator("extra")
+    @classmethod
+    def _holds_no_key(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        for name in extra:
+            if name.lower().replace("-", "_") in _KEYS:
+                raise ValueError(f"'{name}' is no field for a key; name its variable as 'key'")
+        return extra
 
     @pydantic.field_validator("key")
     @classmethod
@@ -82,7 +105,10 @@ def secret_of(endpoint: Endpoint, environment: Mapping[str, str] | None = None) 
         return ""
     found = (os.environ if environment is None else environment).get(endpoint.key, "").strip()
     if not found:
-        raise ValueError(f"the environment variable {endpoint.key} for {endpoint.url} is not set.")
+        # what is in small letters, or long, may be a key in the place of its variable's name
+        named = re.fullmatch(r"[A-Z][A-Z0-9_]{0,31}", endpoint.key)
+        which = endpoint.key if named else "(not shown: 'key' names a variable, never holds a key)"
+        raise ValueError(f"the environment variable {which} for {endpoint.url} is not set.")
     return checked_secret(found, f"the environment variable {endpoint.key}")
 
 
@@ -99,4 +125,5 @@ def faults(error: pydantic.ValidationError) -> str:
     for each in error.errors(include_url=False, include_input=False, include_context=False):
         place = ".".join(str(part) for part in each["loc"]) or "it"
         told.append(f"{place}: {each['msg'].removeprefix('Value error, ')}")
-    return "; ".join(told)
+    more = [f"and {len(told) - _TOLD} more"] if len(told) > _TOLD else []
+    return "; ".join(told[:_TOLD] + more)

@@ -5,7 +5,7 @@ import hashlib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 
@@ -14,7 +14,11 @@ from unireason_jax.endpoints.calls import CallJournal
 from unireason_jax.endpoints.failures import CallFailure
 from unireason_jax.endpoints.role import Role
 from unireason_jax.endpoints.settings import Endpoint, faults
+from unireason_jax.storage import texts
 from unireason_jax.synthesis.recipe import Recipe
+
+_LARGEST = 1 << 14  # pixels of an edge
+_Edge = Annotated[int, pydantic.Field(ge=1, le=_LARGEST)]
 
 
 class RoleSettings(pydantic.BaseModel):
@@ -54,12 +58,14 @@ class Configuration(pydantic.BaseModel):
     answers: str = ""
     picture: str = ""
     fields: dict[str, str] = {}
-    licence: str = pydantic.Field(min_length=1)
+    licence: Annotated[
+        str, pydantic.StringConstraints(min_length=1, strip_whitespace=True, pattern=r"^[^\n]*$")
+    ]
     benchmarks: list[str]
     roles: dict[str, RoleSettings]
     seed: int = pydantic.Field(0, ge=0)
     samples: int = pydantic.Field(1, ge=1, le=1000)
-    size: tuple[int, int] | None = None
+    size: tuple[_Edge, _Edge] | None = None
     in_flight: int = pydantic.Field(0, ge=0, le=10_000)
     nearness: float = pydantic.Field(0.01, le=0.5)
 
@@ -85,8 +91,8 @@ def load(path: Path, recipe: Recipe) -> Configuration:
       ValueError: anything in it that cannot be; one line that names the file and the field.
     """
     try:
-        raw = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raw = tomllib.loads(texts.read(path))
+    except (OSError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path}: cannot be read ({error}).") from None
     unknown = [key for key in raw if key not in Configuration.model_fields]
     if unknown:

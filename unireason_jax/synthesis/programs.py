@@ -3,10 +3,12 @@
 A program returns what its stage is known by, or raises Rejected with the reason.
 """
 
+import inspect
 import itertools
 import re
+import typing
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from unireason_jax.data.templates.official_umm import controller_turn
@@ -33,6 +35,27 @@ class Program(NamedTuple):
 
     call: Callable[..., Any]
     makes: Any
+
+    def check(self, names: Sequence[str], kinds: Sequence[Any]) -> None:
+        """Raises ValueError where values of these names and kinds are not what it takes."""
+        takes = inspect.signature(self.call).parameters
+        if len(names) != len(takes):
+            wanted = ", ".join(takes) or "nothing"
+            raise ValueError(f"{len(names)} are given, the program takes {len(takes)} ({wanted})")
+        for name, kind, (role, parameter) in zip(names, kinds, takes.items()):
+            if not _fits(kind, parameter.annotation):
+                raise ValueError(f"'{name}' cannot be the program's '{role}'")
+
+
+def _fits(kind: Any, annotation: Any) -> bool:
+    """Whether a value of a kind (`synthesis.scope`) can be given where a function says this."""
+    base = typing.get_origin(annotation) or annotation
+    if kind == "any" or base is list:
+        return kind == "any" or isinstance(kind, list)
+    if base is Mapping:
+        return isinstance(kind, Mapping)
+    is_number = isinstance(kind, str) and (kind == "number" or ".." in kind)
+    return is_number if base is int else isinstance(kind, str) and not is_number
 
 
 def by_lot(name: str, share: float) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pydantic
 
 from unireason_jax.data.templates import TEMPLATES
+from unireason_jax.storage import texts
 from unireason_jax.synthesis.programs import PROGRAMS
 from unireason_jax.synthesis.scope import Scope
 from unireason_jax.synthesis.shapes import Shape
@@ -167,8 +168,8 @@ def load(folder: Path) -> Recipe:
     """
     path = folder / FILE
     try:
-        raw = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raw = tomllib.loads(texts.read(path))
+    except (OSError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path}: cannot be read ({error}).") from None
     try:
         recipe = Recipe.model_validate(raw)
@@ -179,7 +180,7 @@ def load(folder: Path) -> Recipe:
             file = folder / stage.prompt
             if not file.is_file():
                 raise ValueError(f"{path}, stage '{stage.name}': there is no prompt file {file}.")
-            stage.prompt = file.read_text("utf-8").strip()
+            stage.prompt = texts.read(file).strip()
     try:
         check(recipe)
     except ValueError as error:
@@ -308,8 +309,11 @@ def _result(stage: Stage, scope: Scope, place: str) -> Any:
         if stage.run not in PROGRAMS:
             near = difflib.get_close_matches(stage.run, PROGRAMS, n=1)
             raise ValueError(f"{place}: no program '{stage.run}'" + _hint(near))
-        for path in stage.values:
-            scope.kind(path, f"{place}, values")
+        kinds = [scope.kind(path, f"{place}, values") for path in stage.values]
+        try:
+            PROGRAMS[stage.run].check(stage.values, kinds)
+        except ValueError as error:
+            raise ValueError(f"{place}, values: {error}") from None
         return PROGRAMS[stage.run].makes
     return None
 

@@ -121,9 +121,9 @@ def _writable(out: Path) -> None:
     if not paths.is_local(out):
         return  # a bucket tells with the first object
     place = out
-    while not place.exists():
-        place = place.parent
     try:
+        while not place.exists():
+            place = place.parent
         if not place.is_dir():
             raise NotADirectoryError(20, "it is a file")
         with tempfile.TemporaryFile(dir=place):

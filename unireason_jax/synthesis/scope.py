@@ -31,7 +31,8 @@ class Scope:
                 near = difflib.get_close_matches(name, known, n=1)
                 parent = ".".join(path.split(".")[:depth])
                 known = [f"{parent}.{each}" if parent else each for each in near or known]
-                hint = f"did you mean '{known[0]}'?" if near else f"there are {', '.join(known)}"
+                hint = f"there are {', '.join(known)}" if known else f"'{parent}' has no fields"
+                hint = f"did you mean '{known[0]}'?" if near else hint
                 raise ValueError(f"{place}: unknown field '{path}'; {hint}")
             found = found[name]
         return found

@@ -10,6 +10,7 @@ from typing import Any
 
 from unireason_jax.endpoints.calls import content_key
 from unireason_jax.evals.published.base import read_rows
+from unireason_jax.storage import texts
 from unireason_jax.synthesis import graphs, tars, vqa
 from unireason_jax.synthesis.configuration import Configuration
 from unireason_jax.synthesis.neighbours import Texts
@@ -17,7 +18,9 @@ from unireason_jax.synthesis.recipe import Recipe
 
 DUPLICATE, OVERLAP = "near-duplicate of an earlier seed", "prompt of a benchmark"
 _LONGEST = 40  # characters of an id
+_SHOWN = 200  # characters of a path in a message
 _STEP = ("ins", "des", "image")
+_PROMPTS = (".json", ".jsonl", ".txt")  # files of a benchmark
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +76,7 @@ def read(
     items, dropped, elsewhere = [], Counter(), 0
     for number, row in enumerate(rows, 1):
         values = _inputs(path, number, row, configuration, recipe)
+        _sendable(values, f"{path}, row {number}")
         text = str(values[recipe.unique])
         if taken.seen(text, remember=False):
             dropped[OVERLAP] += 1
@@ -98,10 +102,12 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
     if path.suffix == ".txt":
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file of seeds.")
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        lines = [line.strip() for line in texts.read(path).split("\n")]
         rows = [{"prompt": line} for line in lines if line]
         if not rows:
             raise ValueError(f"{path}: no seeds; write one prompt a line.")
+        if rows[0]["prompt"].startswith(('{"', "[{")):
+            raise ValueError(f"{path}: the first line is JSON, no prompt; name the file .jsonl.")
         return rows
     if packed := tars.files(path):
         return [row for file in packed for row in tars.rows(file)]
@@ -136,8 +142,9 @@ def _inputs(
                 values[name] = value
                 continue
             place = path.parent / str(value)
-            if not isinstance(value, str) or not place.is_file():
-                raise ValueError(f"{told}: field '{source}' names no picture ({place}).")
+            if not isinstance(value, str) or not _is_file(place):
+                shown = str(place)[:_SHOWN]
+                raise ValueError(f"{told}: field '{source}' names no picture ({shown}).")
             values[name] = str(place)
         elif kind == "steps":
             values[name] = _steps(path.parent, f"{told}: field '{source}'", value)
@@ -146,12 +153,23 @@ def _inputs(
     return values
 
 
+def _sendable(values: Mapping[str, Any], place: str) -> None:
+    """Raises ValueError where a text has half a character, which no request can carry."""
+    for name, value in values.items():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{place}: '{name}' has half a character (a lone surrogate); mend the text."
+            ) from None
+
+
 def _graph(place: str, value: Any) -> Any:
     """A scene graph as it is written, None where there is none. Raises ValueError."""
     if value is not None:
         try:
             graphs.checked(value)
-        except (ValueError, AttributeError) as error:
+        except ValueError as error:
             raise ValueError(f"{place}: {error}.") from None
     return value
 
@@ -166,10 +184,19 @@ def _steps(folder: Path, place: str, value: Any) -> list[dict[str, str]]:
         if not all(isinstance(text, str) and text for text in texts.values()):
             raise ValueError(f"{place}, step {step}: give texts 'ins', 'des' and 'image'.")
         picture = folder / texts["image"]
-        if not picture.is_file():
-            raise ValueError(f"{place}, step {step}: 'image' names no picture ({picture}).")
+        if not _is_file(picture):
+            shown = str(picture)[:_SHOWN]
+            raise ValueError(f"{place}, step {step}: 'image' names no picture ({shown}).")
         found.append({**texts, "image": str(picture)})
     return found
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _id(row: Mapping[str, Any], values: Mapping[str, Any]) -> str:
@@ -186,15 +213,29 @@ def _id(row: Mapping[str, Any], values: Mapping[str, Any]) -> str:
 
 
 def _prompts(path: Path) -> Iterator[str]:
-    """Texts of a benchmark's prompt file, whatever it calls them."""
+    """Texts of a benchmark's prompt file, or of those of a folder, whatever it calls them.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, or no prompts in it.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such prompt file of a benchmark.")
-    for file in sorted(path.glob("*.json*")) if path.is_dir() else [path]:
-        if file.suffix == ".txt":
-            yield from (line for line in file.read_text("utf-8").splitlines() if line.strip())
-            continue
-        for row in read_rows(file):
-            yield from _texts(row)
+    found = [path]
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.suffix in _PROMPTS)
+    none = True
+    for file in found:
+        for text in _lines(file) if file.suffix == ".txt" else _texts(read_rows(file)):
+            none = False
+            yield text
+    if none:
+        raise ValueError(
+            f"{path}: no prompts of a benchmark; name a {', '.join(_PROMPTS)} file that has them."
+        )
+
+
+def _lines(file: Path) -> list[str]:
+    return [line for line in texts.read(file).split("\n") if line.strip()]
 
 
 def _texts(value: Any) -> Iterator[str]:

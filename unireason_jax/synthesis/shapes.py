@@ -78,7 +78,8 @@ def _kind(place: str, kind: Any) -> Any:
     if isinstance(kind, str):
         if kind in _WORDS:
             return _WORDS[kind]
-        if found := _RANGE.fullmatch(kind):
+        found = _RANGE.fullmatch(kind)
+        if found and int(found[1]) <= int(found[2]):
             return Annotated[int, pydantic.Field(ge=int(found[1]), le=int(found[2]))]
         if "|" in kind:
             return Literal[tuple(word.strip() for word in kind.split("|"))]

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unireason_jax.storage import texts
+
 
 def asked(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """A row of LLaVA's layout with its first question and answer as fields; any other as it is."""
@@ -51,8 +53,8 @@ def joined(questions: Path, annotations: Path, picture: str) -> list[dict[str, A
 def _list(path: Path, field: str) -> list[Mapping[str, Any]]:
     """The list of objects under a field of a JSON file. Raises ValueError."""
     try:
-        found = json.loads(path.read_text("utf-8"))[field]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = json.loads(texts.read(path))[field]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: no JSON object with a list '{field}' ({error!r}).") from None
     if not isinstance(found, list) or not all(isinstance(each, Mapping) for each in found):
         raise ValueError(f"{path}: '{field}' is no list of objects.")

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from unireason_jax.storage import texts
+
 
 class Crop(NamedTuple):
     """One picture of a file that holds a grid of them; read when it is looked at.
@@ -184,19 +186,31 @@ def read_rows(path: Path) -> list[Mapping[str, Any]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such prompt file.")
-    text = path.read_text("utf-8-sig")
-    try:
-        if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        else:
-            rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error}).") from None
+    text = texts.read(path)
+    if path.suffix == ".jsonl":  # U+2028 and its like are no ends of lines in JSON
+        lines = enumerate(text.split("\n"), 1)
+        rows = [_parsed(line, f"{path}, line {number}") for number, line in lines if line.strip()]
+    else:
+        rows = _parsed(text, f"{path}")
     if isinstance(rows, dict):
         rows = [{"key": key, **row} for key, row in rows.items() if isinstance(row, dict)]
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+    if not isinstance(rows, list) or not rows:
         raise ValueError(f"{path}: give a list of objects with at least one in it.")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, row {number}: {str(row)[:80]!r} is no JSON object.")
     return rows
+
+
+def _parsed(text: str, place: str) -> Any:
+    """The JSON of a text. Raises ValueError that names its place."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        why = str(error).partition(";")[0]
+    except RecursionError:
+        why = "nested too deep"
+    raise ValueError(f"{place}: not JSON ({why}); give JSON lines (.jsonl) or a list of objects.")
 
 
 def field(path: Path, number: int, row: Mapping[str, Any], name: str, kind: Any = str) -> Any:
