@@ -166,6 +166,20 @@ def get_config() -> ConfigDict:
             "flow_until": 0,
         }
     )
+    # A student that draws in few passes (`unireason distill`): in each of its `steps` steps it
+    # learns what the weights of init_from, guided, do in `substeps` smaller ones. substeps 0: no
+    # student; steps 0: guidance alone, learned at any time. What is None is as init_from samples:
+    # the shift, and guidance where the context shows no image (draw) and where it does (edit).
+    config.distill = ConfigDict(
+        {
+            "substeps": 0,
+            "steps": 0,
+            "shift": placeholder(float),
+            "teacher_step": placeholder(int),
+            "draw": _guidance(),
+            "edit": _guidance(),
+        }
+    )
     config.optim = ConfigDict(
         {
             "name": "adamw",  # or "adafactor", "muon"
@@ -230,3 +244,16 @@ def get_config() -> ConfigDict:
     # many held-out prompts are drawn with plan, draft and refined image (one process only).
     config.eval = ConfigDict({"every": 0, "examples": 512, "batches": 4, "samples": 0})
     return config
+
+
+def _guidance() -> dict:
+    """How a teacher is guided: fields of the sampler's `FlowSettings`."""
+    return {
+        "text_scale": placeholder(float),
+        "image_scale": placeholder(float),
+        "interval": placeholder(tuple),
+        "renorm": placeholder(str),
+        "renorm_min": placeholder(float),
+        "text_free": placeholder(str),
+        "image_free": placeholder(str),
+    }

@@ -7,6 +7,7 @@ import sys
 VERBS = {
     "new": "start a project for your own pictures: config, data folders, Makefile",
     "train": "train from a config; resumes by itself",
+    "distill": "train a student that draws in few passes, without guidance; resumes by itself",
     "rl": "reinforce a trained model on its own trajectories; resumes by itself",
     "generate": "plan, draft, reflect and refine a prompt with a trained model",
     "serve": "answer OpenAI's protocol over HTTP, with a page to try a model in a browser",
@@ -21,6 +22,10 @@ VERBS = {
     "compile_check": "compile for a TPU topology without a TPU: memory, FLOPs, collectives",
     "bench": "measure packing, the loader, the train step, texts and images",
 }
+
+
+MODES = {"distill": ("train", "configs/distill.py")}
+"""Verbs that are another one with a config of their own, unless --config names one."""
 
 
 def usage() -> str:
@@ -40,7 +45,12 @@ def main() -> None:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         sys.exit(f"unireason: unknown verb '{verb}'.{hint}\n{usage()}")
-    sys.argv = [f"unireason {verb}", *arguments[1:]]
+    given = arguments[1:]
+    sys.argv = [f"unireason {verb}", *given]
+    if verb in MODES:
+        verb, config = MODES[verb]
+        named = any(one.lstrip("-").split("=")[0] == "config" for one in given)
+        sys.argv[1:] = given if named else [f"--config={config}", *given]
     runpy.run_module(f"unireason_jax.{verb}", run_name="__main__", alter_sys=False)
 
 

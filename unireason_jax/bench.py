@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
 
     quality = verbs.add_parser("quality", parents=[common], help="the price of faster drawing")
     quality.add_argument("--checkpoint", required=True, help="--workdir of a run on the world")
-    about = "of drawing, the first is what others are compared with (names: quality.WAYS)"
+    about = "of drawing, or runs (students); others are compared with the first (quality.WAYS)"
     quality.add_argument("--ways", nargs="+", default=["exact", "fast", "few"], help=about)
     quality.add_argument(
         "--prompts", type=int, default=32, help="held-out prompts per tag (6 tags)"

@@ -105,8 +105,9 @@ def _run(arguments: argparse.Namespace) -> Path:
         facts["preset"] = arguments.preset
     facts["sampling"] = sampling(reasoner.settings)
     sections = report.sections
-    by_flow = not reasoner.settings.by_codes and trained.config.data.source == "world"
-    if arguments.flow_batches and by_flow:
+    settings = reasoner.settings  # a student's velocities are not those of the flow
+    by_flow = not settings.by_codes and not settings.is_student
+    if arguments.flow_batches and by_flow and trained.config.data.source == "world":
         trained = dataclasses.replace(trained, model=reasoner.engine.config)
         params = reasoner.engine.params
         sections += (flow_by_time(trained, params, batches=arguments.flow_batches),)

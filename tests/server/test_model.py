@@ -40,8 +40,19 @@ def test_thirty_two_at_once_are_each_as_they_are_alone_to_the_bit():
     assert together == alone * 4 and len(set(alone)) == 8
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.drill)])
-def test_memory_is_flat(count):
+REASONERS = {"canned": canned.reasoner, "a model": toy.reasoner}
+drill = pytest.mark.drill
+
+
+@pytest.mark.parametrize(
+    "kind, count",
+    [
+        ("canned", 200),
+        pytest.param("canned", 2000, marks=drill),
+        pytest.param("a model", 2000, marks=drill),
+    ],
+)
+def test_memory_is_flat(kind, count):
     """Of requests that are answered, refused and left."""
 
     def some(address, numbers):
@@ -50,9 +61,11 @@ def test_memory_is_flat(count):
         gc.collect()
         return resident()
 
-    with process.running(canned.reasoner(), live=canned.Live(), rows=4) as (address, scheduler):
+    live = {"live": canned.Live()} if kind == "canned" else {}
+    with process.running(REASONERS[kind](), **live, rows=4) as (address, scheduler):
         before = some(address, range(100))
         after = some(address, range(count))
+        print(f"{before >> 20} MiB after 100 requests, {after >> 20} after {count} more")
         assert after - before < 24 << 20
         assert not scheduler.running and not scheduler.waiting and not scheduler.live.guests
 

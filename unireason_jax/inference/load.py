@@ -2,16 +2,18 @@
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from absl import logging
 from etils import epath
+from ml_collections import ConfigDict
 
 from unireason_jax.inference import default_preset
 from unireason_jax.inference.cache import KV_DTYPES
 from unireason_jax.inference.code_drawing import CodeSettings
-from unireason_jax.inference.reasoner import Reasoner
+from unireason_jax.inference.reasoner import VERBS, Reasoner
 from unireason_jax.inference.settings import FlowSettings, Settings, with_options
 from unireason_jax.inference.step_cache import CACHES
 from unireason_jax.inference.systems import catalog
@@ -23,6 +25,7 @@ from unireason_jax.pods import sharding
 from unireason_jax.rules.flow import RENORMS, SOLVERS
 from unireason_jax.run import adapters, corpus, drawing_assets
 from unireason_jax.run.run import Run
+from unireason_jax.run.students import is_student
 from unireason_jax.training import checkpoint, weights
 from unireason_jax.world.scenes import CELL
 
@@ -102,11 +105,18 @@ def around(
     data, released = run.config.data, isinstance(run.codec, Autoencoder | VQTokenizer)
     longest = RELEASED_TEXT if released else data.budgets.text or data.tokens or None
     spec = dataclasses.replace(run.spec, max_text=longest)
-    system = "janus" if isinstance(run.codec, VQTokenizer) else run.config.get("system", "")
-    verbs = catalog.verbs_of(system) if released else None
     style = corpus.style_of(run.config)
-    more = {"mesh": mesh, "presets": verbs, "style": style, "kv_dtype": kv_dtype}
+    more = {"mesh": mesh, "presets": verbs(run), "style": style, "kv_dtype": kv_dtype}
     return Reasoner(model, params, spec, settings, **more)
+
+
+def verbs(run: Run) -> Mapping[str, str]:
+    """Presets of "generate", "edit" and "ask" of a run's model: its system's, or the templates."""
+    if isinstance(run.codec, VQTokenizer):
+        return catalog.verbs_of("janus")
+    if isinstance(run.codec, Autoencoder):
+        return catalog.verbs_of(run.config.get("system", ""))
+    return VERBS
 
 
 def usual_settings(run: Run, workdir: epath.PathLike) -> Settings:
@@ -118,13 +128,21 @@ def usual_settings(run: Run, workdir: epath.PathLike) -> Settings:
         usual = Settings(batch_rows=4, size=(side, side), by_codes=True)
         return catalog.find("janus_t2i").settings(usual)
     if isinstance(run.codec, Autoencoder):
-        verbs = catalog.verbs_of(run.config.get("system", ""))
-        settings = catalog.find(verbs["generate"]).settings(Settings(batch_rows=4))
+        settings = catalog.find(verbs(run)["generate"]).settings(Settings(batch_rows=4))
     else:
         side = run.config.data.side * CELL
         flow = dataclasses.replace(WORLD_FLOW, shift=run.config.loss.timestep_shift)
         settings = Settings(flow=flow, codes=WORLD_CODES, size=(side, side))
-    return dataclasses.replace(settings, size=size or settings.size)
+    settings = dataclasses.replace(settings, size=size or settings.size)
+    return _as_learned(settings, run.config.distill) if is_student(run.config) else settings
+
+
+def _as_learned(settings: Settings, distill: ConfigDict) -> Settings:
+    """Settings of a student: without guidance, in the steps that it was taught, if any."""
+    flow = dataclasses.replace(settings.flow, text_scale=1.0, image_scale=1.0)
+    if distill.steps:
+        flow = dataclasses.replace(flow, timesteps=distill.steps + 1, shift=distill.shift)
+    return dataclasses.replace(settings, flow=flow, refine=None, is_student=True)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -84,6 +84,8 @@ class Preset:
     def settings(self, base: Settings) -> Settings:
         """The settings of a reasoner with this preset's own in their place.
 
+        A student keeps its way of drawing (`Settings.is_student`), which nothing makes faster.
+
         Raises:
           ValueError: it draws by flow and the model with codes, or the other way round.
         """
@@ -97,8 +99,10 @@ class Preset:
             )
         names = [field.name for field in dataclasses.fields(Settings)]
         own = {name: getattr(self, name, None) for name in names}
+        if base.is_student:
+            own |= {"flow": None, "refine": None}
         made = dataclasses.replace(base, **{k: v for k, v in own.items() if v is not None})
-        return with_options(made, FAST) if self.fast else made
+        return with_options(made, FAST) if self.fast and not base.is_student else made
 
     def request(
         self,

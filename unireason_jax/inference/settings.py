@@ -175,6 +175,8 @@ class Settings:
         goes through all of its record.
       batch_rows: conversations that are generated together.
       exact: one at a time, in programs whose shapes depend on nothing else; see `Reasoner.run`.
+      is_student: the model draws in the steps that it learned, without guidance: what presets say
+        of drawing is its teacher's.
     """
 
     text: TextSettings = dataclasses.field(default_factory=TextSettings)
@@ -194,6 +196,7 @@ class Settings:
     learned_stop: bool = True
     batch_rows: int = 64
     exact: bool = dataclasses.field(default=False, repr=False)
+    is_student: bool = dataclasses.field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         """Raises ValueError on values that cannot work."""
@@ -232,7 +235,7 @@ def identity(settings: Settings) -> dict[str, Any]:
     is. `exact` is there only where it is on, so that folders from before it go on.
     """
     found = dataclasses.asdict(settings)
-    del found["batch_rows"], found["by_codes"]
+    del found["batch_rows"], found["by_codes"], found["is_student"]
     if not found["exact"]:
         del found["exact"]
     return found

@@ -116,6 +116,7 @@ def guide(
     image_scale: jax.Array | float = 1.0,
     renorm: str = "global",
     renorm_min: float = 0.0,
+    samples: jax.Array | None = None,
 ) -> jax.Array:
     """Classifier-free guidance along text and images, with the norm pulled back (BAGEL).
 
@@ -131,10 +132,12 @@ def guide(
       full: [B, T, P] velocity in the whole context; zero on padding tokens.
       without_text: [B, T, P].
       without_images: [B, T, P], or None where there is no image guidance.
-      text_scale: scalar or [B]; 1 or less gives `full`, image guidance included (as BAGEL).
-      image_scale: scalar or [B]; 1 or less leaves image guidance out.
+      text_scale: scalar, [B] or [B, T]; 1 or less gives `full`, image guidance included (as BAGEL).
+      image_scale: scalar, [B] or [B, T]; 1 or less leaves image guidance out.
       renorm: one of `RENORMS`.
       renorm_min: smallest factor c.
+      samples: [B, T] int32 in [0, T), which sample of its row a token belongs to; None: a row is
+        one sample.
 
     Returns:
       [B, T, P] float32.
@@ -152,18 +155,34 @@ def guide(
         along = without_images + b * (guided - without_images)
         guided = jnp.where(b > 1, along, guided)
     if renorm in ("global", "channel"):
-        axes = (-2, -1) if renorm == "global" else (-1,)
-        guided = guided * _pull(full, guided, axes, renorm_min)
+        whole = renorm == "global"
+        axes = (-2, -1) if whole and samples is None else (-1,)
+        guided = guided * _pull(full, guided, axes, renorm_min, samples if whole else None)
     return jnp.where(a > 1, guided, full)
 
 
-def _pull(full: jax.Array, guided: jax.Array, axes: tuple[int, ...], lowest: float) -> jax.Array:
+def _pull(
+    full: jax.Array,
+    guided: jax.Array,
+    axes: tuple[int, ...],
+    lowest: float,
+    samples: jax.Array | None = None,
+) -> jax.Array:
     """Factor that brings the norm of `guided` down to that of `full`, at least `lowest`."""
-    norms = [jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True)) for x in (full, guided)]
+    squares = [jnp.sum(jnp.square(x), axis=axes, keepdims=True) for x in (full, guided)]
+    if samples is not None:
+        squares = [_over_samples(x[..., 0], samples)[..., None] for x in squares]
+    norms = [jnp.sqrt(x) for x in squares]
     return jnp.clip(norms[0] / (norms[1] + EPSILON), lowest, 1.0)
 
 
+@jax.vmap
+def _over_samples(x: jax.Array, samples: jax.Array) -> jax.Array:
+    """[B, T] values -> their sums over the tokens of the same sample."""
+    return jax.ops.segment_sum(x, samples, num_segments=len(x))[samples]
+
+
 def _per_row(scale: jax.Array | float) -> jax.Array:
-    """A scalar or [B] as something that broadcasts over [B, T, P]."""
+    """A scalar, [B] or [B, T] as something that broadcasts over [B, T, P]."""
     scale = jnp.asarray(scale, jnp.float32)
-    return scale.reshape(-1, 1, 1) if scale.ndim else scale
+    return scale.reshape(*scale.shape, *(1,) * (3 - scale.ndim)) if scale.ndim else scale

@@ -43,7 +43,7 @@ def settle(config: ConfigDict, workdir: epath.PathLike) -> list[str]:
     if not where or where == SCRATCH:
         return []
     try:
-        theirs = configuration.load_workdir(_home(epath.Path(where)))
+        theirs = configuration.load_workdir(home(epath.Path(where)))
     except (FileNotFoundError, ValueError):
         return []  # whoever loads the weights says what is wrong
     lines = _take_shape(config, theirs, where)
@@ -62,7 +62,7 @@ def named(config: ConfigDict) -> str:
     return config.init_from
 
 
-def _home(path: epath.Path) -> epath.Path:
+def home(path: epath.Path) -> epath.Path:
     """The workdir of a path that may name its checkpoints or one of them."""
     if path.name.isdigit() and path.parent.name == checkpoint.FOLDER:
         return path.parent.parent

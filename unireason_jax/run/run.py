@@ -35,12 +35,13 @@ from unireason_jax.run import (
     detected_system,
     drawing_assets,
     janus_codec,
+    students,
     tokenizing,
 )
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.run.drawing_assets import AUTOENCODER
 from unireason_jax.storage import arrays, atomic, paths
-from unireason_jax.training import checkpoint_manifest, metrics, objective, state
+from unireason_jax.training import checkpoint_manifest, metrics, state
 from unireason_jax.training.objective import LossConfig
 from unireason_jax.training.optim import Optimizer, flatten, make_optimizer
 from unireason_jax.training.state import TrainState
@@ -312,21 +313,22 @@ class Run:
         rows = batches.batch_sharding(self.mesh)
         batch = {n: jax.ShapeDtypeStruct(*leaf, sharding=rows) for n, leaf in spec.items()}
         step = functools.partial(
-            objective.train_step,
+            students.train_step_of(self),
             model=self.model,
             loss=self.loss,
             optimizer=self.optimizer,
             microbatches=self.microbatches,
         )
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
-        return jitted.lower(self.abstract, batch)
+        return jitted.lower(self.abstract, batch, **students.teacher_of(self, abstract=True))
 
     def compile_step(
         self, spec: BatchSpec
     ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
         """The train step as an executable; the state it is given is donated."""
         with metrics.heartbeat("train step"):
-            return self.lower_step(spec).compile()
+            step = self.lower_step(spec).compile()
+        return functools.partial(step, **students.teacher_of(self))
 
 
 def load_codec(workdir: epath.Path) -> LatentCodec:

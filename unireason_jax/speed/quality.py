@@ -18,6 +18,7 @@ from unireason_jax.evals.rates import Z95, wilson
 from unireason_jax.evals.world import exam, looks
 from unireason_jax.inference import load
 from unireason_jax.inference.settings import FAST, with_options
+from unireason_jax.storage import paths
 from unireason_jax.world import prompts
 
 WAYS: Mapping[str, Mapping[str, Any]] = {
@@ -41,7 +42,8 @@ def run(
 
     Args:
       checkpoint: directory of a run on the world.
-      ways: names in WAYS; the first one is what the others are compared with.
+      ways: names in WAYS, or directories of other runs, which draw as they do by themselves (a
+        student of the first); the first one is what the others are compared with.
       count: prompts per tag (6 tags), of which `batch` are drawn at a time.
       batch: conversations at a time.
       seed: of the prompts.
@@ -53,19 +55,23 @@ def run(
       ValueError: an unknown way, or no more prompts than one batch: nothing were left to be timed.
       FileNotFoundError: no sound checkpoint there.
     """
-    if unknown := [way for way in ways if way not in WAYS]:
-        raise ValueError(f"no way of drawing {unknown[0]!r}; there are {', '.join(WAYS)}")
+    if unknown := [way for way in ways if way not in WAYS and not paths.of(way).is_dir()]:
+        names = ", ".join(WAYS)
+        raise ValueError(f"no way of drawing {unknown[0]!r}, and no run; there are {names}")
     model = load.load(checkpoint)
     asked = exam.Exam(model, seed).requests("t2i", prompts.TAGS, count, held_out=True, render=False)
     if len(asked) <= batch:
         raise ValueError(f"{len(asked)} prompts are no more than a batch of {batch}: ask for more")
     records = [TEMPLATES["t2i"](exam.asked(one, "prompt"), model.style) for one in asked]
-    model.settings = dataclasses.replace(model.settings, batch_rows=batch)
-    model.run(records, settings=with_options(model.settings, WAYS[ways[0]]))  # reading compiles too
+    models = {way: model if way in WAYS else load.load(way) for way in ways}
+    together = {"batch_rows": batch}
+    usual = dataclasses.replace(model.settings, **together)
+    model.run(records, settings=with_options(usual, WAYS.get(ways[0], {})))  # reading compiles too
     found: list[dict] = []
     first = np.zeros(0)
     for way in ways:
-        settings = with_options(model.settings, WAYS[way])
+        model, options = models[way], dict(WAYS.get(way, {}))
+        settings = with_options(dataclasses.replace(model.settings, **together), options)
         traces = model.run(records[:batch], settings=settings)
         started = time.process_time()
         traces += model.run(records[batch:], settings=settings)
@@ -78,7 +84,7 @@ def run(
             {
                 "bench": "quality",
                 "way": way,
-                "options": dict(WAYS[way]),
+                "options": options,
                 "rate": wilson(right.astype(bool)).to_dict(),
                 "difference": float(change.mean()),
                 "half_interval": float(Z95 * change.std() / len(change) ** 0.5),

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from unireason_jax.models import functional
+from unireason_jax.models.bagel import Bagel
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.models.janus.config import JanusConfig
 from unireason_jax.rules import flow
@@ -89,7 +90,8 @@ def loss_sums(
     Args:
       params: all parameters.
       batch: a packed batch (see `unireason_jax.data.rows`); a "noise" [B, T, P] in it is used
-        instead of noise drawn from the seeds (a recording).
+        instead of noise drawn from the seeds (a recording), "times" [B, T] instead of those of the
+        logits, and a "target" [B, T, P] instead of noise - x0 (a teacher's, see `distillation`).
       model: the model's shape.
       loss: the loss's options.
       dropout: key of the adapters' dropout; None for none.
@@ -103,27 +105,16 @@ def loss_sums(
         return _code_sums(params, batch, model, loss, dropout)
     bagel = functional.bind(model, params, dropout)
     with jax.named_scope("embed"):
-        text = bagel.embed_text(batch["text_ids"])
-        streams = [text]
-        if batch["vit_patches"].shape[1]:
-            streams.append(
-                bagel.embed_vit(batch["vit_patches"], batch["vit_positions"], batch["vit_images"])
-            )
-        und = jnp.concatenate(streams, axis=1)
-        x0 = batch["latents"]
-        t = flow.timesteps(batch["latent_logits"], loss.timestep_shift)
-        if "noise" in batch:
-            noise = batch["noise"]
-        else:
-            noise = flow.token_noise(batch["noise_seeds"], batch["latent_positions"], x0.shape[-1])
+        und, x0 = embed_und(bagel, batch), batch["latents"]
+        t = batch.get("times", flow.timesteps(batch["latent_logits"], loss.timestep_shift))
+        noise = noise_of(batch)
         x_t = flow.interpolate(x0, noise, t)
         gen = bagel.embed_latents(x_t, t, batch["latent_positions"])
-    seen = Visibility(batch["vis_key"], batch["vis_lo"], batch["vis_hi"], batch["vis_own"])
     flags = {"detach_und": loss.detach_und, "keep_kv": False}
-    und_h, gen_h, _ = bagel.decode(und, gen, batch["positions"], seen, **flags)
+    und_h, gen_h, _ = bagel.decode(und, gen, batch["positions"], seen_by(batch), **flags)
     with jax.named_scope("cross_entropy"):
         ce, hits = cross_entropy_sums(
-            und_h[:, : text.shape[1]],
+            und_h[:, : batch["text_ids"].shape[1]],
             bagel.head_kernel,
             batch["text_labels"],
             batch["text_weights"],
@@ -131,11 +122,34 @@ def loss_sums(
             model.dtype,
         )
     with jax.named_scope("flow"):
-        error = bagel.velocity(gen_h).astype(jnp.float32) - flow.velocity(x0, noise)
+        target = batch.get("target", flow.velocity(x0, noise))
+        error = bagel.velocity(gen_h).astype(jnp.float32) - target
         weights = batch["latent_weights"]
         mse = jnp.mean(jnp.square(error), axis=-1)
         flow_sum = jnp.sum(jnp.where(weights > 0, weights * mse, 0.0))
     return {"ce": ce, "hits": hits, "flow": flow_sum}
+
+
+def seen_by(batch: Batch) -> Visibility:
+    """Who may see whom in the rows of a batch."""
+    return Visibility(batch["vis_key"], batch["vis_lo"], batch["vis_hi"], batch["vis_own"])
+
+
+def noise_of(batch: Batch) -> jax.Array:
+    """Noise [B, T, P] of the latents: the batch's own, or that of its seeds."""
+    if "noise" in batch:
+        return batch["noise"]
+    width = batch["latents"].shape[-1]
+    return flow.token_noise(batch["noise_seeds"], batch["latent_positions"], width)
+
+
+def embed_und(bagel: Bagel, batch: Batch) -> jax.Array:
+    """The embedded text and ViT tokens [B, text + vit, D]."""
+    streams = [bagel.embed_text(batch["text_ids"])]
+    if batch["vit_patches"].shape[1]:
+        vit = batch["vit_patches"], batch["vit_positions"], batch["vit_images"]
+        streams.append(bagel.embed_vit(*vit))
+    return jnp.concatenate(streams, axis=1)
 
 
 def _code_sums(
@@ -159,7 +173,7 @@ def _code_sums(
             streams.append(janus.embed_vit(*vit))
         streams.append(janus.embed_codes(batch["code_ids"]))
         row = jnp.concatenate(streams, axis=1)
-    seen = Visibility(batch["vis_key"], batch["vis_lo"], batch["vis_hi"], batch["vis_own"])
+    seen = seen_by(batch)
     hidden, _, _ = janus.decode(row, row[:, :0], batch["positions"], seen, keep_kv=False)
     fixed = (loss.ce_chunk, model.dtype)
     with jax.named_scope("cross_entropy"):

@@ -1,0 +1,34 @@
+"""A student that draws in six passes an image: guidance and steps of its teacher, in its weights.
+
+Command:  unireason distill --workdir=runs/student --config.init_from=runs/quickstart
+          (what is open is as the teacher samples; --dry_run first)
+Hardware: two CPU cores, 4 GiB of memory.
+Time:     see unireason_jax/speed/README.md.
+Result:   a run that `generate`, `evaluate` and `serve` draw six steps with, unguided, whatever
+          preset is named; what that costs in quality is in unireason_jax/speed/README.md.
+
+In every step of the student it learns what three of its teacher's do: 18 steps of the same shift.
+Only what latents pass through learns; words are supervised on, so that they stay what they were.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import quickstart
+from configs.unireason_stage1 import UNDERSTANDING
+
+
+def get_config() -> ConfigDict:
+    config = quickstart.get_config()
+    config.init_from = "runs/quickstart"
+    config.distill.substeps, config.distill.steps = 3, 6
+
+    config.data.dropout = (0.0, 0.0, 0.0)  # a student is never asked without its context
+    config.data.seed = 1  # records that its teacher has not seen
+    config.data.mixture.vqa = config.data.mixture.caption = 0.0  # nothing to draw
+    config.optim.freeze = UNDERSTANDING
+    config.optim.lr, config.optim.min_lr = 1e-3, 2e-5
+    config.optim.ema = 0.99
+    config.train.steps = 900
+    config.train.save_every = 450
+    config.eval.every = 0
+    return config
