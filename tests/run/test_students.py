@@ -93,11 +93,12 @@ def test_a_student_writes_down_what_it_learned_from(teacher, student):
 
 def test_a_student_draws_as_it_learned_whatever_preset_is_named(teacher, student):
     usual = load.usual_settings(Run.load(student[0]), student[0])
-    assert usual.is_student and usual.flow.forwards(2) == 3 and usual.flow.scales == (1.0, 1.0)
+    assert usual.is_student and usual.flow.forwards(1) == 3 and usual.flow.scales == (1.0, 1.0)
     for name in ("refine_t2i", "refine_t2i:fast", "bagel_think_t2i", "unireason_refine"):
         made = catalog.find(name).settings(usual)
         assert made.flow == usual.flow and made.refine is None, name
-        assert catalog.find(name).settings(dataclasses.replace(usual, is_student=False)) != made
+        other = catalog.find(name).settings(dataclasses.replace(usual, is_student=False))
+        assert (other.flow != made.flow) == (name != "refine_t2i"), name
     assert with_options(usual, {"timesteps": 9}).flow.timesteps == 9
     trace = load.load(student[0]).generate("a red circle", rounds=0, max_text=4)
     assert trace.forwards == 3
@@ -118,9 +119,8 @@ def test_a_student_goes_on_bit_for_bit_with_the_teacher_it_began_with(teacher, s
         np.testing.assert_array_equal(one[name], two[name], err_msg=name)
 
 
-@pytest.mark.parametrize("rank", [0, 2])
-def test_without_guidance_or_steps_a_student_begins_as_its_teacher(teacher, tmp_path, rank):
-    alone = {"distill__steps": 0, "distill__substeps": 1, "train__steps": 1, "lora__rank": rank}
+def test_adapters_learn_from_what_they_stand_beside(teacher, tmp_path):
+    alone = {"distill__steps": 0, "distill__substeps": 1, "train__steps": 1, "lora__rank": 2}
     trained(config_of(teacher, **alone), tmp_path)
     assert rows_of(tmp_path)[0]["loss/flow"] < 1e-6
     usual = load.usual_settings(Run.load(tmp_path), tmp_path)

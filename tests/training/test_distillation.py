@@ -30,8 +30,9 @@ MARKERS = ENGINE.markers.soi, ENGINE.markers.eoi
 NAMES = ("think_t2i", "think_edit", "refine_t2i", "edit")
 PLAIN = {"text_free": "all", "timesteps": 5}
 WAYS = {
-    "no guidance": FlowSettings(text_scale=1.0, shift=2.0, **PLAIN),
-    "one step, text": FlowSettings(text_scale=3.0, interval=(0.0, 1.0), renorm="none", **PLAIN),
+    "one step, text": FlowSettings(
+        text_scale=3.0, shift=2.0, interval=(0.0, 1.0), renorm="none", **PLAIN
+    ),
     "interval, both": FlowSettings(
         text_scale=3.0, image_scale=2.0, interval=(0.6, 0.9), renorm="global", **PLAIN
     ),
