@@ -25,8 +25,7 @@ from unireason_jax.training.objective import LossConfig
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-ENGINE = Engine(toy.config(), toy.params(), toy.spec())
-MARKERS = ENGINE.markers.soi, ENGINE.markers.eoi
+MARKERS = toy.spec().tokenizer.soi, toy.spec().tokenizer.eoi
 NAMES = ("think_t2i", "think_edit", "refine_t2i", "edit")
 PLAIN = {"text_free": "all", "timesteps": 5}
 WAYS = {
@@ -91,11 +90,11 @@ def taught(batch, how):
 
 def sampled(record, settings, noise, substeps):
     """(x_1 - x_t') / (1 - t') of the first `substeps` steps of the sampler."""
-    spec, seen = toy.spec(), []
+    spec, seen, engine = toy.spec(), [], Engine(toy.config(), toy.params(), toy.spec())
     for segment in record.segments[:-1]:
         if segment.kind == "text":
             ids = spec.tokenizer.encode(segment.content)
-            seen.append(text_turn([ENGINE.markers.bos, *ids, ENGINE.markers.eos], segment.role))
+            seen.append(text_turn([engine.markers.bos, *ids, engine.markers.eos], segment.role))
         else:
             shown = {"gen": segment.gen, "und": segment.und, "role": segment.role}
             seen += image_turns(segment.image, spec, **shown)
@@ -103,7 +102,7 @@ def sampled(record, settings, noise, substeps):
     assert len(guides) == (settings.text_scale > 1) * (
         1 + (has_image(seen) and settings.image_scale > 1)
     )
-    context = Context(ENGINE, 1)
+    context = Context(engine, 1)
     context.read({0: seen})
     branches = context.branches([0], {0: 0}, [{0: guide} for guide in guides])
     places = jnp.asarray(latent_tokens(record.segments[-1].image, spec)[1])[None]
@@ -113,7 +112,7 @@ def sampled(record, settings, noise, substeps):
     def draw(branches, noise, places):
         model = functional.bind(toy.config(), toy.params())
         counts = jnp.full(1, places.shape[1], jnp.int32)
-        fixed = {"markers": ENGINE.markers, "settings": settings.program}
+        fixed = {"markers": engine.markers, "settings": settings.program}
         return integrate(model, branches, noise, places, counts, scales, **fixed).velocities
 
     velocities, times = np.asarray(draw(branches, noise[None], places)), settings.times()
