@@ -33,7 +33,7 @@ WAYS = {
         text_scale=3.0, shift=2.0, interval=(0.0, 1.0), renorm="none", **PLAIN
     ),
     "interval, both": FlowSettings(
-        text_scale=3.0, image_scale=2.0, interval=(0.6, 0.9), renorm="global", **PLAIN
+        text_scale=3.0, image_scale=2.0, interval=(0.6, 0.95), renorm="global", **PLAIN
     ),
     "text_channel, both": FlowSettings(
         text_scale=2.0,
