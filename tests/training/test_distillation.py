@@ -1,6 +1,7 @@
 """A student's target is where the sampler's guided steps lead, in packed rows, to rounding."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -83,9 +84,8 @@ def first_target(batch, number):
 
 
 def taught(batch, how):
-    return jax.jit(lambda b: distillation.taught(toy.params(), b, model=toy.config(), how=how))(
-        batch
-    )
+    make = functools.partial(distillation.taught, model=toy.config(), how=how)
+    return jax.jit(make)(toy.params(), batch)
 
 
 def sampled(record, settings, noise, substeps):
@@ -109,13 +109,16 @@ def sampled(record, settings, noise, substeps):
     scales = tuple(jnp.full(1, scale, jnp.float32) for scale in settings.scales)
 
     @jax.jit
-    def draw(branches, noise, places):
-        model = functional.bind(toy.config(), toy.params())
+    def draw(params, branches, noise, places):
+        model = functional.bind(toy.config(), params)
         counts = jnp.full(1, places.shape[1], jnp.int32)
         fixed = {"markers": engine.markers, "settings": settings.program}
         return integrate(model, branches, noise, places, counts, scales, **fixed).velocities
 
-    velocities, times = np.asarray(draw(branches, noise[None], places)), settings.times()
+    velocities, times = (
+        np.asarray(draw(toy.params(), branches, noise[None], places)),
+        settings.times(),
+    )
     lengths = (times[:-1] - times[1:])[:substeps, None, None]
     return np.sum(velocities[:substeps, 0] * lengths, axis=0) / lengths.sum()
 
