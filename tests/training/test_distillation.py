@@ -60,6 +60,7 @@ def learned(settings, substeps):
     return Distillation(steps, substeps, settings.shift, MARKERS, own, own)
 
 
+@functools.cache
 def records():
     return [conversation(name) for name in NAMES]
 
@@ -75,12 +76,18 @@ def packed():
     return batch | {"latent_logits": np.where(np.isfinite(logits), np.float32(9), logits)}
 
 
+def targets(record):
+    """Numbers of the segments that are drawn."""
+    return [n for n, segment in enumerate(record.segments) if segment.loss == "flow"]
+
+
 def first_target(batch, number):
-    """Row and latent places of the only target of record `number`."""
+    """Row and latent places of the first target of record `number`."""
     row, seeds = number // 2, batch["noise_seeds"][number // 2]
     found = list(dict.fromkeys(seeds[seeds > 0].tolist()))
-    assert len(found) == 2
-    return row, np.flatnonzero(seeds == found[number % 2])
+    counts = [len(targets(record)) for record in records()[2 * row : 2 * row + 2]]
+    assert len(found) == sum(counts)
+    return row, np.flatnonzero(seeds == found[number % 2 * counts[0]])
 
 
 def taught(batch, how):
@@ -91,7 +98,8 @@ def taught(batch, how):
 def sampled(record, settings, noise, substeps):
     """(x_1 - x_t') / (1 - t') of the first `substeps` steps of the sampler."""
     spec, seen, engine = toy.spec(), [], Engine(toy.config(), toy.params(), toy.spec())
-    for segment in record.segments[:-1]:
+    drawn = targets(record)[0]
+    for segment in record.segments[:drawn]:
         if segment.kind == "text":
             ids = spec.tokenizer.encode(segment.content)
             seen.append(text_turn([engine.markers.bos, *ids, engine.markers.eos], segment.role))
@@ -105,7 +113,7 @@ def sampled(record, settings, noise, substeps):
     context = Context(engine, 1)
     context.read({0: seen})
     branches = context.branches([0], {0: 0}, [{0: guide} for guide in guides])
-    places = jnp.asarray(latent_tokens(record.segments[-1].image, spec)[1])[None]
+    places = jnp.asarray(latent_tokens(record.segments[drawn].image, spec)[1])[None]
     scales = tuple(jnp.full(1, scale, jnp.float32) for scale in settings.scales)
 
     @jax.jit
