@@ -10,7 +10,7 @@ import pytest
 
 from tests.inference import toy
 from tests.inference.test_identity import BUDGETS, conversation
-from unireason_jax.data.mot_tokens import latent_tokens, tokenize
+from unireason_jax.data.bagel.tokens import latent_tokens, tokenize
 from unireason_jax.data.rows import assemble, stack
 from unireason_jax.inference import guidance as poorer
 from unireason_jax.inference.context import Context
