@@ -100,6 +100,9 @@ def from_bagel(
     told = f"samples as {system}; another: --system NAME"
     then = f"next: unireason generate --checkpoint {workdir} --prompt TEXT --out DIR; to tune it, "
     then += f"unireason prepare --input PICTURES --output DIR --tokenizer {workdir / TOKENIZER}"
+    if not (workdir / TOKENIZER).exists():
+        names = ", ".join(TOKENIZER_FILES)
+        then = f"next: copy the release's tokenizer ({names}) into {workdir / TOKENIZER}"
     return [f"weights of {archive.path}", *lines, told, then]
 
 

@@ -41,7 +41,7 @@ from tqdm import tqdm
 
 from unireason_jax.data import rows
 from unireason_jax.data.bagel.tokens import SampleSpec, tokenize
-from unireason_jax.data.files import KINDS, find_files
+from unireason_jax.data.files import KINDS, find_files, overlooked
 from unireason_jax.data.files.streams import FileRecords, IndexedRecords, Reading, in_shards
 from unireason_jax.data.prepared import shards, shares
 from unireason_jax.data.prepared.folder_report import account
@@ -113,11 +113,11 @@ def main(argv: Sequence[str]) -> None:
         if options.share:
             return
         print(vocabulary.of_folder(paths.of(options.output), options.max_unknown))
-        if sizes != "world":
-            print(_next(options))
         if options.show:
             show(paths.of(options.output), paths.of(options.show), sizes=sizes)
             print(f"drew the first records into {options.show}")
+        if sizes != "world":
+            print(_next(options))
     except (flags.Error, ValueError, OSError, RuntimeError) as error:
         sys.exit(f"prepare: {error}")
 
@@ -263,10 +263,13 @@ def _next(options) -> str:
     """What to do with the folder; a vocabulary of its own fits no released checkpoint."""
     own = "" if options.tokenizer else "; --tokenizer CHECKPOINT/tokenizer, to tune a checkpoint"
     vocabulary = f"(a vocabulary was made of these words{own})\n" if own else ""
-    folder = options.output.rstrip("/")
+    folder, autoencoder = options.output.rstrip("/"), "CHECKPOINT/ae.safetensors"
+    if options.tokenizer:
+        beside = paths.of(options.tokenizer).parent / "ae.safetensors"
+        autoencoder = beside if beside.exists() else autoencoder
     return (
         f"{vocabulary}next: unireason encode --input {folder} --output {folder}_latents "
-        "--vae CHECKPOINT/ae.safetensors"
+        f"--vae {autoencoder}"
     )
 
 
@@ -291,6 +294,8 @@ def _records(options) -> tuple[FileRecords | IndexedRecords, str, dict[str, str]
         raise FileNotFoundError(f"{folder} does not exist; check --images")
     reading = Reading(options.format, PLAIN, options.licence, options.allow_outside)
     found = FileRecords(tuple(find_files(options.input)), reading, folder, options.visits)
+    for line in overlooked(options.input, found.paths):
+        print(line)
     if options.format == "auto" and (form := found.recognised()):
         sizes, style, system = _RELEASED.get(form, _OWN)
         print(f"the first rows are of the format '{form}'")

@@ -192,7 +192,10 @@ def _problem(segment: Segment) -> str | None:
 def _text_problem(segment: Segment) -> str | None:
     if segment.text is not None and not isinstance(segment.text, str):
         return f"field 'text' is {type(segment.text).__name__}; give a string, or None for a hole"
-    if segment.text and _SURROGATE.search(segment.text):
+    if segment.text and (half := _SURROGATE.search(segment.text)):
+        byte = ord(half[0]) - 0xDC00  # as Python keeps bytes that are not UTF-8
+        if 0x80 <= byte <= 0xFF:
+            return f"field 'text' is not UTF-8 (byte 0x{byte:02X}); save its file as UTF-8"
         return "field 'text' has half of a character (a lone surrogate); repair the file's encoding"
     if segment.image is not None or segment.moments is not None:
         return "a text segment carries an image; make it a segment of its own"

@@ -1,6 +1,7 @@
 """Folders of pictures with a text beside each, as people caption them for tuning."""
 
 import json
+import unicodedata
 
 import pytest
 
@@ -25,6 +26,10 @@ def run(folder, *arguments):
     return output
 
 
+def reasons(output):
+    return [json.loads(x)["reason"] for x in (output / "quarantine.jsonl").open()]
+
+
 def test_a_text_beside_a_picture_is_its_caption(tmp_path):
     folder = write(tmp_path / "photos", b="\ufeffa red thing\n", a="ein grünes Ding")
     write(folder / "below", c="a third")
@@ -38,12 +43,67 @@ def test_a_text_beside_a_picture_is_its_caption(tmp_path):
 def test_a_picture_without_words_is_quarantined_and_said(tmp_path, capsys):
     folder = write(tmp_path / "photos", a="a red thing", b=None, c=" ")
     output = run(folder)
-    reasons = [json.loads(x)["reason"] for x in (output / "quarantine.jsonl").open()]
-    assert reasons == [
+    assert reasons(output) == [
         "picture 'b.png' has no caption; write its words into b.txt",
         "field 'text' has no caption with words",
     ]
     assert "2 records quarantined" in capsys.readouterr().out
+
+
+def test_what_stands_in_the_folder_is_read_or_said(tmp_path):
+    folder = write(tmp_path / "photos", a="a red thing", twice="a", Upper=None)
+    (folder / "twice.caption").write_text("b")
+    (folder / "notes.txt").write_text("of the day")
+    (folder / "Upper.TXT").write_text("a second thing")
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (folder / "phone.txt").write_text("a third thing")
+    output = run(folder, "--sizes=world")
+    source = ArrayRecordSource(output)
+    assert {source[n].id for n in range(len(source))} == {"a.png", "Upper.png"}
+    found = reasons(output)
+    assert found[::2] == [
+        "text 'notes.txt' has no picture of its name beside it",
+        "picture 'twice.png' has several texts, twice.caption and twice.txt; keep one",
+    ]
+    assert "phone.heic' is not readable: it is none of PNG" in found[1] and len(found) == 3
+
+
+def test_accents_may_be_kept_either_way(tmp_path):
+    whole, apart = (unicodedata.normalize(form, "häuser") for form in ("NFC", "NFD"))
+    beside = write(tmp_path / "photos", **{apart: None})
+    (beside / f"{whole}.txt").write_text("houses")
+    rows = write(tmp_path / "rows", **{whole: None})
+    row = {"file_name": f"{apart}.png", "text": "houses"}
+    (rows / "metadata.jsonl").write_text(json.dumps(row, ensure_ascii=False))
+    for folder in (beside, rows):
+        source = ArrayRecordSource(run(folder, "--overwrite", "--sizes=world"))
+        assert len(source) == 1 and source[0].segments[0].text == "houses"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("fenêtre".encode("latin-1"), "field 'text' is not UTF-8 (byte 0xEA); save its file as"),
+        ("a window".encode("utf-16"), "b.txt has zero bytes, as UTF-16 has; save it as UTF-8"),
+        ("a window".encode("utf-16-le"), "b.txt has zero bytes, as UTF-16 has; save it as UTF-8"),
+    ],
+)
+def test_words_of_another_encoding_are_said(content, reason, tmp_path):
+    folder = write(tmp_path / "photos", a="a red thing", b="")
+    (folder / "b.txt").write_bytes(content)
+    (found,) = reasons(run(folder, "--sizes=world"))
+    assert found.startswith(reason)
+
+
+def test_texts_that_rows_stand_before_are_told(tmp_path, capsys):
+    folder = write(tmp_path / "photos", a="a red thing", b="a blue thing")
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "red"}')
+    run(folder, "--sizes=world")
+    told = "metadata.jsonl has the rows, so 2 texts beside pictures (a.txt, ...) are not read"
+    assert told in capsys.readouterr().out
+    (folder / "metadata.jsonl").unlink()
+    run(folder, "--sizes=world", "--overwrite")
+    assert "are not read" not in capsys.readouterr().out
 
 
 def test_pictures_alone_are_refused_with_both_ways_out(tmp_path):

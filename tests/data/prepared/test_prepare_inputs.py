@@ -43,7 +43,12 @@ def quarantine(output):
         ("x.jsonl", "{'txt': 'a', 'image_path': 'a.png'}", "write JSON with double quotes"),
         ("x.jsonl", '{"task": "t2i", "promt": "a", "image": "a.png"}', "field 'prompt' is missing"),
         ("x.jsonl", '{"file_nam": "a.png", "text": "a"}', "unknown fields"),
-        ("x.csv", "words,image\na,a.png\n", "unknown fields"),
+        ("x.csv", "words,image\na,a.png\n", "beside it; unknown fields ['words']"),
+        (
+            "x.csv",
+            "text,image\n,a.png\n",
+            "an image without words: give 'text' or 'caption' beside it",
+        ),
         ("x.csv", "a red thing,a.png\n", "has one line, which must be its header"),
         ("x.jsonl", '{"text": "\\u001b[31m\\ud800", "image": "a.png"}', "half of a character"),
         ("x.jsonl", '{"text": "a", "image": "\\ud800\\u001b.png"}', r"\ud800\x1b.png"),
@@ -102,7 +107,7 @@ def test_photographs_do_not_get_the_worlds_sizes_unless_asked_for(tmp_path):
     assert ArrayRecordSource(asked).manifest["sizes"] == "world"
 
 
-def test_photographs_can_be_kept_upright(tmp_path):
+def test_photographs_can_be_kept_upright(tmp_path, capsys):
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
@@ -112,6 +117,8 @@ def test_photographs_can_be_kept_upright(tmp_path):
     (tmp_path / "p.jpg").write_bytes(file.getvalue())
     for upright, size in ((False, (64, 32)), (True, (32, 64))):
         output = run(path, f"--upright={upright}", "--sizes=world", output=f"{upright}")
+        told = "1 records have pictures that EXIF turns; --upright keeps them turned"
+        assert (told in capsys.readouterr().out) is not upright
         source = ArrayRecordSource(output)
         with Image.open(io.BytesIO(source[0].segments[1].image)) as image:
             assert image.size == size

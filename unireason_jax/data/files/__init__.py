@@ -4,7 +4,7 @@ A gzipped file is unpacked from its beginning for every shard that is made of it
 better unpacked once.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from unireason_jax.data.files import base, captioned, json_text, parquet, table, tar
@@ -48,6 +48,17 @@ def find_files(inputs: Iterable[str | Path]) -> list[Path]:
             )
         found += sorted(files)
     return list(dict.fromkeys(found))
+
+
+def overlooked(inputs: Iterable[str | Path], found: Collection[Path]) -> Iterator[str]:
+    """A line for every folder whose captioned pictures are not read, as it holds files of rows."""
+    for folder in map(paths.of, inputs):
+        if folder.is_dir() and folder not in found and (texts := captioned.texts(folder)):
+            rows = next(file for file in found if file.is_relative_to(folder))
+            yield (
+                f"{folder}: {rows.name} has the rows, so {len(texts)} texts beside pictures "
+                f"({texts[0].name}, ...) are not read; move one or the other away"
+            )
 
 
 def _captioned(folder: Path) -> list[Path]:

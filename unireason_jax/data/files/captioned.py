@@ -3,12 +3,16 @@
 A picture becomes a row with `id` and `image` (its path in the folder) and `text`.
 """
 
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 from unireason_jax.data.files.base import LONGEST, Broken, Place, Row, said
 
-PICTURES = frozenset(".jpg .jpeg .png .webp .gif .bmp .tif .tiff .avif .jp2 .ppm".split())
+_OTHERS = ".heic .heif .jxl .tga .svg .dng .cr2 .cr3 .nef .arw"  # refused by name, not overlooked
+PICTURES = frozenset(
+    f".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .jp2 .ppm {_OTHERS}".split()
+)
 TEXTS = (".txt", ".caption")
 
 
@@ -19,35 +23,56 @@ def pictures(folder: Path) -> list[Path]:
 
 def texts(folder: Path) -> list[Path]:
     """The texts that stand beside pictures."""
-    return [text for picture in pictures(folder) if (text := _text_of(picture))]
+    return [text for _, beside in _entries(folder) for text in beside]
 
 
 def places(path: Path, most: int) -> Iterator[tuple[Place, int]]:
-    """Stretches of the pictures, in order."""
-    count = len(pictures(path))
+    """Stretches of the pictures, and of texts without one, in order."""
+    count = len(_entries(path))
     for first in range(0, count, most):
         yield Place(first, 0), min(most, count - first)
 
 
 def rows(path: Path, first: Place, count: int, _) -> Iterator[Row | Broken]:
     """`count` pictures of a folder with their texts, from `first` on."""
-    for picture in pictures(path)[first.row : first.row + count]:
-        name = picture.relative_to(path).as_posix()
-        file = _text_of(picture)
-        if file is None:
-            words = picture.with_suffix(TEXTS[0]).name
+    for file, beside in _entries(path)[first.row : first.row + count]:
+        name = file.relative_to(path).as_posix()
+        if file.suffix.lower() in TEXTS:
+            yield Broken(f"text '{name[:100]}' has no picture of its name beside it")
+        elif not beside:
+            words = file.with_suffix(TEXTS[0]).name
             yield Broken(f"picture '{name[:100]}' has no caption; write its words into {words}")
-            continue
-        try:
-            with file.open("rb") as opened:
-                text = opened.read(LONGEST).decode("utf-8-sig", "surrogateescape").strip()
-        except OSError as error:
-            yield Broken(f"the caption of '{name[:100]}' cannot be read: {said(error)}")
-            continue
-        yield {"id": name, "image": name, "text": text}
+        elif len(beside) > 1:
+            names = " and ".join(text.name for text in beside)
+            yield Broken(f"picture '{name[:100]}' has several texts, {names}; keep one")
+        else:
+            yield _row(name, beside[0])
 
 
-def _text_of(picture: Path) -> Path | None:
-    """The file of a picture's words, if there is one."""
-    found = (picture.with_suffix(suffix) for suffix in TEXTS)
-    return next((file for file in found if file.is_file()), None)
+def _row(name: str, text: Path) -> Row | Broken:
+    """The row of a picture and the file of its words."""
+    try:
+        with text.open("rb") as opened:
+            words = opened.read(LONGEST).decode("utf-8-sig", "surrogateescape").strip()
+    except OSError as error:
+        return Broken(f"the caption of '{name[:100]}' cannot be read: {said(error)}")
+    if "\0" in words:
+        return Broken(f"{text.name} has zero bytes, as UTF-16 has; save it as UTF-8")
+    return {"id": name, "image": name, "text": words}
+
+
+def _entries(folder: Path) -> list[tuple[Path, list[Path]]]:
+    """Pictures with the texts beside each, and texts beside none, sorted."""
+    beside: dict[tuple[Path, str], list[Path]] = {}
+    for text in sorted(file for file in folder.rglob("*") if file.suffix.lower() in TEXTS):
+        if text.is_file():
+            beside.setdefault(_key(text), []).append(text)
+    found = [(picture, beside.get(_key(picture), [])) for picture in pictures(folder)]
+    described = {_key(picture) for picture, _ in found}
+    lone = [text for key, files in beside.items() if key not in described for text in files]
+    return sorted([*found, *((text, []) for text in lone)])
+
+
+def _key(file: Path) -> tuple[Path, str]:
+    """What a picture and its text share: a name looks the same however its accents are kept."""
+    return file.parent, unicodedata.normalize("NFC", file.stem)

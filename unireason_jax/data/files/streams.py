@@ -8,6 +8,7 @@ import itertools
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,7 +109,7 @@ class Reading:
             return data
         if (found := _ADDRESS.match(image)) and found.group(1).lower() not in paths.DRIVERS:
             raise ValueError(f"image {cut(image)} is an address; download it and give its path")
-        path = paths.of(image) if found else paths.of(folder / image)
+        path = paths.of(image) if found else _spelled(folder, image)
         try:
             inside = self.allow_outside or _is_inside(path, folder)
         except ValueError as error:
@@ -140,6 +141,15 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if value and value.keys() <= {"bytes", "path"}:
         return value.get("path") if value.get("bytes") is None else value["bytes"]
     return {key: _plain(one, depth + 1) for key, one in value.items()}
+
+
+def _spelled(folder: Path, image: str) -> Path | paths.Bucket:
+    """A relative path; with its accents kept the other way where only that is there."""
+    path = paths.of(folder / image)
+    if image.isascii() or not isinstance(path, Path) or os.path.lexists(path):
+        return path
+    others = (folder / unicodedata.normalize(form, image) for form in ("NFC", "NFD"))
+    return next((other for other in others if os.path.lexists(other)), path)
 
 
 def _is_inside(path: Path, folder: Path) -> bool:

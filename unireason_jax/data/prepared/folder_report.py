@@ -7,6 +7,7 @@ import numpy as np
 
 from unireason_jax.data.packing.budget_advice import advise_budgets
 from unireason_jax.data.prepared import shards
+from unireason_jax.data.prepared.prepare_job import LYING
 from unireason_jax.data.quarantine import brief
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.storage import arrays
@@ -31,6 +32,7 @@ def account(folder: Path, manifest: dict[str, Any], tokens: int) -> str:
             f"{numbers} tokens at the sizes of '{manifest['sizes']}', "
             f"und:gen {und / gen if gen else float('inf'):.3f}",
             *_advice(folder, table, tokens),
+            *_lying(manifest["counts"].get(LYING, 0)),
             _set_aside(folder, manifest),
         ]
     )
@@ -58,6 +60,11 @@ def _advice(folder: Path, table: np.ndarray, tokens: int) -> list[str]:
             f"{np.sort(table.sum(1))[(len(table) - 1) // 2]:,}; leave it out for shorter rows"
         )
     return lines
+
+
+def _lying(count: int) -> list[str]:
+    """A line about photographs whose EXIF turns them."""
+    return [f"{count} records have pictures that EXIF turns; --upright keeps them turned"][:count]
 
 
 def _set_aside(folder: Path, manifest: dict[str, Any]) -> str:

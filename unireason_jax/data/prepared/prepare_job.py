@@ -10,7 +10,10 @@ from unireason_jax.data.files.base import said
 from unireason_jax.data.files.streams import FileRecords, IndexedRecords, Piece
 from unireason_jax.data.prepared import serialization
 from unireason_jax.data.prepared.shards import Kept, Refused
-from unireason_jax.data.records import Record, RecordError
+from unireason_jax.data.records import Record, RecordError, Segment
+
+LYING = "pictures that EXIF turns"
+"""What records are counted under whose pictures are kept as they are stored, not as looked at."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,13 @@ class Conversion:
         if not any(s.loss != "none" or s.next != "none" for s in record.segments):
             raise RecordError(record.id, None, "nothing in it is learned; set a loss")
         counts = (f"template {record.source}", f"licence {record.licence or 'unknown'}")
+        if not self.upright and any(images.is_turned(s.image) for s in _shown(record)):
+            counts += (LYING,)
         return Kept(serialization.to_bytes(record), lengths(record, self.spec), counts)
+
+
+def _shown(record: Record) -> list[Segment]:
+    return [segment for segment in record.segments if segment.image is not None]
 
 
 def with_images(record: Record, *, upright: bool = False) -> Record:

@@ -48,6 +48,10 @@ def read_row(row: Row, form: str = "auto", visit: int = 0) -> Example | Record:
       RecordError: unknown keys, or contents that cannot be used.
     """
     form = recognised(row) if form == "auto" else form
+    if form is None and any(row.get(key) is not None for key in IMAGES):
+        others = {key: row[key] for key in row if key not in (*IMAGES, "id", "licence")}
+        unknown = f"; unknown fields {names(others)}" if others else ""
+        raise problem(row, f"an image without words: give 'text' or 'caption' beside it{unknown}")
     if form is None:
         raise problem(
             row,
