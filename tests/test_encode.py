@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from configs import own_data
+from tests import photographs
 from unireason_jax import encode as encode_verb
 from unireason_jax.data.bagel import latents
 from unireason_jax.data.bagel.tokens import SampleSpec, tokenize
-from unireason_jax.data.files.streams import IndexedRecords
+from unireason_jax.data.files.streams import FileRecords, IndexedRecords
 from unireason_jax.data.sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource
 from unireason_jax.data.text.tokenizer import load_tokenizer
@@ -107,14 +108,23 @@ def test_an_autoencoders_latents_are_those_of_the_online_path(autoencoder, tmp_p
     assert compared > 1000
 
 
-def test_the_next_command_names_the_config_of_the_pictures_size(autoencoder, tmp_path, monkeypatch):
-    monkeypatch.setitem(SIZES, "bagel_256", SIZES["bagel_256"] | {"codec": SizeCodec(2, 4)})
-    source = IndexedRecords(WorldSource(3, 2, {"t2i": 1}))
-    prepare(source, tmp_path / "pixels", sizes="bagel_256")
-    told = encode(tmp_path / "pixels", tmp_path / "out", Encoder(autoencoder))
-    assert "\nnext: unireason train --config configs/own_data.py:256 --config.data.source=" in told
-    edges = {str(s["latent_resize"].max_size) for s in SIZES.values() if "latent_resize" in s}
-    assert edges == set(own_data.TOKENS)
+@pytest.mark.parametrize(("side", "form"), [(96, 256), (300, 512)])
+def test_the_next_command_names_the_config_of_the_pictures_size(side, form, tmp_path):
+    photographs.write(tmp_path / "photos", side, 1)
+    records = FileRecords((tmp_path / "photos" / "metadata.jsonl",))
+    prepare(records, tmp_path / "pixels", sizes="bagel_512")
+    (tmp_path / "base" / "checkpoints").mkdir(parents=True)
+    source, spec = ArrayRecordSource(tmp_path / "pixels"), SIZES["bagel_512"]
+    encoder = Encoder(spec["codec"], file=str(tmp_path / "base" / "ae.safetensors"))
+    spec = SampleSpec(load_tokenizer(tmp_path / "pixels" / "tokenizer"), **spec)
+    job = encode_verb.Encoding(source, spec, encoder, "float16")
+    told = encode_verb.next_command(job, tmp_path / "out")
+    assert told.startswith(f"next: unireason train --config configs/own_data.py:{form} --workdir")
+    assert told.endswith(f"={tmp_path / 'out'} --config.init_from={tmp_path / 'base'}")
+
+
+def test_the_forms_are_those_of_the_config():
+    assert set(map(str, encode_verb.FORMS)) == set(own_data.TOKENS)
 
 
 def test_interrupted_encoding_goes_on_and_ends_the_same(prepared, tmp_path, monkeypatch):

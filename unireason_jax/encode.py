@@ -49,6 +49,8 @@ from unireason_jax.run import command_line, compile_cache, corpus, drawing_asset
 from unireason_jax.storage import paths
 from unireason_jax.world.basis import PatchBasis
 
+FORMS = (256, 512, 1024)
+"""Pixels of the long edge that `configs/own_data.py` has a form for."""
 _PATIENCE = 30 * 24 * 3600.0  # seconds that a process waits for the slowest one
 
 
@@ -175,11 +177,20 @@ def _encode(folder: Path, output: Path, job: "Encoding", overwrite: bool) -> str
             f"shards of {output}, {manifest['bytes'] / 2**20:.1f} MiB"
         )
         if about["latents"]["codec"] == "Autoencoder":
-            size = f":{job.spec.latent_resize.max_size}" if job.spec.latent_resize else ""
-            source = f"--config.data.source={output} --config.init_from=CHECKPOINT"
-            config = f"--config configs/own_data.py{size} {source}"
-            report += f"\nnext: unireason train {config} --workdir RUN"
+            report += f"\n{next_command(job, output)}"
     return pod.gather(f"finished {output}", report)[0]
+
+
+def next_command(job: "Encoding", output: Path) -> str:
+    """What to do with the latents, by `own_data.py` in the form for pictures of their size."""
+    size = max(drawing_assets.usual_size([job.source], job.spec) or (0,))
+    form = next((form for form in FORMS if size <= form), FORMS[-1])
+    beside = paths.of(job.encoder.file).parent if job.encoder.file else None
+    checkpoint = beside if beside and (beside / "checkpoints").is_dir() else "CHECKPOINT"
+    return (
+        f"next: unireason train --config configs/own_data.py:{form} --workdir RUN "
+        f"--config.data.source={output} --config.init_from={checkpoint}"
+    )
 
 
 def _keep_codec(encoder: "Encoder", output: Path) -> None:

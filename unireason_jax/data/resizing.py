@@ -75,11 +75,6 @@ class Buckets:
                 f"{self}: short must be <= long, and step must divide their difference"
             )
 
-    @property
-    def max_size(self) -> int:
-        """The long edge, by the name that `Resize` has for it."""
-        return self.long
-
     def __call__(self, width: int, height: int, images: int = 1) -> tuple[int, int]:
         """(width, height) of the bucket; the number of `images` plays no part."""
         ratio = max(width, height) / min(width, height)

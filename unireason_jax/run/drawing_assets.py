@@ -4,6 +4,7 @@ import collections
 import json
 import os
 import shutil
+from collections.abc import Iterable
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 from unireason_jax.data import images
 from unireason_jax.data.bagel.latents import check
 from unireason_jax.data.bagel.tokens import LatentCodec, SampleSpec
+from unireason_jax.data.mixture import RecordSource
 from unireason_jax.data.records import Record
 from unireason_jax.data.sizes import SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource, is_prepared
@@ -80,17 +82,21 @@ def keep_size(config: ConfigDict, spec: SampleSpec, workdir: epath.PathLike) -> 
     """Notes at what size the run's records draw their pictures; of the world, its config tells."""
     if config.data.source == "world":
         return
+    if size := usual_size(corpus.make_sources(config, seed=config.data.seed)[0].values(), spec):
+        atomic.write_text(epath.Path(workdir) / PICTURES, json.dumps({"size": size}) + "\n")
+
+
+def usual_size(sources: Iterable[RecordSource], spec: SampleSpec) -> tuple[int, int] | None:
+    """(height, width) in pixels that records draw pictures at most often, by some of them."""
     counts: collections.Counter[tuple[int, int]] = collections.Counter()
-    for source in corpus.make_sources(config, seed=config.data.seed)[0].values():
+    for source in sources:
         step = max(len(source) // _LOOKED_AT, 1)
         for index in range(0, len(source), step)[:_LOOKED_AT]:
             try:
                 counts.update(_sizes(source[index], spec))
             except (ValueError, OSError):
                 continue  # is told where it is trained on
-    if counts:
-        size = counts.most_common(1)[0][0]
-        atomic.write_text(epath.Path(workdir) / PICTURES, json.dumps({"size": size}) + "\n")
+    return counts.most_common(1)[0][0] if counts else None
 
 
 def _sizes(record: Record, spec: SampleSpec) -> list[tuple[int, int]]:
