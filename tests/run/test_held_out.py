@@ -1,6 +1,7 @@
 """A config's held-out records: a folder of their own, or a share of every source."""
 
 import pytest
+from ml_collections import ConfigDict
 
 from unireason_jax.data.files.streams import IndexedRecords
 from unireason_jax.data.sources import WorldSource
@@ -43,6 +44,17 @@ def test_a_share_of_every_group_is_kept_from_training(folder):
     assert all(len(kept[n] | apart[n]) == 30 for n in apart)
     assert corpus.plan_folder(corpus.make_sources(made, seed=0)[0], None) == folder / "edit/plans"
     corpus.check_held_out(made)
+
+
+def test_too_few_records_are_told_with_their_folder(tmp_path):
+    prepare(IndexedRecords(WorldSource(0, 1, {"t2i": 1})), tmp_path / "one", sizes="world")
+    made = config(tmp_path, held_out_share=0.2)
+    made.data.groups = ConfigDict({"one": 1.0})
+    with pytest.raises(
+        ValueError, match=r"one has 1 record\(s\), too few .*held_out_share=0"
+    ) as told:
+        corpus.make_sources(made, seed=0)
+    assert "ArrayRecordSource" not in str(told.value)
 
 
 def test_a_folder_of_held_out_records_goes_before_a_share(folder):

@@ -84,8 +84,9 @@ def part(source: RecordSource, share: float, *, held_out: bool) -> Part:
     if chosen.all():
         chosen = places != places.max()
     if chosen.all() or not chosen.any():
+        name = getattr(source, "folder", repr(source))
         raise ValueError(
-            f"{source!r} has {len(source)} record(s), too few to hold any out; add records, or set "
+            f"{name} has {len(source)} record(s), too few to hold any out; add records, or set "
             "--config.data.held_out_share=0 --config.eval.every=0"
         )
     return Part(source, held_out, np.flatnonzero(chosen == held_out))
