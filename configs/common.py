@@ -92,8 +92,8 @@ def get_config() -> ConfigDict:
             "quotas": {},
             "style": "plain",
             # Of files (prepared folders bring theirs): a tokenizer's folder [the world's words],
-            # the image sizes by name (data/sizes.py) [the world's for the world, else BAGEL's], and
-            # whether images may lie outside of the file's folder.
+            # image sizes by name (data/image_sizes.py) [the world's for the world, else BAGEL's],
+            # and whether images may lie outside of the file's folder.
             "tokenizer": "",
             "sizes": "",
             "allow_outside": False,

@@ -13,7 +13,7 @@ from unireason_jax import encode as encode_verb
 from unireason_jax.data.bagel import latents
 from unireason_jax.data.bagel.tokens import SampleSpec, tokenize
 from unireason_jax.data.files.streams import FileRecords, IndexedRecords
-from unireason_jax.data.sizes import SIZES, SizeCodec
+from unireason_jax.data.image_sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource
 from unireason_jax.data.text.tokenizer import load_tokenizer
 from unireason_jax.encode import Encoder, encode

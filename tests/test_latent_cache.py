@@ -18,9 +18,9 @@ from PIL import Image
 from launch.local import LocalJob
 from tests import released_files
 from unireason_jax import encode, prepare, train
+from unireason_jax.data.image_sizes import SIZES
 from unireason_jax.data.prepared import serialization
 from unireason_jax.data.resizing import Resize
-from unireason_jax.data.sizes import SIZES
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.run import configuration
 from unireason_jax.run.configuration import ConfigError

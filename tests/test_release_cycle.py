@@ -8,8 +8,8 @@ from PIL import Image
 
 from tests.released_files import write_autoencoder
 from unireason_jax import convert, encode, prepare, train
+from unireason_jax.data.image_sizes import SIZES, SizeCodec
 from unireason_jax.data.resizing import Resize
-from unireason_jax.data.sizes import SIZES, SizeCodec
 from unireason_jax.models import functional, huggingface
 from unireason_jax.models.archive import Archive
 from unireason_jax.models.config import VAEConfig, variant

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.data import official_rows
 from unireason_jax import new, prepare
-from unireason_jax.data.sizes import SIZES
+from unireason_jax.data.image_sizes import SIZES
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.data.templates import TEMPLATES
 from unireason_jax.data.templates.official import FORMATS

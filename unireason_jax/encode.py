@@ -36,11 +36,11 @@ from ml_collections import config_flags
 
 from unireason_jax.data.bagel import latents
 from unireason_jax.data.bagel.tokens import LatentCodec, SampleSpec, latent_pixels, lengths
+from unireason_jax.data.image_sizes import SIZES
 from unireason_jax.data.prepared import serialization, shards, shares
 from unireason_jax.data.prepared.shards import Kept
 from unireason_jax.data.prepared.shares import Share
 from unireason_jax.data.records import Record
-from unireason_jax.data.sizes import SIZES
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.data.text.tokenizer import load_tokenizer
 from unireason_jax.models import vae

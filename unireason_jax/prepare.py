@@ -43,12 +43,12 @@ from unireason_jax.data import rows
 from unireason_jax.data.bagel.tokens import SampleSpec, tokenize
 from unireason_jax.data.files import KINDS, find_files, overlooked
 from unireason_jax.data.files.streams import FileRecords, IndexedRecords, Reading, in_shards
+from unireason_jax.data.image_sizes import SIZES, row_tokens
 from unireason_jax.data.prepared import shards, shares
 from unireason_jax.data.prepared.folder_report import account
-from unireason_jax.data.prepared.prepare_job import Conversion
+from unireason_jax.data.prepared.record_conversion import Conversion
 from unireason_jax.data.prepared.shares import Share
 from unireason_jax.data.rows import Budgets
-from unireason_jax.data.sizes import SIZES, row_tokens
 from unireason_jax.data.sources import ArrayRecordSource, WorldSource
 from unireason_jax.data.templates import PLAIN, STYLES
 from unireason_jax.data.templates.official import FORMATS

@@ -13,10 +13,10 @@ from PIL import Image
 
 from unireason_jax.data.bagel.tokens import SampleSpec, lengths, tokenize
 from unireason_jax.data.files.streams import IndexedRecords, Reading
+from unireason_jax.data.image_sizes import SIZES, SizeCodec
 from unireason_jax.data.prepared import serialization
 from unireason_jax.data.quarantine import Quarantine
 from unireason_jax.data.records import Record, RecordError, Segment
-from unireason_jax.data.sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource, JsonSource, WorldSource, open_source
 from unireason_jax.data.templates import Style
 from unireason_jax.data.text.tokenizer import Qwen2Tokenizer, SentencePieceTokenizer

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from unireason_jax.endpoints import chat, drawing, rewards
+from unireason_jax.endpoints import chat, drawing, reward_client
 from unireason_jax.endpoints.billing import Budget, Sent, tokens
 from unireason_jax.endpoints.calls import CallJournal
 from unireason_jax.endpoints.failures import CallFailure
@@ -323,7 +323,7 @@ def test_a_picture_of_another_size_is_refused(serve):
 )
 def test_rewards_are_finite_numbers_one_a_picture(raw, found, scores):
     server = raw(lambda handler: reply(handler, body=json.dumps(found).encode()))
-    client = rewards.RewardClient(Endpoint(url=server.url, wait=0.01))
+    client = reward_client.RewardClient(Endpoint(url=server.url, wait=0.01))
     try:
         if scores is None:
             with pytest.raises(CallFailure, match="finite numbers"):

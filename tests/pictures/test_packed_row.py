@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from unireason_jax.data.bagel.tokens import SampleSpec, tokenize
+from unireason_jax.data.image_sizes import SizeCodec
 from unireason_jax.data.rows import Budgets, assemble
 from unireason_jax.data.samples import LATENT, TEXT, VIT
-from unireason_jax.data.sizes import SizeCodec
 from unireason_jax.data.sources import WorldSource
 from unireason_jax.data.text.tokenizer import SentencePieceTokenizer
 from unireason_jax.pictures import splits

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unireason_jax.rules import advantages, policy_losses
+from unireason_jax.rules import advantages, policy_losses, rewards
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def test_malformed_is_never_positive():
     ],
 )
 def test_what_a_trajectory_earns(scores, premature, wanted):
-    assert advantages.trajectory_reward(scores, premature=premature) == pytest.approx(wanted)
+    assert rewards.trajectory_reward(scores, premature=premature) == pytest.approx(wanted)
 
 
 def test_the_clipped_flow_loss():

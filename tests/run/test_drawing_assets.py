@@ -11,7 +11,7 @@ from unireason_jax import encode as encode_verb
 from unireason_jax.data import resizing
 from unireason_jax.data.bagel.latents import probe
 from unireason_jax.data.files.streams import IndexedRecords
-from unireason_jax.data.sizes import SIZES, SizeCodec
+from unireason_jax.data.image_sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import WorldSource
 from unireason_jax.models import vae
 from unireason_jax.models.config import VAEConfig

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unireason_jax.proof.verdicts import Report
-from unireason_jax.rules import advantages, policy_losses, stochastic_steps
+from unireason_jax.rules import advantages, policy_losses, rewards, stochastic_steps
 
 MARK = "rl_values.json"
 """The file that makes a folder one of recorded formulas of reinforcement."""
@@ -103,16 +103,16 @@ def _replay(case: Case, recorded: Case) -> Values:
 
 
 def _groups(case: Case, recorded: Case) -> Values:
-    rewards, log_ratio = _arrays(case, ("rewards", "log_ratio"))
+    given, log_ratio = _arrays(case, ("rewards", "log_ratio"))
     raw = {
-        name: advantages.group_advantages(rewards, scale=scale, clip=clip)
+        name: advantages.group_advantages(given, scale=scale, clip=clip)
         for name, scale, clip in (
             ("adv_std1e_4", "std", np.inf),
             ("adv_mean", "none", np.inf),
             ("adv_umm", "floored_std", 1.0),
         )
     }
-    clipped = advantages.group_advantages(rewards, scale="std", clip=case["adv_clip"])
+    clipped = advantages.group_advantages(given, scale="std", clip=case["adv_clip"])
     loss = jnp.mean(policy_losses.clipped_ratio(log_ratio, clipped, case["clip"]))
     return raw | {"loss": loss}
 
@@ -132,7 +132,7 @@ def _text(case: Case, recorded: Case) -> Values:
 
 def _umm(case: Case, recorded: Case) -> Values:
     premature = bool(case["premature_done"])
-    return {"R": advantages.trajectory_reward(case["q"], premature=premature)}
+    return {"R": rewards.trajectory_reward(case["q"], premature=premature)}
 
 
 CHECKS: dict[str, Callable[[Case, Case], Values]] = {

@@ -14,7 +14,7 @@ import numpy as np
 from unireason_jax.endpoints.failures import CallFailure
 from unireason_jax.reinforcement.rollouts import Trajectory
 from unireason_jax.reinforcement.settings import Policy
-from unireason_jax.rules.advantages import trajectory_reward
+from unireason_jax.rules.rewards import trajectory_reward
 from unireason_jax.run.configuration import ConfigError
 from unireason_jax.world import language
 from unireason_jax.world.grading import grade
@@ -50,7 +50,7 @@ Reward = Callable[[Sequence[Trajectory]], list[Score | None]]
 def worth(trajectory: Trajectory, score: Score, penalty: float) -> float:
     """The reward of a scored trajectory; `penalty` is that of stopping at a wrong picture.
 
-    See `rules.advantages.trajectory_reward`.
+    See `rules.rewards.trajectory_reward`.
     """
     premature = trajectory.trace.ended == "stop" and not score.passed[-1]
     return trajectory_reward(score.images, premature=premature, penalty=penalty)
@@ -67,7 +67,7 @@ def of(policy: Policy) -> Reward:
         return world
     from pydantic import ValidationError
 
-    from unireason_jax.endpoints.rewards import RewardClient
+    from unireason_jax.endpoints.reward_client import RewardClient
     from unireason_jax.endpoints.settings import Endpoint
 
     told = policy.reward
@@ -86,7 +86,8 @@ class Service:
     asked about before (a draft that siblings share) is not asked about again.
 
     Args:
-      client: (prompt, images, metadata) -> rewards by name, as `endpoints.rewards.RewardClient`.
+      client: (prompt, images, metadata) -> rewards by name, as
+        `endpoints.reward_client.RewardClient`.
       right: reward from which an image counts as right.
       concurrency: trajectories in flight.
     """

@@ -49,7 +49,7 @@ class RewardConfig:
     """Who judges.
 
     Attributes:
-      url: of a reward service (`endpoints.rewards`); empty for the world's exact judge.
+      url: of a reward service (`endpoints.reward_client`); empty for the world's exact judge.
       key: name of the environment variable that holds its key; empty for none.
       concurrency: most calls in flight.
       right: reward from which an image counts as right.

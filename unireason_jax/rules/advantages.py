@@ -1,14 +1,10 @@
 """From rewards to advantages: what a sample of a group is worth beside its siblings."""
 
-import itertools
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 
 SCALES = ("std", "floored_std", "none")
 STD_EPSILON, STD_FLOOR = 1e-4, 0.1
-PROGRESS, DAMAGE, PREMATURE = 0.3, 0.5, 0.5
 MALFORMED = 0.5
 
 
@@ -43,26 +39,3 @@ def penalise_malformed(advantages: jax.Array, malformed: jax.Array) -> jax.Array
     """
     worse = jnp.maximum(jnp.minimum(advantages, 0) - MALFORMED, -1)
     return jnp.where(malformed, worse, advantages)
-
-
-def trajectory_reward(
-    scores: Sequence[float], *, premature: bool, penalty: float = PREMATURE
-) -> float:
-    """What a trajectory of images earns (UMM-Reflection).
-
-    The last score, plus 0.3 for all progress, plus 0.3 for progress beside the largest step of it,
-    minus 0.5 for all damage, minus 0.5 for saying done while the picture is wrong. Damage weighs
-    more than progress, so that breaking and repairing does not pay.
-
-    Args:
-      scores: of the images in order, the first draft's first; in [0, 1], at least one.
-      premature: the model stopped at a wrong picture.
-      penalty: what that costs.
-    """
-    steps = [after - before for before, after in itertools.pairwise(scores)]
-    gains = [step for step in steps if step > 0]
-    progress = sum(gains)
-    further = progress - max(gains, default=0.0)
-    damage = -sum(step for step in steps if step < 0)
-    earned = scores[-1] + PROGRESS * (progress + further) - DAMAGE * damage
-    return earned - penalty * premature

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 from unireason_jax.data import images
 from unireason_jax.data.bagel.latents import check
 from unireason_jax.data.bagel.tokens import LatentCodec, SampleSpec
+from unireason_jax.data.image_sizes import SizeCodec
 from unireason_jax.data.mixture import RecordSource
 from unireason_jax.data.records import Record
-from unireason_jax.data.sizes import SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource, is_prepared
 from unireason_jax.models import vae
 from unireason_jax.run import corpus

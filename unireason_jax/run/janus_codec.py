@@ -6,9 +6,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from unireason_jax.data.bagel.tokens import SampleSpec
+from unireason_jax.data.image_sizes import SizeCodes
 from unireason_jax.data.janus.pictures import Square
 from unireason_jax.data.resizing import Buckets
-from unireason_jax.data.sizes import SizeCodes
 from unireason_jax.data.text.tokenizer import Tokenizer
 from unireason_jax.models.janus import release
 from unireason_jax.models.janus.config import JanusConfig, VQConfig

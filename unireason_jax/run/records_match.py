@@ -16,7 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from unireason_jax.data.bagel import latents
-from unireason_jax.data.sizes import SizeCodec
+from unireason_jax.data.image_sizes import SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.data.text.tokenizer import (
     Qwen2Tokenizer,

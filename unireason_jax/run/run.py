@@ -21,9 +21,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from unireason_jax.data.bagel.tokens import LatentCodec, SampleSpec
+from unireason_jax.data.image_sizes import SizeCodec
 from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.data.rows import Budgets, row_spec
-from unireason_jax.data.sizes import SizeCodec
 from unireason_jax.data.text.tokenizer import Tokenizer, load_tokenizer
 from unireason_jax.models import functional, vae
 from unireason_jax.models.config import ModelConfig
@@ -103,8 +103,8 @@ class Run:
     def load(cls, workdir: epath.PathLike) -> "Run":
         """The run that was saved in a directory, or that a converted folder stands for.
 
-        Images are resized by BAGEL's rules, or by those of `data.sizes.SMALLER` where the run was
-        trained at these; the world's are taken as they are.
+        Images are resized by BAGEL's rules, or by those of `data.image_sizes.SMALLER` where the
+        run was trained at these; the world's are taken as they are.
 
         Raises:
           FileNotFoundError: the directory is not that of a training run.

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from unireason_jax.data.bagel import latents
 from unireason_jax.data.bagel.tokens import LatentCodec, SampleSpec
+from unireason_jax.data.image_sizes import SIZES, SMALLER, SizeCodec
 from unireason_jax.data.resizing import Resize
-from unireason_jax.data.sizes import SIZES, SMALLER, SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.data.text import vocabulary
 from unireason_jax.data.text.tokenizer import Tokenizer, load_tokenizer, world_tokenizer

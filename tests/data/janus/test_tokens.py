@@ -7,12 +7,12 @@ import pytest
 
 from unireason_jax.data import record_tokens
 from unireason_jax.data.bagel.tokens import SampleSpec
+from unireason_jax.data.image_sizes import SizeCodes
 from unireason_jax.data.janus import prompts, script
 from unireason_jax.data.janus.pictures import Square
 from unireason_jax.data.janus.tokenizer import JanusTokenizer
 from unireason_jax.data.records import Record, RecordError, Segment
 from unireason_jax.data.rows import Budgets, assemble, row_spec
-from unireason_jax.data.sizes import SizeCodes
 from unireason_jax.data.templates import to_record
 from unireason_jax.data.text.tokenizer import world_tokenizer
 from unireason_jax.rules.visibility import dense

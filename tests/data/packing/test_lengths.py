@@ -5,11 +5,11 @@ import numpy as np
 from tests.data.toy_records import ToySource, toy_spec
 from unireason_jax.data.bagel.tokens import SampleSpec
 from unireason_jax.data.bagel.tokens import lengths as record_lengths
+from unireason_jax.data.image_sizes import SIZES
 from unireason_jax.data.mixture import mix
 from unireason_jax.data.packing import lengths as lengths_room
 from unireason_jax.data.packing.lengths import measure
 from unireason_jax.data.quarantine import Quarantine
-from unireason_jax.data.sizes import SIZES
 from unireason_jax.data.sources import WorldSource
 from unireason_jax.data.text.tokenizer import world_tokenizer
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from unireason_jax import prepare
 from unireason_jax.data.bagel.tokens import SampleSpec, lengths
-from unireason_jax.data.sizes import SIZES, SizeCodec
+from unireason_jax.data.image_sizes import SIZES, SizeCodec
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.data.text.tokenizer import load_tokenizer
 

@@ -5,7 +5,7 @@ import pytest
 
 from tests.world.test_parser import blur, dropout, noise
 from unireason_jax.data.bagel.tokens import SampleSpec, lengths
-from unireason_jax.data.sizes import SIZES
+from unireason_jax.data.image_sizes import SIZES
 from unireason_jax.data.sources import WorldSource
 from unireason_jax.data.text.tokenizer import world_tokenizer
 from unireason_jax.world import tasks

@@ -7,7 +7,7 @@ import numpy as np
 
 from unireason_jax.data.packing.budget_advice import advise_budgets
 from unireason_jax.data.prepared import shards
-from unireason_jax.data.prepared.prepare_job import LYING
+from unireason_jax.data.prepared.record_conversion import LYING
 from unireason_jax.data.quarantine import brief
 from unireason_jax.data.sources import ArrayRecordSource
 from unireason_jax.storage import arrays

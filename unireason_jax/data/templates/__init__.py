@@ -13,7 +13,7 @@ from unireason_jax.data.templates import irg
 from unireason_jax.data.templates.generation import edit, t2i, think_edit, think_t2i, uni_edit
 from unireason_jax.data.templates.hops import multi_edit
 from unireason_jax.data.templates.interleaved import answer, interleaved, think_interleaved
-from unireason_jax.data.templates.process import process, process_alignment, process_conflict
+from unireason_jax.data.templates.process_driven import process, process_alignment, process_conflict
 from unireason_jax.data.templates.refinement import refine_edit, refine_t2i, rethink_t2i
 from unireason_jax.data.templates.segments import Example
 from unireason_jax.data.templates.style import PLAIN, STYLE_OF, STYLES, Style
