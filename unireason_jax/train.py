@@ -368,6 +368,7 @@ def rehearse(run: Run, pipeline: Pipeline | None, workdir: epath.Path, told: Seq
         wrong = wrong or [str(error)]
     if wrong:
         raise SystemExit("\n".join(f"error: {line}" for line in wrong))
+    print("next: the same command without --dry_run")
 
 
 def dry_run(run: Run, pipeline: Pipeline | None, workdir: epath.Path) -> None:

@@ -106,6 +106,18 @@ def test_texts_that_rows_stand_before_are_told(tmp_path, capsys):
     assert "are not read" not in capsys.readouterr().out
 
 
+def test_a_folder_behind_a_link_is_told(tmp_path, capsys):
+    folder = write(tmp_path / "photos", a="a red thing")
+    write(tmp_path / "elsewhere", b="a blue thing")
+    (folder / "more").symlink_to(tmp_path / "elsewhere")
+    assert len(ArrayRecordSource(run(folder, "--sizes=world"))) == 1
+    link = folder / "more"
+    told = f"{link} is a link to a folder, which is not followed; add ,{link} to --input"
+    assert told in capsys.readouterr().out
+    both = run(folder, f"--input={folder},{link}", "--sizes=world", "--overwrite")
+    assert len(ArrayRecordSource(both)) == 2
+
+
 def test_pictures_alone_are_refused_with_both_ways_out(tmp_path):
     folder = write(tmp_path / "photos", a=None, b=None)
     with pytest.raises(SystemExit) as error:

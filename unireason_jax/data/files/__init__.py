@@ -4,6 +4,7 @@ A gzipped file is unpacked from its beginning for every shard that is made of it
 better unpacked once.
 """
 
+import os
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -51,14 +52,26 @@ def find_files(inputs: Iterable[str | Path]) -> list[Path]:
 
 
 def overlooked(inputs: Iterable[str | Path], found: Collection[Path]) -> Iterator[str]:
-    """A line for every folder whose captioned pictures are not read, as it holds files of rows."""
+    """A line for what is in the folders and is not read: links to other folders, and captioned
+    pictures where there are files of rows."""
     for folder in map(paths.of, inputs):
-        if folder.is_dir() and folder not in found and (texts := captioned.texts(folder)):
+        if not folder.is_dir():
+            continue
+        for link in _linked(folder):
+            yield f"{link} is a link to a folder, which is not followed; add ,{link} to --input"
+        if folder not in found and (texts := captioned.texts(folder)):
             rows = next(file for file in found if file.is_relative_to(folder))
             yield (
                 f"{folder}: {rows.name} has the rows, so {len(texts)} texts beside pictures "
                 f"({texts[0].name}, ...) are not read; move one or the other away"
             )
+
+
+def _linked(folder: Path) -> Iterator[str]:
+    """Links to folders in a folder and those below it."""
+    for above, names, _ in os.walk(folder) if isinstance(folder, Path) else ():
+        links = (os.path.join(above, name) for name in sorted(names))
+        yield from filter(os.path.islink, links)
 
 
 def _captioned(folder: Path) -> list[Path]:
