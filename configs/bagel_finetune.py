@@ -8,7 +8,9 @@ Data:     `unireason prepare --format bagel_t2i|bagel_edit|bagel_vlm --tokenizer
           checkpoints/bagel/ae.safetensors`. Questions get edits' ViT sizes, 224 to 518 pixels; the
           release reads them at 378 to 980.
 Hardware: 14.6 B parameters, their moments and their average take 217 GiB in float32, gradients
-          54 GiB more, shared out over the mesh.
+          54 GiB more, shared out over the mesh. As it is: a v5p-16, a v6e-16, four chips of tpu7x
+          or 8 GPUs of 80 GB, with --config.mesh.preset; where more than 8 devices hold a row each,
+          --config.data.rows (launch/README.md, "Which recipe fits where").
 Time:     not measured. The release names no number of steps either.
 Result:   the release starts at loss/flow near 0.40 and loss/ce of 0.55 to 1.34 on its toy data.
 Twin:     configs/world_twin.py:bagel_finetune trains the same recipe on a CPU.

@@ -4,7 +4,8 @@ Command:  python -m unireason_jax.train --config=configs/irg_stage1.py --workdir
           (--dry_run first)
 Data:     `unireason prepare --format irg --tokenizer checkpoints/bagel/tokenizer` for each lesson,
           then `unireason encode --config` as in configs/bagel_finetune.py.
-Hardware: the release trained on 8 GPUs; see configs/unireason_stage2.py for the memory.
+Hardware: the release trained on 8 GPUs. As it is: a v5p-16 (compiled, 65 GiB of a chip's 96), four
+          chips of tpu7x or 8 GPUs of 80 GB, with --config.mesh.preset (launch/README.md).
 Time:     not measured; 2000 steps in the paper.
 Result:   weights for configs/irg_stage2.py.
 Twin:     configs/world_twin.py:irg_stage1 trains the same recipe on a CPU.

@@ -6,7 +6,9 @@ Command:  python -m unireason_jax.train --config=configs/unireason_stage1.py
 Data:     `unireason prepare --format unireason --tokenizer checkpoints/bagel/tokenizer` for each
           group, then `unireason encode --config` as in configs/bagel_finetune.py.
 Hardware: half of the parameters train, so moments, average and gradients take half of stage 2's
-          memory. The paper does not name its hardware.
+          memory. As it is: 64 devices of 80 GB or more (a v5p-128, 64 H100) with
+          --config.mesh.preset; on fewer --config.train.microbatches, on smaller ones
+          --config.mesh.context (launch/README.md). The paper does not name its hardware.
 Time:     not measured; 30,000 steps in the paper.
 Result:   weights for configs/unireason_stage2.py.
 Twin:     configs/world_twin.py:unireason_stage1 trains the same recipe on a CPU.

@@ -6,7 +6,9 @@ Command:  python -m unireason_jax.train --config=configs/unireason_stage2.py
 Data:     `unireason prepare --format unireason --tokenizer checkpoints/bagel/tokenizer` for each
           group, then `unireason encode --config` as in configs/bagel_finetune.py.
 Hardware: the release trained on 64 GPUs. Parameters, moments, average and gradients take 272 GiB in
-          float32, shared out over the mesh.
+          float32, shared out over the mesh. As it is: 64 devices of 80 GB or more (a v5p-128, 64
+          H100) with --config.mesh.preset; on fewer --config.train.microbatches, on smaller ones
+          --config.mesh.context (launch/README.md, "Which recipe fits where").
 Time:     not measured; 10,000 steps.
 Result:   the paper reports WISE 0.78, KRIS 68.2, UniREditBench 70.1, GenEval 0.90 (tables 1 to 5).
 Twin:     configs/world_twin.py:unireason_stage2 trains the same recipe on a CPU.
