@@ -121,3 +121,17 @@ def test_arrays_whose_chunks_have_none_are_read_back(tmp_path, every_file, monke
     facts = checkpoint.read_manifest(step)["files"]
     assert all(len(fact) == 2 and isinstance(fact[1], int) for fact in facts.values())
     assert not checkpoint_chunks.are_checked(step / "params")
+
+
+def test_processes_share_the_reading_of_the_chunks(tmp_path):
+    save_two(tmp_path)
+    part = tmp_path / "checkpoints" / "20" / "params"
+    victim = next(p for p in chunk_files(tmp_path / "checkpoints" / "20") if "params" in str(p))
+    damage(victim, "bit flipped")
+    shares = [checkpoint_chunks.faults(part, slice(n, None, 2)) for n in range(2)]
+    (told,) = checkpoint_chunks.faults(part)
+    assert sorted(shares) == [[], [told]] and victim.name in told
+    # A database that cannot be opened is a fault, too, and no traceback.
+    (part / "manifest.ocdbt").write_bytes(b"nothing")
+    (told,) = checkpoint_chunks.faults(part)
+    assert told.startswith(f"{part}: its arrays cannot be read (")

@@ -3,7 +3,8 @@
 Orbax keeps arrays as zarr3 in an OCDBT database (https://google.github.io/tensorstore/kvstore/
 ocdbt), with a checksum of the tree and of the index of a shard, none of what is in a chunk. Here
 every chunk ends in a CRC-32C as well, by a codec that is part of zarr3: whoever loads the arrays
-compares it, and no save has to be read back to know what was written.
+compares it, and no save has to be read back to know what was written. What no load reads, such as
+nodes of the tree that newer ones replaced, is not compared.
 """
 
 import collections
