@@ -35,9 +35,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SIDE, ROUNDS = 4, 3
 ERRORS = Errors(draft=0.6, verify=0.05, edit=0.1, judge=0.05)
 FAULTS = dict.fromkeys(("429", "500", "cut", "malformed", "refusal", "usage"), 0.01)
-TRAINING = {
+TRAINING = {  # rows of one size, so that all twins share a compiled step
     "data.rows": 3,
-    "data.tokens": 640,
+    "data.budgets.text": 256,
+    "data.budgets.vit": 128,
+    "data.budgets.latent": 192,
     "data.workers": 0,
     "optim.lr": 1e-3,
     "optim.warmup_steps": 50,
@@ -49,8 +51,8 @@ TRAINING = {
 
 
 def given_drafts(exam: Exam, count: int) -> dict[str, Groups]:
-    """Given drafts of held-out prompts after the last round: the faulty ones and the right ones."""
-    examples = exam.requests("refine_t2i", [None], count, held_out=True)
+    """Given drafts after the last round, half of them faulty: twice as many as the count."""
+    examples = exam.requests("refine_t2i", [None], 2 * count, held_out=True)
     requests = [asked(e, "prompt", "explanation", "draft", rounds=ROUNDS) for e in examples]
     traces = exam.traces("refine_t2i", requests, ROUNDS)
     judged = [looks.judge(trace, e["requirement"]) for e, trace in zip(examples, traces)]
@@ -153,9 +155,9 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--twin", choices=TWINS, action="append", help="default: all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--items", type=int, default=2000, help="seeds of every recipe")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--prompts", type=int, default=192, help="held out, for every twin")
+    parser.add_argument("--items", type=int, default=2000, help="seeds of a recipe")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--prompts", type=int, default=128, help="held out, for a twin")
     given = parser.parse_args()
     given.start = given.start.absolute()
     folder = given.out.absolute() / str(given.seed)
