@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_SELDOM = 20_000  # objects that come before those that are not needed are looked for
+_SELDOM = 100_000  # objects that come before those that are not needed are looked for
 
 
 def finish(work: Coroutine[Any, Any, Any]) -> Any:

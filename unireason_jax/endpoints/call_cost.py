@@ -2,8 +2,13 @@
 
 Both ask a loopback server in a process of its own, which takes a fixed time for an answer and
 otherwise does nothing. "share" is calls a second of those that so many in flight could reach at
-best; "cpu_ms" is the client's processor time a call. One machine carries client and server, so
-the shares of both say what the machine can do, and "ratio" what our client leaves of it.
+best; "cpu_ms" is the client's processor time a call, "server_ms" the server's. One machine carries
+client and server, so the shares of both say what the machine can do, and "ratio" what our client
+leaves of it.
+
+All answers of so equal a server come nearly at once, and so do the calls after them: while a client
+works on such a wave, little else is on its way. "in_step" is its share if nothing were, so if
+processor time and the server's added up; `--seconds 0.5` shows a client that has time.
 """
 
 import asyncio
@@ -42,14 +47,18 @@ def run(
       rounds: of each client.
 
     Returns:
-      "ours" and "bare": {"share", "cpu_ms"}; "ratio": of their shares; "most": the most
-      calls that the server had at a time; "grown_kib": memory that the first round of ours added.
+      "ours" and "bare": {"share", "cpu_ms", "in_step"}; "ratio": of their shares; "most": the most
+      calls that the server had at a time; "server_ms": its processor time a call, of both clients;
+      "grown_kib": memory that the first round of ours added.
     """
     if min(calls, in_flight, rounds) < 1 or seconds <= 0:
         raise ValueError("--calls, --in_flight, --rounds and --seconds must be > 0")
-    with tempfile.TemporaryDirectory() as folder, _server(seconds) as (url, most):
+    with tempfile.TemporaryDirectory() as folder, _server(seconds) as (url, told):
         found = finish(_measure(url, CallJournal(folder), calls, in_flight, seconds, rounds))
-        return {"calls": calls, "in_flight": in_flight, "seconds": seconds, **found, "most": most()}
+        for way in ("ours", "bare"):
+            wave = in_flight * found[way]["cpu_ms"] / 1e3
+            found[way]["in_step"] = round(seconds / (seconds + wave), 3)
+        return {"calls": calls, "in_flight": in_flight, "seconds": seconds, **found, **told()}
 
 
 async def _measure(
@@ -115,12 +124,12 @@ def _bare(session: aiohttp.ClientSession, url: str, in_flight: int) -> Ask:
 
 
 @contextmanager
-def _server(seconds: float) -> Iterator[tuple[str, Callable[[], int]]]:
-    """Address of a server in a process of its own, and what ends it and tells its most calls."""
+def _server(seconds: float) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Address of a server in a process of its own, and what ends it and tells how it went."""
     command = [sys.executable, "-m", "unireason_jax.endpoints.call_cost", str(seconds)]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
-        yield child.stdout.readline().strip(), lambda: int(child.communicate()[0])
+        yield child.stdout.readline().strip(), lambda: json.loads(child.communicate()[0])
     finally:
         child.kill()
         child.wait()
@@ -129,7 +138,7 @@ def _server(seconds: float) -> Iterator[tuple[str, Callable[[], int]]]:
 class _Answering(asyncio.Protocol):
     """As much of HTTP/1.1 as the two clients need: every request is answered after a while."""
 
-    flying = most = 0  # of all connections
+    flying = most = calls = 0  # of all connections
 
     def __init__(self, seconds: float):
         self._seconds, self._came = seconds, b""
@@ -148,6 +157,7 @@ class _Answering(asyncio.Protocol):
             return
         self._came = b""
         _Answering.flying += 1
+        _Answering.calls += 1
         _Answering.most = max(_Answering.most, _Answering.flying)
         asyncio.get_running_loop().call_later(self._seconds, self._answer)
 
@@ -161,8 +171,10 @@ async def _serve(seconds: float) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Answering(seconds), "127.0.0.1", 0, backlog=1024)
     print("http://{}:{}/v1".format(*server.sockets[0].getsockname()), flush=True)
+    before = time.process_time()
     await loop.run_in_executor(None, sys.stdin.read)
-    print(_Answering.most, flush=True)
+    each = (time.process_time() - before) / max(_Answering.calls, 1)
+    print(json.dumps({"most": _Answering.most, "server_ms": round(each * 1e3, 3)}), flush=True)
 
 
 if __name__ == "__main__":
