@@ -142,6 +142,37 @@ def test_a_folder_whose_name_is_too_long(servers, tmp_path, capsys):
     assert "--out" in said and "nothing can be written there (File name too long)" in said
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("records.jsonl", "'records.jsonl' is a folder there"),
+        ("report.md", "'report.md' is a folder there"),
+        ("examples.png", "'examples.png' is a folder there"),
+        ("calls.jsonl", "'calls.jsonl' is a folder there"),
+        ("pictures", "'pictures' is no folder there"),
+    ],
+)
+def test_a_folder_that_has_something_else_by_a_name_of_the_run(
+    servers, tmp_path, capsys, name, words
+):
+    (tmp_path / "out").mkdir()
+    if name == "pictures":
+        (tmp_path / "out" / name).write_text("x")
+    else:
+        (tmp_path / "out" / name).mkdir()
+    assert words in dry(capsys, servers, tmp_path)
+
+
+def test_a_file_that_is_no_journal_is_left_as_it_is(servers, tmp_path):
+    config = agents.write(tmp_path, servers["refine_t2i"])
+    (tmp_path / "out").mkdir()
+    file = tmp_path / "out" / "calls.jsonl"
+    file.write_bytes(b'{"mine": 1}')  # without an end of line, as a crash could leave a journal
+    with pytest.raises(ValueError, match=r"calls\.jsonl: not a journal"):
+        agents.run(config, tmp_path / "out")
+    assert file.read_bytes() == b'{"mine": 1}' and not servers["refine_t2i"].calls
+
+
 def test_a_picture_whose_name_is_too_long(tmp_path, capsys):
     servers = {"uni_edit": agents.serve(1, recipe="uni_edit")}
     try:

@@ -11,6 +11,7 @@ from unireason_jax.endpoints.pictures import kind_of
 from unireason_jax.storage import atomic, paths
 from unireason_jax.storage.indexed import IndexedJournal
 
+CALLS, PICTURES = "calls.jsonl", "pictures"  # in a journal's folder
 _SETTINGS = {"calls": 1}
 
 
@@ -76,7 +77,7 @@ class CallJournal:
 
     def place(self, name: str) -> Path:
         """Where the picture of this name lies."""
-        return self.folder / "pictures" / name[:2] / name
+        return self.folder / PICTURES / name[:2] / name
 
 
 def content_key(*parts: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from etils import epath
 
 from unireason_jax.storage import atomic, lines, paths, sealed
-from unireason_jax.storage.journal import belongs, header_of
+from unireason_jax.storage.journal import belongs, cut_off, header_of
 
 _LENGTH = 1 << 40  # a row's place is offset * _LENGTH + length, one number a row
 
@@ -95,6 +95,7 @@ class IndexedJournal:
         with file:
             first = file.readline()
             if not first.endswith(b"\n"):
+                cut_off(self.path, first, header)
                 return False
             belongs(self.path, first, header)
             offset = len(first)

@@ -53,6 +53,7 @@ class Journal:
         whole = data[: data.rfind(b"\n") + 1]
         found = whole.split(b"\n")[:-1]
         if not found:
+            cut_off(self.path, data, header)
             return False
         is_sealed = belongs(self.path, found[0], header)
         for line in found[1:]:
@@ -85,13 +86,24 @@ def belongs(path: Path, line: bytes, header: Mapping[str, Any]) -> bool:
             raise ValueError
     except (ValueError, RecursionError):
         raise ValueError(f"{path}: not a journal (line 1); move it away.") from None
-    if first not in (header, {k: v for k, v in header.items() if k != _SEALED}):
+    if first not in _headers(header):
         found = list(_differences(first.get("journal"), header["journal"]))[:_MOST]
         told = (
             "; ".join(f"{name} {one}, not {two}" for name, one, two in found) or "another version"
         )
         raise ValueError(f"{path} belongs to {told}; give another folder, or remove it.")
     return _SEALED in first
+
+
+def cut_off(path: Path, start: bytes, header: Mapping[str, Any]) -> None:
+    """Raises ValueError where what has no whole line is not the beginning of a header either."""
+    if not any(json.dumps(each).encode().startswith(start) for each in _headers(header)):
+        raise ValueError(f"{path}: not a journal (line 1); move it away.")
+
+
+def _headers(header: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """A header, and as earlier versions wrote it."""
+    return header, {key: value for key, value in header.items() if key != _SEALED}
 
 
 def shared(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unireason_jax.endpoints.background import finish
 from unireason_jax.endpoints.billing import Bill
-from unireason_jax.endpoints.calls import CallJournal
+from unireason_jax.endpoints.calls import CALLS, PICTURES, CallJournal
 from unireason_jax.evals.progress import Progress
 from unireason_jax.storage import lock, paths
 from unireason_jax.synthesis import account, assembly, engine, rehearsal
@@ -117,7 +117,7 @@ def _models(configuration: Configuration) -> list[str]:
 
 
 def _writable(out: Path) -> None:
-    """Raises OSError that names the folder where nothing can be written into it."""
+    """Raises OSError that names the folder where something of a run cannot be written into it."""
     if not paths.is_local(out):
         return  # a bucket tells with the first object
     place = out
@@ -132,3 +132,8 @@ def _writable(out: Path) -> None:
         raise OSError(
             f"--out {out}: nothing can be written there ({os.strerror(error.errno)})"
         ) from None
+    for name in (CALLS, assembly.RECORDS, account.REPORT, account.EXAMPLES):
+        if (out / name).is_dir():
+            raise OSError(f"--out {out}: '{name}' is a folder there; remove it, or name another")
+    if (out / PICTURES).exists() and not (out / PICTURES).is_dir():
+        raise OSError(f"--out {out}: '{PICTURES}' is no folder there; remove it, or name another")
