@@ -63,14 +63,14 @@ def _row(name: str, text: Path) -> Row | Broken:
 
 def _entries(folder: Path) -> list[tuple[Path, list[Path]]]:
     """Pictures with the texts beside each, and texts beside none, sorted."""
+    listed = sorted(folder.rglob("*"))
     beside: dict[tuple[Path, str], list[Path]] = {}
-    for text in sorted(file for file in folder.rglob("*") if file.suffix.lower() in TEXTS):
-        if text.is_file():
-            beside.setdefault(_key(text), []).append(text)
-    found = [(picture, beside.get(_key(picture), [])) for picture in pictures(folder)]
-    described = {_key(picture) for picture, _ in found}
-    lone = [text for key, files in beside.items() if key not in described for text in files]
-    return sorted([*found, *((text, []) for text in lone)])
+    for text in (file for file in listed if file.suffix.lower() in TEXTS):
+        beside.setdefault(_key(text), []).append(text)
+    keys = {file: _key(file) for file in listed if file.suffix.lower() in PICTURES}
+    found = [(picture, beside.get(key, [])) for picture, key in keys.items()]
+    lone = beside.keys() - set(keys.values())
+    return sorted([*found, *((text, []) for key in lone for text in beside[key])])
 
 
 def _key(file: Path) -> tuple[Path, str]:
