@@ -1,0 +1,38 @@
+"""The study of twins on synthesized records: its records, and its table."""
+
+import argparse
+import json
+
+from launch import synthesized_twins
+from unireason_jax.data.sources import JsonSource
+from unireason_jax.synthesis import running
+
+
+def test_records_of_the_world_over_http(tmp_path, monkeypatch):
+    def verb(name, *, recipe, config, out):
+        assert name == "synthesize"
+        running.run(*running.prepared(recipe, config, (1, 1), 0), out)
+
+    monkeypatch.setattr(synthesized_twins, "_verb", verb)
+    for name in ("uni_edit", "process_conflict"):
+        folder = tmp_path / name
+        file = synthesized_twins.synthesized(name, folder, seed=3, items=12)
+        records = JsonSource(file)
+        assert len(records) and {records[n].source for n in range(len(records))} == {name}
+        calls = (folder / "calls.jsonl").read_text()
+        # another start asks another port, and pays for nothing twice
+        assert synthesized_twins.synthesized(name, folder, seed=3, items=12) == file
+        assert (folder / "calls.jsonl").read_text() == calls
+
+
+def test_the_table_compares_a_twin_with_its_start(tmp_path):
+    folder = tmp_path / "uni_edit"
+    (folder / "prepared").mkdir(parents=True)
+    (folder / "prepared" / "manifest.json").write_text('{"records": 1900}')
+    for name, right in (("before", [0] * 40), ("after", [1] * 30 + [0] * 10)):
+        verdicts = {"hidden questions": {"copy": [bool(x) for x in right]}}
+        (folder / f"{name}.json").write_text(json.dumps(verdicts))
+    given = argparse.Namespace(start=tmp_path, seed=1, items=9, steps=9, prompts=9)
+    (row,) = synthesized_twins.compared(given, "uni_edit", folder)
+    assert row.startswith("| uni_edit | 1900 | hidden questions | 0.00 [0.00, 0.09] | 0.75 [")
+    assert "| 0.75 [0." in row.rpartition("0.75 [0.60")[2] and row.endswith("| 40 | yes |")
