@@ -45,6 +45,7 @@ from unireason_jax.synthesis import critiques, world_roles
 from unireason_jax.world.scenes import CELL
 
 _SHOWN = 8
+_OF_RECIPES = ("config", "copy", "dry_run", "limit")
 _SLOWEST = 30 * 24 * 3600.0  # seconds that processes wait for each other's share
 
 
@@ -86,6 +87,8 @@ def run(arguments: argparse.Namespace) -> Path:
         return _agents(arguments)
     if arguments.share or arguments.finish:
         raise ValueError("--share and --finish are for --recipe; drafts are shared by processes.")
+    if name := next((name for name in _OF_RECIPES if getattr(arguments, name)), ""):
+        raise ValueError(f"--{name} is for --recipe NAME; drafts of a checkpoint have none.")
     if not (arguments.checkpoint and arguments.out):
         raise ValueError(
             "give --checkpoint RUN --out DIR, or --recipe NAME --config FILE --out DIR."
@@ -100,6 +103,11 @@ def _agents(arguments: argparse.Namespace) -> Path:
     needed("--recipe")
     from unireason_jax.synthesis import joining, running
 
+    if arguments.checkpoint:
+        raise ValueError(
+            "--recipe asks endpoints and takes no --checkpoint; start `unireason serve` with it, "
+            "and name that address in --config."
+        )
     share = shares.parse(arguments.share) or shares.Share(1, 1)
     if arguments.copy:
         running.copy(arguments.recipe, arguments.copy)

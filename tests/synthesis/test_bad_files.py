@@ -163,6 +163,20 @@ def test_a_folder_that_has_something_else_by_a_name_of_the_run(
     assert words in dry(capsys, servers, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--checkpoint", "run", "--dry_run"], "--dry_run is for --recipe"),
+        (["--checkpoint", "run", "--config", "agents.toml"], "--config is for --recipe"),
+        (["--recipe", "refine_t2i", "--checkpoint", "run"], "takes no --checkpoint"),
+    ],
+)
+def test_flags_of_one_way_are_not_passed_over_in_the_other(tmp_path, capsys, flags, words):
+    # a dry run that is none would draw for hours
+    assert words in agents.refused(capsys, *flags, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_file_that_is_no_journal_is_left_as_it_is(servers, tmp_path):
     config = agents.write(tmp_path, servers["refine_t2i"])
     (tmp_path / "out").mkdir()
