@@ -114,8 +114,8 @@ def test_checkpoints_without_such_checksums_are_checked_by_their_files(tmp_path,
 
 
 def test_arrays_whose_chunks_have_none_are_read_back(tmp_path, every_file, monkeypatch):
-    plain = checkpoint_chunks.tensorstore_utils._build_zarr3_metadata.__wrapped__
-    monkeypatch.setattr(checkpoint_chunks.tensorstore_utils, "_build_zarr3_metadata", plain)
+    orbax = checkpoint_chunks._orbax
+    monkeypatch.setattr(orbax, "_build_zarr3_metadata", orbax._build_zarr3_metadata.__wrapped__)
     save_two(tmp_path)
     step = tmp_path / "checkpoints" / "20"
     facts = checkpoint.read_manifest(step)["files"]

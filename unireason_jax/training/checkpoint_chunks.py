@@ -8,6 +8,7 @@ nodes of the tree that newer ones replaced, is not compared.
 """
 
 import collections
+import contextlib
 import functools
 import itertools
 import re
@@ -16,7 +17,6 @@ from typing import Any
 
 import tensorstore as ts
 from etils import epath
-from orbax.checkpoint._src.serialization import tensorstore_utils  # its codecs have no public name
 
 from unireason_jax.storage import paths
 
@@ -50,9 +50,11 @@ def _codecs(metadata: dict[str, Any]) -> list[dict[str, Any]]:
     return codecs
 
 
-_MAKER = "_build_zarr3_metadata"
-if _plain := getattr(tensorstore_utils, _MAKER, None):  # without it saves are read back
-    setattr(tensorstore_utils, _MAKER, _with_checksums(_plain))
+# Its codecs have no public name; where a version has it elsewhere, saves are read back.
+with contextlib.suppress(ImportError, AttributeError):
+    from orbax.checkpoint._src.serialization import tensorstore_utils as _orbax
+
+    _orbax._build_zarr3_metadata = _with_checksums(_orbax._build_zarr3_metadata)
 
 
 def are_in(name: str, size: int) -> bool:
