@@ -100,15 +100,19 @@ def synthesized(recipe: str, folder: Path, seed: int, items: int) -> Path:
     return folder / "records.jsonl"
 
 
-def trained(start: Path, files: list[Path], folder: Path, seed: int, steps: int) -> Path:
-    """The run of a twin: the start, trained on these records alone."""
+def trained(given: argparse.Namespace, twin: Twin, folder: Path) -> Path:
+    """The run of a twin: the start, trained on its records alone; what is whole is not redone."""
     prepared, run = folder / "prepared", folder / "run"
-    names = ",".join(map(str, files))
-    _verb("prepare", input=names, output=prepared, sizes="world", tokenizer=start / "tokenizer")
-    keys = {"init_from": start, "data.source": prepared, "seed": seed, "data.seed": seed}
-    keys |= {"train.steps": steps, "train.save_every": steps} | TRAINING
-    given = {f"config.{key}": value for key, value in keys.items()}
-    _verb("train", config="configs/quickstart.py", workdir=run, **given)
+    if not (prepared / "manifest.json").is_file():
+        files = [synthesized(r, folder / r, given.seed, given.items) for r in twin.recipes]
+        options = {"output": prepared, "sizes": "world", "tokenizer": given.start / "tokenizer"}
+        _verb("prepare", input=",".join(map(str, files)), **options)
+    if not (run / "checkpoints" / str(given.steps)).is_dir():
+        keys = {"init_from": given.start, "data.source": prepared} | TRAINING
+        keys |= {"seed": given.seed, "data.seed": given.seed}
+        keys |= {"train.steps": given.steps, "train.save_every": given.steps}
+        options = {f"config.{key}": value for key, value in keys.items()}
+        _verb("train", config="configs/quickstart.py", workdir=run, **options)
     return run
 
 
@@ -129,12 +133,11 @@ def outcomes(twin: Twin, checkpoint: Path, file: Path, seed: int, count: int) ->
 def compared(given: argparse.Namespace, name: str, folder: Path) -> list[str]:
     """Rows of the table: a twin and its start on the same prompts."""
     twin = TWINS[name]
-    after = folder / "after.json"
-    if not after.is_file():
-        files = [synthesized(r, folder / r, given.seed, given.items) for r in twin.recipes]
-        trained(given.start, files, folder, given.seed, given.steps)
-    one = outcomes(twin, given.start, folder / "before.json", given.seed, given.prompts)
-    two = outcomes(twin, folder / "run", after, given.seed, given.prompts)
+    pairs = {"before": given.start, "after": trained(given, twin, folder)}
+    one, two = (
+        outcomes(twin, checkpoint, folder / f"{file}.json", given.seed, given.prompts)
+        for file, checkpoint in pairs.items()
+    )
     count = json.loads((folder / "prepared" / "manifest.json").read_text())["records"]
     rows = []
     for measure in one:

@@ -29,6 +29,7 @@ def test_the_table_compares_a_twin_with_its_start(tmp_path):
     folder = tmp_path / "uni_edit"
     (folder / "prepared").mkdir(parents=True)
     (folder / "prepared" / "manifest.json").write_text('{"records": 1900}')
+    (folder / "run" / "checkpoints" / "9").mkdir(parents=True)  # whole, so none of it is redone
     for name, right in (("before", [0] * 40), ("after", [1] * 30 + [0] * 10)):
         verdicts = {"hidden questions": {"copy": [bool(x) for x in right]}}
         (folder / f"{name}.json").write_text(json.dumps(verdicts))
