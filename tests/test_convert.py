@@ -326,6 +326,18 @@ def test_nothing_is_written_when_the_input_is_wrong(release, tmp_path, capsys, c
     assert not (tmp_path / "w").exists()
 
 
+def test_without_a_tokenizer_the_next_step_is_to_bring_one(release, tmp_path, capsys):
+    def without_words(folder):
+        for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+            (folder / name).unlink()
+
+    folder = copy_with(release, tmp_path / "release", without_words)
+    assert run("--from", "bagel", "--input", folder, "--output", tmp_path / "out") == 0
+    told = capsys.readouterr().out
+    assert "next: copy the release's tokenizer (vocab.json, merges.txt" in told
+    assert f"into {tmp_path / 'out' / 'tokenizer'}" in told and "unireason generate" not in told
+
+
 def test_which_weights_of_a_release_can_be_said(release, tmp_path, capsys):
     folder = shutil.copytree(release, tmp_path / "in")
     archive = Archive(huggingface.find_weights(release))

@@ -101,7 +101,7 @@ def from_bagel(
     then = f"next: unireason generate --checkpoint {workdir} --prompt TEXT --out DIR; to tune it, "
     then += f"unireason prepare --input PICTURES --output DIR --tokenizer {workdir / TOKENIZER}"
     if not (workdir / TOKENIZER).exists():
-        names = ", ".join(TOKENIZER_FILES)
+        names = "vocab.json, merges.txt, tokenizer_config.json"
         then = f"next: copy the release's tokenizer ({names}) into {workdir / TOKENIZER}"
     return [f"weights of {archive.path}", *lines, told, then]
 
