@@ -25,6 +25,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "exact": {},
     "fast": FAST,
     "few": {"solver": "ab2", "timesteps": 7, "shift": 6.0},
+    "euler_six": {"timesteps": 7, "shift": 10.0},
     "euler_half": {"timesteps": 11},
     "ab2_half": {"timesteps": 11, "solver": "ab2"},
     "dpmpp_2m_half": {"timesteps": 11, "solver": "dpmpp_2m"},
