@@ -61,7 +61,7 @@ def uri(image):
 
 def post(address, body, path="/v1/chat/completions", headers=()):
     """Status, headers and JSON of a raw call."""
-    where = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
+    where = http.client.HTTPConnection(address.removeprefix("http://"), timeout=300)
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     try:
         where.request("POST", path, data, dict(headers))
