@@ -195,10 +195,13 @@ def remat(body: Callable, policy: str) -> Callable:
 
 
 def _in_turn(body: Callable, carry: Any, blocks: Any, cached: Any) -> tuple[Any, Any]:
-    """What a scan over (blocks, cached) gives, from blocks that are not stacked."""
-    kept = []
+    """What a scan over (blocks, cached) gives, from blocks that are not stacked.
+
+    A program is traced and lowered for one layer, which it calls again and again.
+    """
+    kept, once = [], jax.jit(body)
     for layer, block in enumerate(blocks):
-        carry, kv = body(carry, (block, jax.tree.map(operator.itemgetter(layer), cached)))
+        carry, kv = once(carry, (block, jax.tree.map(operator.itemgetter(layer), cached)))
         kept.append(kv)
     return carry, jax.tree.map(lambda *layers: jnp.stack(layers), *kept)
 
