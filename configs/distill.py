@@ -3,9 +3,10 @@
 Command:  unireason distill --workdir=runs/student --config.init_from=runs/quickstart
           (what is open is as the teacher samples; --dry_run first)
 Hardware: two CPU cores, 4 GiB of memory.
-Time:     see unireason_jax/speed/README.md.
-Result:   a run that `generate`, `evaluate` and `serve` draw six steps with, unguided, whatever
-          preset is named; what that costs in quality is in unireason_jax/speed/README.md.
+Time:     8 minutes of CPU time.
+Result:   loss/flow falls from 0.015 to 0.006. `generate`, `evaluate` and `serve` draw six steps with
+          the run, unguided, whatever preset is named; what that costs in quality is in
+          unireason_jax/speed/README.md.
 
 In each of its steps it learns what four of its teacher's do, which so takes 24, at a smaller shift.
 Only what latents pass through learns; words are supervised on, so that they stay what they were.
@@ -31,7 +32,7 @@ def get_config() -> ConfigDict:
     config.optim.lr, config.optim.min_lr, config.optim.warmup_steps = 3e-4, 1e-5, 50
     config.optim.ema = 0.99
     config.data.examples = 20_000
-    config.train.steps = config.train.save_every = 420
+    config.train.steps, config.train.save_every = 800, 400
     config.train.log_every = 50
     config.eval.every = 0
     return config
