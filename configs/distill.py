@@ -4,8 +4,8 @@ Command:  unireason distill --workdir=runs/student --config.init_from=runs/quick
           (what is open is as the teacher samples; --dry_run first)
 Hardware: two CPU cores, 4 GiB of memory.
 Time:     8 minutes of CPU time.
-Result:   loss/flow falls from 0.015 to 0.006. `generate`, `evaluate` and `serve` draw six steps with
-          the run, unguided, whatever preset is named; what that costs in quality is in
+Result:   loss/flow falls from 0.015 to 0.006. `generate`, `evaluate` and `serve` draw six steps
+          with the run, unguided, whatever preset is named; what that costs in quality is in
           unireason_jax/speed/README.md.
 
 In each of its steps it learns what four of its teacher's do, which so takes 24, at a smaller shift.
