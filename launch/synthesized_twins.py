@@ -6,8 +6,8 @@
 For every twin the exact world is served as all the models of its recipes, with their errors and
 with faults on the wire. `unireason synthesize` asks it, `prepare` reads what comes, `train` goes on
 from the start with these records and nothing else, and the exact judge compares both models on the
-same held-out prompts. The quickstart has seen neither drawing in steps nor questions that hide in an
-edit, and repairs few of the faulty drafts that it is given; drawing from a plan it can.
+same held-out prompts. The quickstart has seen neither drawing in steps nor questions that hide in
+an edit, and repairs few of the faulty drafts that it is given; drawing from a plan it can.
 
 --seed is of the world's examples, of the training and of the held-out prompts. Started again, the
 command goes on where it stopped. <out>/<seed>/report.md has the table.
