@@ -191,9 +191,11 @@ def words(key, value):
     if isinstance(value, tuple):
         other = tuple(0 for _ in value) or ("^vit/",)
         return f"--config.{key}={other}", other
-    if value is None:
-        text = key.removeprefix("model.") in ("dtype", "frozen_dtype", "remat", "attention")
-        other = "full" if text else 3
+    if value is None and key.endswith(".interval"):
+        other = (0.25, 1.0)
+    elif value is None:
+        texts = ("dtype", "frozen_dtype", "remat", "attention", "renorm", "text_free", "image_free")
+        other = "full" if key.rpartition(".")[2] in texts else 3
     else:
         other = "other" if isinstance(value, str) else value + 1
     return f"--config.{key}={other}", other
