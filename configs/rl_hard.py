@@ -5,7 +5,8 @@ Command:  unireason rl --config configs/rl_hard.py:small --workdir runs/hard_rl
           small,text and small,flow reinforce one of the two, small,t2i single pictures; without
           `small` the same for 48 pixels.
 Hardware: as the supervised training.
-Time:     not measured.
+Time:     `small`: 6 s an iteration on one core of an idle CPU, 15 to 20 s on a shared one.
+Result:   `small`: right after refinement 0.24 -> 0.30 on held-out prompts (configs/README.md).
 """
 
 from ml_collections import ConfigDict
