@@ -119,6 +119,14 @@ def test_every_parameter_has_a_rule_per_dimension(name):
         assert ("/blocks/" in path) == (names[0] == "layers"), path
 
 
+def test_shapes_are_of_no_mesh():
+    """They are kept between calls: a sampler on one device is traced after a run on eight."""
+    functional._template.cache_clear()
+    with jax.set_mesh(sharding.make_mesh()):
+        leaves = jax.tree.leaves(functional.abstract(variant("nano")))
+    assert {leaf.sharding for leaf in leaves} == {None}
+
+
 def test_init_is_sharded_from_the_start():
     mesh = sharding.make_mesh({"fsdp": 4, "tensor": 2})
     sizes, axes = functional.abstract(NANO), functional.logical_axes(NANO)

@@ -220,7 +220,9 @@ def _template(config: ModelConfig) -> tuple[Any, Any]:
             quantized.install(model, config.quantized)
         return model
 
-    return nnx.split(nnx.eval_shape(make), nnx.Param)
+    graph, state = nnx.split(nnx.eval_shape(make), nnx.Param)
+    # Of no mesh: these are kept, and the next caller may have another one.
+    return graph, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
 
 
 def _start(variable: nnx.Variable) -> tuple[float, float]:

@@ -39,7 +39,7 @@ def run(workdir: epath.PathLike) -> dict[str, Any]:
     spec = pipeline.batch_spec()
     started = time.process_time()
     with jax.set_mesh(made.mesh):
-        compiled = made.compile_step(spec)
+        compiled = made.lower_step(spec).compile()
     seconds = time.process_time() - started
     flops = compiled.cost_analysis()["flops"]
     tokens = math.prod(spec["positions"][0])

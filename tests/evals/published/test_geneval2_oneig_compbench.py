@@ -194,7 +194,9 @@ def test_answers_of_the_official_scripts(prompts, tmp_path):
     three = [(0.9 + 0.6) / 2, (0.9 + 0.3) / 2, (0.9 + 0.6 + 0.3) / 3]
     assert report["scores"]["complex"]["value"] == pytest.approx(math.fsum(three) / 3)
     assert report["coverage"] == {"images": 60, "scored": 50, "missing": {"no detections": 10}}
-    with pytest.raises(ValueError, match="--detections belongs to --suite geneval, compbench"):
+    with pytest.raises(
+        ValueError, match="--detections belongs to --suite geneval, tiif, compbench"
+    ):
         benchmark.run(benchmark.parser().parse_args([flags[0], "geneval2", *flags[2:]]))
 
 
