@@ -29,7 +29,7 @@ from ml_collections import ConfigDict, config_flags
 from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.evals import loss
 from unireason_jax.evals.samples import Samples
-from unireason_jax.inference import students
+from unireason_jax.inference import teachers
 from unireason_jax.models import functional
 from unireason_jax.models.archive import ArchiveError
 from unireason_jax.models.flash import RowTooLong
@@ -116,7 +116,7 @@ def _attempt(config: ConfigDict, workdir: epath.Path, stack: contextlib.ExitStac
             workdir /= configuration.apply_sweep(config, path, SWEEP_INDEX.value)
         if not DRY_RUN.value:
             stack.enter_context(pod.holding(workdir, "unireason train", seen=True))
-        told = [*init_from.settle(config, workdir), *students.settle(config, workdir)]
+        told = [*init_from.settle(config, workdir), *teachers.settle(config, workdir)]
         missing = corpus.absent(config) if DRY_RUN.value else []
         run = Run.of(config, has_records=not missing).settled()
         records_match.check(run, workdir)

@@ -10,7 +10,7 @@ import pytest
 
 from unireason_jax import __main__ as door
 from unireason_jax import train
-from unireason_jax.inference import load, students
+from unireason_jax.inference import load, teachers
 from unireason_jax.inference.settings import with_options
 from unireason_jax.inference.systems import catalog
 from unireason_jax.models import functional
@@ -61,7 +61,7 @@ def config_of(teacher, **overrides):
 
 
 def trained(config, workdir):
-    told = [*init_from.settle(config, workdir), *students.settle(config, workdir)]
+    told = [*init_from.settle(config, workdir), *teachers.settle(config, workdir)]
     run = Run.of(config, jax.devices()[:1]).settled()
     train.train(run, run.pipeline(workdir=workdir), train.epath.Path(workdir))
     return told
@@ -146,7 +146,7 @@ def test_what_a_student_cannot_learn_is_refused(teacher, tmp_path, changes, told
     config = config_of(teacher)
     configuration.apply(config, changes)
     with pytest.raises(ConfigError, match=told):
-        students.settle(config, tmp_path)
+        teachers.settle(config, tmp_path)
         distillation_of(config, (1, 2))
 
 

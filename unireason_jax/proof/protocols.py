@@ -2,7 +2,7 @@
 
 A case says what an official script asked its model for, in order: texts to write and images to
 draw, from which contexts, how guided and how limited. The same request goes through the reasoner
-with a stand-in for the model (`proof.rehearsal`), and every call must be the same.
+with a stand-in for the model (`proof.stand_ins`), and every call must be the same.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import numpy as np
 from unireason_jax.inference.settings import FlowSettings
 from unireason_jax.inference.systems import catalog
 from unireason_jax.proof import protocol_presets
-from unireason_jax.proof.rehearsal import Call, Left, Tape, reasoner
+from unireason_jax.proof.stand_ins import Call, Left, Tape, reasoner
 
 FORMAT = "protocol-1"
 HALF = "the script reads a prompt in float16; here all is in the model's own type"

@@ -1,4 +1,4 @@
-"""Students that draw in few passes: what their teacher does, and how they are sampled."""
+"""Teachers of few-step students: how they generate and edit, settled before a student learns it."""
 
 from etils import epath
 from ml_collections import ConfigDict
