@@ -5,6 +5,7 @@
 #
 #   launch/gpu_bench.sh [--dry-run] run [FLAGS OF unireason bench step]
 #   ROWS=1 launch/gpu_bench.sh run --tokens-per-row 32768
+#   ROWS=1 launch/gpu_bench.sh lora                             # 7B, all layers, adapters alone learn
 #
 # Four rows a GPU take 113 GiB of one (an H200), one row about 65 (an H100). Needs a JAX for CUDA: pip
 # install 'unireason-jax[cuda]'.
@@ -19,11 +20,21 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib.sh"
 cd "$here/.."
 
-[[ $1 == run ]] || die "unknown command $1; see the top of $0"
+changes=(model.llm.layers=4 model.unroll=4 model.remat=none)
+config=configs/unireason_stage2.py
+case $1 in
+  run) ;;
+  lora)
+    config=configs/bagel_finetune.py
+    changes=(lora.rank=16 model.frozen_dtype=bfloat16 data.budgets.text=1280
+      data.budgets.vit=2048 data.budgets.latent=13056)
+    ;;
+  *) die "unknown command $1; see the top of $0" ;;
+esac
 shift
 gpus=${GPUS:-$(nvidia-smi --list-gpus | wc -l)}
 export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.94}
-run "${PYTHON:-python}" -m unireason_jax.bench step --config configs/unireason_stage2.py \
+run "${PYTHON:-python}" -m unireason_jax.bench step --config "$config" \
   --json "${OUT:-runs/gpu_bench.json}" "$@" \
-  --set model.llm.layers=4 model.unroll=4 model.remat=none optim.ema=0.0 \
+  --set "${changes[@]}" optim.ema=0.0 \
   "data.rows=$((gpus * ${ROWS:-4}))" mesh.preset=h100

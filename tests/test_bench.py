@@ -192,6 +192,9 @@ def test_the_step_of_a_recipe_on_full_rows(quick_compile, capsys):
     assert speed == pytest.approx(8 * 384) and np.isfinite(found["loss"])
     ratio = found["model_flops_per_s"] / found["matmul_flops_per_s"]
     assert found["of_matmul_ceiling"] == pytest.approx(ratio) and ratio > 0
+    adapters = ["lora.rank=2", "model.frozen_dtype=bfloat16"]
+    (found,) = bench.main([*command, *adapters])
+    assert np.isfinite(found["loss"])
     with pytest.raises(SystemExit, match="only 21 are text; give more"):
         bench.main([*command[:3], "--tokens-per-row", "32", *command[9:]])
 

@@ -280,6 +280,9 @@ def test_the_compile_reports_and_the_gpu_bench_say_what_they_would_run(tmp_path)
     bench = call("gpu_bench.sh", "--dry-run", "run", "--steps", "3", PYTHON="py", GPUS="2")
     assert bench.startswith("py -m unireason_jax.bench step --config configs/unireason_stage2.py")
     assert "--steps 3 --set" in bench and "data.rows=8 mesh.preset=h100" in bench
+    adapters = call("gpu_bench.sh", "--dry-run", "lora", PYTHON="py", GPUS="1", ROWS="1")
+    assert "--config configs/bagel_finetune.py" in adapters and "lora.rank=16" in adapters
+    assert "llm.layers" not in adapters and "data.rows=1 mesh.preset=h100" in adapters
     # A program that fails is named after the others were tried, and the table is written.
     py = tmp_path / "py"
     py.write_text('#!/bin/bash\n[[ $* == *--table* ]] && echo "| a table |"; [[ $* != *v6e* ]]\n')

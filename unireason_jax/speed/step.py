@@ -63,7 +63,7 @@ def run(
         batch = batches.global_batch(
             made.mesh, {k: np.repeat(v, rows // jax.process_count(), 0) for k, v in row.items()}
         )
-        state = initialize(lambda: functional.init(model, key), made.optimizer, made.shardings)
+        state = initialize(lambda: _drawn(made, key), made.optimizer, made.shardings)
         start = time.perf_counter()
         compiled = made.lower_step(spec).compile()
         compile_s, walls = time.perf_counter() - start, []
@@ -98,6 +98,12 @@ def run(
         "mfu": reached / sheet if sheet else None,
         "loss": float(measured["loss"]),
     } | metrics.memory()
+
+
+def _drawn(made: Run, key: jax.Array) -> dict[str, Any]:
+    """Random parameters in the dtypes that a run keeps them in."""
+    drawn = functional.init(made.model, key)
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), drawn, made.abstract.params)
 
 
 def budgets_of(config: Any, tokens: int) -> Budgets:
