@@ -8,7 +8,8 @@ import pytest
 
 from tests.inference import toy
 from unireason_jax.data.templates import PLAIN
-from unireason_jax.evals.world import evaluation, looks
+from unireason_jax.evals.world import evaluation, exam, looks, step_by_step
+from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.trace import Step, Trace
 from unireason_jax.world import tasks
 from unireason_jax.world.dice import Dice
@@ -49,10 +50,11 @@ class Oracle:
       wrong: the plain image and every draft are empty.
       mends: it carries its reflections out; otherwise the image stays as it is.
       stops: it stops at right images, and only there; otherwise never.
+      slips: of a drawing in steps every sketch is empty, which it sees, and repairs.
     """
 
-    def __init__(self, *, wrong=False, mends=True, stops=True):
-        self.wrong, self.mends, self.stops = wrong, mends, stops
+    def __init__(self, *, wrong=False, mends=True, stops=True, slips=False):
+        self.wrong, self.mends, self.stops, self.slips = wrong, mends, stops, slips
         self.settings, self.style = toy.settings(size=(8 * SIDE, 8 * SIDE)), PLAIN
 
     def run(self, records, *, samples=1, progress):
@@ -60,11 +62,14 @@ class Oracle:
         progress(len(out))
         return out
 
-    def finish(self, record):
+    def finish(self, asked):
+        request = asked if isinstance(asked, Request) else Request(asked)
+        record = request.record
         self.raw = self.example(record)
         self.inspects = record.id.endswith("inspect")
         self.steps, self.rounds = [], 0
-        for segment in record.segments:
+        while len(self.steps) < len(record.segments):
+            segment = record.segments[len(self.steps)]
             given = not segment.is_hole
             if segment.kind == "text":
                 text, handover = (segment.text, None) if given else self.say(segment.role)
@@ -73,9 +78,13 @@ class Oracle:
                 )
                 if handover == "stop":
                     break
+                if request.grow and segment.role == "reflection":
+                    record = request.grow(record, handover)
             else:
                 image = segment.image if given else self.draw(segment.role)
                 self.steps.append(Step("image", segment.role, image=image, given=given))
+                if self.raw["task"] == "process" and segment.role == "refined" and self.drawn_all():
+                    break
         return Trace(record.id, record.source, tuple(self.steps))
 
     def example(self, record):
@@ -110,19 +119,30 @@ class Oracle:
             return reflection_text(NO_CHANGE, self.seen()), "stop" if self.stops else "image"
         return reflection_text(edits[0], self.seen()), "image"
 
+    def sketches(self):
+        return sum(step.role == "sketch" for step in self.steps)
+
+    def drawn_all(self):
+        return self.sketches() == len(self.raw["scene"].objects)
+
     def say_process(self, role):
-        objects = self.raw["scene"].objects
-        drawn = sum(step.kind == "image" for step in self.steps)
+        objects, drawn = self.raw["scene"].objects, self.sketches()
         if role == "plan":
             edit = Edit("add", objects[drawn].cell, "", *objects[drawn].look)
             text = edit_text(edit, objects[:drawn])
             return f"<ins>{text}</ins><des>{plan_text(objects[: drawn + 1])}</des>", "image"
         if self.inspects:
             return "conflict" if any(step["refine"] for step in self.raw["steps"]) else "", "stop"
-        return ("complete", "stop") if drawn == len(objects) else ("continue", "text")
+        if self.slips:
+            return "conflict", "image"
+        return ("complete", "stop") if self.drawn_all() else ("continue", "text")
 
     def draw(self, role):
         blank = np.zeros((8 * SIDE, 8 * SIDE, 3), np.uint8) + np.array([16, 16, 20], np.uint8)
+        if self.raw["task"] == "process":
+            number = self.sketches() + (role == "sketch")
+            scene = render(make_scene(self.raw["scene"].objects[:number], SIDE))
+            return blank if self.slips and role == "sketch" else scene
         if role == "refined":
             looked, said = self.steps[-2].image, self.steps[-1].text
             if not self.mends:
@@ -131,9 +151,6 @@ class Oracle:
             return render(make_scene(apply_edit(objects, parse_reflection(said, SIDE)[1]), SIDE))
         if self.wrong:
             return blank
-        if role == "sketch":
-            drawn = sum(step.kind == "image" for step in self.steps)
-            return render(make_scene(self.raw["scene"].objects[: drawn + 1], SIDE))
         given_plan = next((s.text for s in self.steps if s.role == "plan" and s.given), None)
         if given_plan:
             return render(make_scene(parse_plan(given_plan, SIDE).objects, SIDE))
@@ -210,6 +227,13 @@ def test_a_model_that_repairs_empty_drafts():
     assert rates["best of k, exact judge"] == rates["best of k, no judge"] == 0.0
     assert rates["refined"] == rates["oracle reflections"] > 0.9
     assert report.failures == () or all(not t.steps[-1].verdict for t in report.failures)
+
+
+def test_a_sketch_in_conflict_is_repaired_before_the_next_step():
+    part = step_by_step.part(exam.Exam(Oracle(slips=True), seed=5), 3)
+    assert part.headline["held-out prompts, step by step"].value == 1.0
+    for trace in part.shown:
+        assert trace.roles[:5] == ["user", "plan", "sketch", "reflection", "refined"]
 
 
 def test_a_model_that_looks_is_told_from_one_that_does_not():

@@ -7,6 +7,7 @@ from typing import Any
 from unireason_jax.data.templates import TEMPLATES
 from unireason_jax.evals.rates import Rate, mean_of_groups, wilson
 from unireason_jax.evals.world.report import Row, Section
+from unireason_jax.inference.conversation import Grow, Request
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.trace import Trace
 from unireason_jax.world import tasks
@@ -82,10 +83,21 @@ class Exam:
         return f" The wording of {names} is (partly) seen in training, the pictures are not."
 
     def traces(
-        self, template: str, requests: Iterable[Example], cost: float, *, samples: int = 1
+        self,
+        template: str,
+        requests: Iterable[Example],
+        cost: float,
+        *,
+        samples: int = 1,
+        grow: Grow | None = None,
     ) -> list[Trace]:
-        """Conversations of a template over requests, the samples of a request together."""
-        records = [TEMPLATES[template](request, self.reasoner.style) for request in requests]
+        """Conversations of a template over requests, the samples of a request together.
+
+        `grow` lets a conversation go on as the model says, see `inference.conversation.Request`.
+        """
+        records: list = [TEMPLATES[template](each, self.reasoner.style) for each in requests]
+        if grow:
+            records = [Request(record, grow) for record in records]
         out = self.reasoner.run(
             records, samples=samples, progress=lambda count: self.advance(count * cost)
         )

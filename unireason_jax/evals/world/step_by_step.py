@@ -5,6 +5,7 @@ used, preservation from step to step, and whether an inspection tells an incompl
 conflict.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from unireason_jax.evals.rates import average, by_group, wilson
 from unireason_jax.evals.world.exam import Exam, Example, Part, asked, table
 from unireason_jax.evals.world.report import Section
+from unireason_jax.inference.systems.process_driven import grow_process
 from unireason_jax.world.language import parse_edit
 from unireason_jax.world.scenes import CELL, row_column
 from unireason_jax.world.steps import CONFLICT, MAX_STEPS
@@ -20,13 +22,18 @@ from unireason_jax.world.verifier import check_image
 
 
 def part(exam: Exam, count: int) -> Part:
-    """Held-out prompts drawn step by step, and inspections of given sketches."""
+    """Held-out prompts drawn step by step, and inspections of given sketches.
+
+    The model has its own way, as `generate` lets it: it repairs a sketch that it finds in conflict,
+    and draws as many steps as it says, `MAX_STEPS` at most.
+    """
     if not count:
         return Part()
     tags = tuple(dict.fromkeys(PROCESS_TAGS))
     examples = exam.requests("process", tags, count, held_out=True)
-    requests = [asked(e, "prompt", steps=MAX_STEPS) for e in examples]
-    traces = exam.traces("process", requests, MAX_STEPS)
+    requests = [asked(e, "prompt", steps=1) for e in examples]
+    grow = functools.partial(grow_process, most=MAX_STEPS)
+    traces = exam.traces("process", requests, MAX_STEPS, grow=grow)
     groups = by_group(
         (e["tag"], t.image is not None and check_image(e["requirement"], t.image).passed)
         for e, t in zip(examples, traces)
