@@ -1,13 +1,17 @@
 """Twins trained on records that recipes made over HTTP, held against the model they began as.
 
-    python launch/synthesized_twins.py --start runs/quickstart --out runs/synthesized
-    python launch/synthesized_twins.py --start runs/quickstart --out runs/synthesized --twin process
+    python launch/synthesized_twins.py --out runs/synthesized
+    python launch/synthesized_twins.py --out runs/synthesized --twin process
+    python launch/synthesized_twins.py --out runs/taught --start runs/quickstart --seed 1
 
 For every twin the exact world is served as all the models of its recipes, with their errors and
 with faults on the wire. `unireason synthesize` asks it, `prepare` reads what comes, `train` goes on
 from the start with these records and nothing else, and the exact judge compares both models on the
-same held-out prompts. The quickstart has seen neither drawing in steps nor questions that hide in
-an edit, and repairs few of the faulty drafts that it is given; drawing from a plan it can.
+same held-out prompts.
+
+Without --start one is made in <out>/start, as BAGEL is before UniReason's second stage: from the
+quickstart's alignment stage it learns the quickstart's mixture without plans and refinement. It
+draws, edits and reads pictures, and was shown no plan, no step and no repair of a draft.
 
 --seed is of the world's examples, of the training and of the held-out prompts. Started again, the
 command goes on where it stopped. <out>/<seed>/report.md has the table.
@@ -23,31 +27,32 @@ from typing import NamedTuple
 
 import unireason_jax
 from unireason_jax.endpoints.loopback import Faults, Loopback
-from unireason_jax.evals.rates import mean_difference, mean_of_groups
+from unireason_jax.evals.rates import by_group, mean_difference, mean_of_groups
 from unireason_jax.evals.world import edited, looks, step_by_step
 from unireason_jax.evals.world.exam import Exam, Groups, asked
 from unireason_jax.storage import atomic
 from unireason_jax.synthesis import recipe as recipes
 from unireason_jax.synthesis.world_models import MODEL, Errors, WorldModels
 from unireason_jax.world.scenes import CELL
+from unireason_jax.world.verifier import check_image
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE, ROUNDS = 4, 3
 ERRORS = Errors(draft=0.6, verify=0.05, edit=0.1, judge=0.05)
 FAULTS = dict.fromkeys(("429", "500", "cut", "malformed", "refusal", "usage"), 0.01)
+TAUGHT = ("think_t2i", "think_knowledge", "refine_t2i", "refine_knowledge")
+START_STEPS = 1400
 TRAINING = {  # rows of one size, so that all twins share a compiled step
     "data.rows": 3,
     "data.budgets.text": 256,
     "data.budgets.vit": 128,
     "data.budgets.latent": 192,
-    "data.workers": 0,
     "optim.lr": 1e-3,
     "optim.warmup_steps": 50,
     "optim.ema": 0.99,
-    "eval.every": 0,
     "train.log_every": 50,
-    "train.tensorboard": "false",
 }
+LEAN = {"data.workers": 0, "eval.every": 0, "train.tensorboard": "false"}
 
 
 def given_drafts(exam: Exam, count: int) -> dict[str, Groups]:
@@ -63,6 +68,17 @@ def given_drafts(exam: Exam, count: int) -> dict[str, Groups]:
     return {name: {"all": verdicts} for name, verdicts in found.items()}
 
 
+def drawn_in_steps(exam: Exam, count: int) -> dict[str, Groups]:
+    """Prompts drawn in steps, and the same prompts drawn at once."""
+    part = step_by_step.part(exam, count)
+    examples = exam.requests("process", step_by_step.TAGS, count, held_out=True)
+    traces = exam.traces("t2i", [asked(e, "prompt") for e in examples], 1)
+    at_once = by_group(
+        (e["tag"], check_image(e["requirement"], t.image).passed) for e, t in zip(examples, traces)
+    )
+    return {**part.outcomes, "the same prompts, drawn at once": at_once}
+
+
 class Twin(NamedTuple):
     """Recipes, and what is measured: (exam, count) -> verdicts by name and group."""
 
@@ -72,9 +88,7 @@ class Twin(NamedTuple):
 
 TWINS = {
     "refine": Twin(("refine_t2i",), given_drafts),
-    "process": Twin(
-        ("process", "process_conflict"), lambda exam, n: step_by_step.part(exam, n // 4).outcomes
-    ),
+    "process": Twin(("process", "process_conflict"), lambda exam, n: drawn_in_steps(exam, n // 4)),
     "uni_edit": Twin(("uni_edit",), lambda exam, n: edited.hidden_questions(exam, n // 4).outcomes),
 }
 
@@ -110,10 +124,23 @@ def trained(given: argparse.Namespace, twin: Twin, folder: Path) -> Path:
     if not (run / "checkpoints" / str(given.steps)).is_dir():
         keys = {"init_from": given.start, "data.source": prepared} | TRAINING
         keys |= {"seed": given.seed, "data.seed": given.seed}
-        keys |= {"train.steps": given.steps, "train.save_every": given.steps}
-        options = {f"config.{key}": value for key, value in keys.items()}
-        _verb("train", config="configs/quickstart.py", workdir=run, **options)
+        _train(run, given.steps, keys)
     return run
+
+
+def untaught(alignment: Path, run: Path) -> Path:
+    """The start that was shown no plan and no refinement; what is whole is not redone."""
+    if not (run / "checkpoints" / str(START_STEPS)).is_dir():
+        shares = {f"data.mixture.{task}": 0.0 for task in TAUGHT}
+        _train(run, START_STEPS, {"init_from": alignment.absolute()} | shares)
+    return run
+
+
+def _train(run: Path, steps: int, keys: dict[str, object]) -> None:
+    """Trains the quickstart's model with keys of its config set."""
+    keys = keys | LEAN | {"train.steps": steps, "train.save_every": max(steps // 4, 1)}
+    options = {f"config.{key}": value for key, value in keys.items()}
+    _verb("train", config="configs/quickstart.py", workdir=run, **options)
 
 
 def _verb(verb: str, **options: object) -> None:
@@ -154,16 +181,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--start", required=True, type=Path, help="a run of the quickstart")
     parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--start", type=Path, help="a run to go on from, instead of making one")
+    parser.add_argument(
+        "--alignment",
+        type=Path,
+        default=Path("runs/quickstart/alignment"),
+        help="what the start is made from (default: %(default)s, of `make quickstart`)",
+    )
     parser.add_argument("--twin", choices=TWINS, action="append", help="default: all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--items", type=int, default=2000, help="seeds of a recipe")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--items", type=int, default=4000, help="seeds of a recipe")
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--prompts", type=int, default=128, help="held out, for a twin")
     given = parser.parse_args()
-    given.start = given.start.absolute()
-    folder = given.out.absolute() / str(given.seed)
+    out = given.out.absolute()
+    given.start = (given.start or untaught(given.alignment, out / "start")).absolute()
+    folder = out / str(given.seed)
     lines = ["| recipes | records | measured | start | twin | gain | n | intervals apart |"]
     lines += ["| --- " * 8 + "|"]
     for name in given.twin or TWINS:

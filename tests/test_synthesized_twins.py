@@ -1,10 +1,14 @@
 """The study of twins on synthesized records: its records, and its table."""
 
 import argparse
+import functools
 import json
 
+from configs import quickstart
 from launch import synthesized_twins
+from tests.evals.world.test_evaluation import Oracle
 from unireason_jax.data.sources import JsonSource
+from unireason_jax.evals.world.exam import Exam
 from unireason_jax.synthesis import running
 
 
@@ -23,6 +27,33 @@ def test_records_of_the_world_over_http(tmp_path, monkeypatch):
         # another start asks another port, and pays for nothing twice
         assert synthesized_twins.synthesized(name, folder, seed=3, items=12) == file
         assert (folder / "calls.jsonl").read_text() == calls
+
+
+def test_a_start_is_made_that_was_shown_no_plan_and_no_repair(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(synthesized_twins, "_verb", lambda name, **keys: calls.append(keys))
+    run = synthesized_twins.untaught(tmp_path / "alignment", tmp_path / "start")
+    (keys,) = calls
+    config = quickstart.get_config()
+    for key, value in keys.items():
+        *rooms, name = key.removeprefix("config.").split(".")
+        if name != key:
+            place = functools.reduce(lambda found, room: found[room], rooms, config)
+            assert name in place, key
+            if rooms == ["data", "mixture"]:
+                place[name] = value
+    shares = {task for task, share in config.data.mixture.items() if share}
+    assert shares == {"t2i", "knowledge", "edit", "vqa", "caption"}
+    assert keys["workdir"] == run and keys["config.init_from"] == tmp_path / "alignment"
+    (run / "checkpoints" / str(keys["config.train.steps"])).mkdir(parents=True)  # whole
+    assert synthesized_twins.untaught(tmp_path / "alignment", run) == run and len(calls) == 1
+
+
+def test_prompts_are_drawn_in_steps_and_at_once():
+    exam = Exam(Oracle(slips=True), seed=5)
+    found = synthesized_twins.drawn_in_steps(exam, 2)
+    assert {len(verdicts) for groups in found.values() for verdicts in groups.values()} == {2}
+    assert all(all(verdicts) for groups in found.values() for verdicts in groups.values())
 
 
 def test_the_table_compares_a_twin_with_its_start(tmp_path):

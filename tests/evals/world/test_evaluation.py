@@ -139,7 +139,7 @@ class Oracle:
 
     def draw(self, role):
         blank = np.zeros((8 * SIDE, 8 * SIDE, 3), np.uint8) + np.array([16, 16, 20], np.uint8)
-        if self.raw["task"] == "process":
+        if role in ("sketch", "refined") and self.raw["task"] == "process":
             number = self.sketches() + (role == "sketch")
             scene = render(make_scene(self.raw["scene"].objects[:number], SIDE))
             return blank if self.slips and role == "sketch" else scene

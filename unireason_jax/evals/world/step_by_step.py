@@ -20,6 +20,8 @@ from unireason_jax.world.steps import CONFLICT, MAX_STEPS
 from unireason_jax.world.tasks import PROCESS_TAGS
 from unireason_jax.world.verifier import check_image
 
+TAGS = tuple(dict.fromkeys(PROCESS_TAGS))
+
 
 def part(exam: Exam, count: int) -> Part:
     """Held-out prompts drawn step by step, and inspections of given sketches.
@@ -29,8 +31,7 @@ def part(exam: Exam, count: int) -> Part:
     """
     if not count:
         return Part()
-    tags = tuple(dict.fromkeys(PROCESS_TAGS))
-    examples = exam.requests("process", tags, count, held_out=True)
+    examples = exam.requests("process", TAGS, count, held_out=True)
     requests = [asked(e, "prompt", steps=1) for e in examples]
     grow = functools.partial(grow_process, most=MAX_STEPS)
     traces = exam.traces("process", requests, MAX_STEPS, grow=grow)
