@@ -8,15 +8,22 @@ weights once (or `rl.updates` times) towards what earned more than its siblings.
 of a training run: `generate` and `evaluate` take it. Everything an iteration draws follows from
 `seed` and its number, so a run that was killed goes on from its newest checkpoint, bit for bit,
 when the same command is given again. On SIGTERM it saves and exits with status 0.
+
+Started on every host of a pod, as training is, the hosts share the rollouts, the judging and the
+examinations: each samples its part of the siblings on its own chips, with a copy of the weights
+that is made anew every iteration, and all take one step together on the mesh. Prompts, draws and
+rows do not depend on how many they are, so another number of hosts may go on with a run.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import sys
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from absl import flags, logging
 from etils import epath
 from ml_collections import ConfigDict, config_flags
@@ -26,13 +33,14 @@ from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import Settings
 from unireason_jax.models import functional
 from unireason_jax.models.archive import ArchiveError
-from unireason_jax.pods import pod
+from unireason_jax.pods import local_copy, pod, sharding
 from unireason_jax.pods.preemption import StopSignal
 from unireason_jax.pods.watchdog import Watchdog
 from unireason_jax.reinforcement import (
     exam,
     initial_state,
     iteration,
+    passing,
     prompts,
     rewards,
     rollouts,
@@ -47,6 +55,7 @@ from unireason_jax.run import command_line, compile_cache, overrides
 from unireason_jax.run.configuration import ConfigError, plain
 from unireason_jax.run.initial_state import starting_state
 from unireason_jax.run.run import Run
+from unireason_jax.storage import paths
 from unireason_jax.training import checkpoint, metrics, writers
 from unireason_jax.training.checkpoint import Checkpoints
 from unireason_jax.training.optim import Params, merge
@@ -65,11 +74,21 @@ def main(argv: Sequence[str]) -> None:
         if own.config is None or not own.workdir:
             raise ConfigError("--config=<file> and --workdir=<directory> are needed.")
         logging.set_verbosity(logging.WARNING)  # libraries only when something is wrong
-        compile_cache.share()
-        workdir = epath.Path(own.workdir)
-        with pod.holding(workdir, "unireason rl"):
-            reinforce(own.config, workdir)
-    except (ConfigError, ArchiveError, ValueError, OSError, flags.Error) as error:
+        workdir = epath.Path(paths.of(own.workdir))
+        joined = sharding.initialize_distributed() > 1
+        compile_cache.share(workdir / "compiled" if joined else None)
+    except (ValueError, OSError, flags.Error) as error:
+        sys.exit(f"error: {error}")
+    with pod.ending_together():
+        attempt(own.config, workdir)
+
+
+def attempt(config: ConfigDict, workdir: epath.Path) -> None:
+    """One process's part of the job; what the user can mend becomes one line, not a traceback."""
+    try:
+        with pod.holding(workdir, "unireason rl", seen=True):
+            reinforce(config, workdir)
+    except (ConfigError, ArchiveError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except checkpoint.FAULTS as error:
         sys.exit(f"error: {error}")
@@ -83,10 +102,9 @@ def reinforce(config: ConfigDict, workdir: epath.Path) -> TrainState:
     """
     policy = settings.policy(config)
     initial_state.check(config)
-    if jax.process_count() > 1:
-        raise ConfigError("unireason rl: rollouts are of one process; start one.")
     writers.check(config.train)
     run = initial_state.run_of(config, policy, workdir).settled()
+    initial_state.check_rows(run)
     usual = load.usual_settings(run, _home(run, workdir))
     rollouts.settings_of(policy, usual)  # says what cannot work before anything is written
     asks = Asks(
@@ -110,9 +128,11 @@ def reinforce(config: ConfigDict, workdir: epath.Path) -> TrainState:
         state, _, source = starting_state(run, checkpoints)
         reference = initial_state.reference_of(run, policy, state, workdir)
         first = int(state.step) // policy.updates
-        run.save(workdir)
-        count = f"{functional.count(run.abstract.params):,} parameters"
-        print(f"{count} from {source}; iteration {first} to {train.steps}", flush=True)
+        if jax.process_index() == 0:
+            run.save(workdir)
+            count = f"{functional.count(run.abstract.params):,} parameters"
+            print(f"{count} from {source}; iteration {first} to {train.steps}", flush=True)
+        passing.clear(workdir)
         loop = Loop(run, policy, asks, usual, reference, workdir, first)
         stopped = False
         for number in range(first, train.steps):
@@ -131,11 +151,13 @@ def reinforce(config: ConfigDict, workdir: epath.Path) -> TrainState:
                     loop.examine(state, number + 1)
         watchdog.pause()
         if checkpoints.saved != int(state.step):
-            checkpoints.save(int(state.step), state, {"iteration": int(state.step)})
+            ended = {"iteration": int(state.step) // policy.updates}
+            checkpoints.save(int(state.step), state, ended)
         checkpoints.wait()
         loop.close()
-    ended = "stopped by SIGTERM, saved" if stopped else "finished"
-    print(f"{ended} at update {int(state.step)}: {workdir}", flush=True)
+    if jax.process_index() == 0:
+        ended = "stopped by SIGTERM, saved" if stopped else "finished"
+        print(f"{ended} at update {int(state.step)}: {workdir}", flush=True)
     return state
 
 
@@ -172,7 +194,7 @@ class Loop:
     ):
         config = run.config
         self._run, self._policy, self._usual, self._reference = run, policy, usual, reference
-        self._asks = asks
+        self._asks, self._workdir = asks, workdir
         self._update = update.jitted(run, policy)
         self._clock = metrics.Clock()
         self._writers = Writers(
@@ -186,19 +208,20 @@ class Loop:
 
     def step(self, state: TrainState, number: int) -> TrainState:
         """Iteration `number`: rollouts, rewards, updates, metrics."""
-        policy = self._policy
-        with self._clock("rollout"):
-            settings_now = rollouts.settings_of(policy, self._usual)
-            reasoner = self._reasoner(state.params, settings_now)
+        policy, run = self._policy, self._run
+        settings_now = rollouts.settings_of(policy, self._usual)
         asked = self._asks.training(number * policy.prompts, policy.prompts)
-        judged, stack, count = iteration.iterate(
-            reasoner,
-            policy,
-            asked,
-            self._asks.reward,
-            seed=sampler.seed(self._run.config.seed, "iteration", number),
-            clock=self._clock,
-        )
+        with self._reasoner(state.params, settings_now, "rollout") as reasoner:
+            judged, stack, count = iteration.iterate(
+                reasoner,
+                policy,
+                asked,
+                self._asks.reward,
+                seed=sampler.seed(run.config.seed, "iteration", number),
+                clock=self._clock,
+                mesh=run.mesh,
+                folder=self._workdir,
+            )
         del reasoner  # its copy of the weights, before the update needs room
         found = iteration.numbers(judged, policy)
         if count:
@@ -216,31 +239,41 @@ class Loop:
         policy = self._policy
         if not policy.eval_every:
             return
-        with self._clock("eval"):
-            weights = merge(state.ema, state.params) if state.ema else state.params
-            reasoner = self._reasoner(weights, self._usual)
+        weights = merge(state.ema, state.params) if state.ema else state.params
+        with self._reasoner(weights, self._usual, "eval") as reasoner, self._clock("eval"):
             asked = self._asks.held_out(0, policy.eval_prompts)
             found = exam.examine(reasoner, policy, asked, self._asks.reward)
         self._writers.write(finished, exam.numbers(found))
 
-    def _reasoner(self, params: Params, how: Settings) -> Reasoner:
-        mesh = self._run.mesh if self._run.mesh.size > 1 else None
-        return load.around(self._run, params, how, mesh)
+    @contextlib.contextmanager
+    def _reasoner(self, params: Params, how: Settings, phase: str) -> Iterator[Reasoner]:
+        """The model on the devices of this process, which are the mesh meanwhile."""
+        run, mesh = self._run, self._run.mesh
+        with contextlib.ExitStack() as stack:
+            with self._clock(phase):
+                if jax.process_count() > 1:
+                    params = functional.in_matmul_dtype(run.model, params)
+                    logical = functional.logical_axes(run.model)
+                    params = local_copy.local_copy(params, logical, mesh)
+                    mesh = stack.enter_context(jax.set_mesh(local_copy.local_mesh(mesh)))
+                else:
+                    mesh = mesh if mesh.size > 1 else None
+                reasoner = load.around(run, params, how, mesh)
+            yield reasoner
 
     def _updated(
-        self, state: TrainState, stack: dict[str, Any], count: int
+        self, state: TrainState, stack: dict[str, jax.Array], count: int
     ) -> tuple[TrainState, dict[str, float]]:
         """All updates on one iteration's rollouts; the metrics are means over them."""
-        placed = jax.device_put(stack, update.stack_sharding(self._run.mesh))
-        recorded, told = update.nothing_recorded(placed), []
+        recorded, told = update.nothing_recorded(stack), []
         for number in range(self._policy.updates):
             state, recorded, one = self._update(
                 state,
                 self._reference,
-                placed,
-                jnp.int32(count),
+                stack,
+                np.int32(count),
                 recorded,
-                jnp.bool_(number == 0),
+                np.bool_(number == 0),
             )
             told.append(jax.device_get(one))
         means = {name: sum(float(one[name]) for one in told) / len(told) for name in told[0]}
@@ -260,11 +293,11 @@ class Loop:
         every = self._policy.show_every
         if not every or finished % every:
             return
-        shown = zip(judged.trajectories[:_SHOWN], judged.scores)
         pictures = {}
-        for place, (one, score) in enumerate(shown):
+        for place, one in itertools.islice(judged.trajectories.items(), _SHOWN):
             numbers = [n for n, step in enumerate(one.trace.steps) if step.kind == "image"]
-            trace = one.trace.judged(dict(zip(numbers, score.passed)))
+            passed = judged.accounts[place].score.passed
+            trace = one.trace.judged(dict(zip(numbers, passed)))
             pictures[f"{place} {one.asked.prompt}"] = trace.strip()
         self._writers.show(finished, pictures)
 

@@ -67,25 +67,26 @@ POLICY = Policy(group=2, prompts=2)
 
 def test_a_missing_score_drops_its_group_and_is_never_a_zero():
     wrong, right = trajectory(picture()), trajectory(picture(*RIGHT))
-    groups = [[wrong, right], [wrong, right]]
+    four = [wrong, right, wrong, right]
 
     def judge(trajectories):
         return [None, *rewards.world(trajectories)[1:]]
 
-    judged = iteration.judge(groups, judge, POLICY)
-    assert judged.dropped == 1 and len(judged.trajectories) == 2
+    judged = iteration.judge(four, judge, POLICY)
+    assert judged.dropped == 1 and len(judged.accounts) == 2
+    assert judged.trajectories == {0: wrong, 1: right}
     assert judged.advantages == [-1, 1]
-    assert iteration.judge([[None, right]], rewards.world, POLICY).dropped == 1
+    assert iteration.judge([None, right], rewards.world, POLICY).dropped == 1
     assert iteration.numbers(judged, POLICY)["groups/dropped"] == 1
 
 
 def test_malformed_is_never_positive_even_where_all_are():
     bad = trajectory(picture(*RIGHT), texts=("nonsense",))
     worse = trajectory(picture(), texts=("nonsense",))
-    judged = iteration.judge([[bad, worse]], rewards.world, POLICY)
+    judged = iteration.judge([bad, worse], rewards.world, POLICY)
     assert max(judged.advantages) == -0.5
     good = trajectory(picture())
-    assert iteration.judge([[bad, good]], rewards.world, POLICY).advantages[0] < 0
+    assert iteration.judge([bad, good], rewards.world, POLICY).advantages[0] < 0
 
 
 def test_a_service_is_asked_once_an_image_and_may_fail():

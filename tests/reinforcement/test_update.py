@@ -106,6 +106,5 @@ def test_two_devices_take_the_step_of_one():
     wanted, _, _ = step(stack, count)
     mesh = sharding.make_mesh({"data": 2}, devices=jax.devices()[:2])
     with jax.set_mesh(mesh):
-        spread = jax.device_put(stack, update.stack_sharding(mesh))
-        found, _, _ = step(spread, count)
+        found, _, _ = step(*toy.pack(devices=2))
     close(found, wanted)

@@ -167,16 +167,22 @@ def for_sampling(config: ModelConfig, params: Params) -> tuple[ModelConfig, Para
       The config and the parameters to sample with.
     """
 
-    def cast(path: Any, leaf: jax.Array) -> jax.Array:
-        return leaf.astype(config.dtype) if is_matrix([p.key for p in path]) else leaf
-
-    params, layers = jax.tree_util.tree_map_with_path(cast, params), config.llm.layers
+    params, layers = in_matmul_dtype(config, params), config.llm.layers
     if config.unroll < layers:
         return config, params
     blocks = params["stack"]["blocks"]
     apart = {layer: jax.tree.map(operator.itemgetter(layer), blocks) for layer in range(layers)}
     stack = params["stack"] | {"blocks": apart}
     return dataclasses.replace(config, apart=True), params | {"stack": stack}
+
+
+def in_matmul_dtype(config: ModelConfig, params: Params) -> Params:
+    """Parameters whose matrices have the dtype that they are multiplied in."""
+
+    def cast(path: Any, leaf: jax.Array) -> jax.Array:
+        return leaf.astype(config.dtype) if is_matrix([p.key for p in path]) else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def is_matrix(path: Sequence[str]) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from unireason_jax.evals.rates import Rate, wilson
 from unireason_jax.inference.reasoner import Reasoner
-from unireason_jax.reinforcement import rollouts
+from unireason_jax.reinforcement import crew, rollouts
 from unireason_jax.reinforcement.prompts import Asked
 from unireason_jax.reinforcement.rewards import Reward, Score
 from unireason_jax.reinforcement.settings import Policy
@@ -15,7 +15,7 @@ SEED = 20_26  # of all draws: every examination of a run sees the same noise
 def examine(
     reasoner: Reasoner, policy: Policy, asked: Sequence[Asked], reward: Reward
 ) -> dict[str, Rate]:
-    """Rates with 95 % intervals.
+    """Rates with 95 % intervals, of all prompts; every process examines its share of them.
 
     Args:
       reasoner: the model, with the settings that it is used with: no noise, likeliest words.
@@ -27,8 +27,10 @@ def examine(
       right_first and right_last of first and last images, repair of wrong first images, damage to
       right ones.
     """
-    found = reward(rollouts.play_out(reasoner, policy, asked, seed=SEED))
-    return rates([score for score in found if score is not None])
+    own = [asked[n] for n in crew.share(len(asked))]
+    found = reward(rollouts.play_out(reasoner, policy, own, seed=SEED))
+    told = crew.shared("examination", [score and score.plain() for score in found])
+    return rates([Score(*score) for score in told if score is not None])
 
 
 def rates(scores: Sequence[Score]) -> dict[str, Rate]:

@@ -2,11 +2,13 @@
 
 import dataclasses
 
-import jax.numpy as jnp
+import jax
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
 from unireason_jax.models.janus.config import JanusConfig
+from unireason_jax.pods import batches, pod, sharding
 from unireason_jax.reinforcement.settings import Policy
 from unireason_jax.run import configuration
 from unireason_jax.run.configuration import ConfigError
@@ -72,16 +74,29 @@ def reference_of(run: Run, policy: Policy, state: TrainState, workdir: epath.Pat
     if run.model.lora:
         return run.optimizer.split(initial_params(run))[0]
     folder = workdir / REFERENCE
-    if not checkpoint.steps(folder):
+    if not pod.gather("reference", bool(checkpoint.steps(folder)))[0]:
         if int(state.step):
             raise CheckpointMissing(
                 f"{folder}: not found; the run has begun and keeps to the weights there. Put it "
                 "back, or start a new --workdir."
             )
         with Checkpoints(folder) as kept:
-            kept.save(0, TrainState(state.step, state.params, {"none": jnp.zeros(())}, {}), None)
+            nothing = jax.device_put(np.zeros((), np.float32), sharding.replicated(run.mesh))
+            kept.save(0, TrainState(state.step, state.params, {"none": nothing}, {}), None)
     options = {"which": "params", "mesh": run.mesh, "dtypes": run.dtypes}
     return run.optimizer.split(weights.load_model(folder, run.model, **options))[0]
+
+
+def check_rows(run: Run) -> None:
+    """Raises ConfigError where the devices cannot divide the rows of a microbatch."""
+    rows = run.config.data.rows
+    parts = batches.row_parts(sharding.configured_mesh(run.config.mesh, run.devices))
+    if rows % parts:
+        raise ConfigError(
+            f"config.rl.rows={rows} must be a multiple of data x fsdp = {parts}; set "
+            f"--config.rl.rows={-(-rows // parts) * parts}, or have devices share a row "
+            "(--config.mesh.context, with fewer on mesh.fsdp)."
+        )
 
 
 def check(config: ConfigDict) -> None:

@@ -49,7 +49,7 @@ def say(
 
     Args:
       params: all parameters.
-      rows: a microbatch of `rows.pack`.
+      rows: a microbatch of rows, see `rows.Filler`.
       model: the model's shape.
       policy: temperature and noise level.
       vocab: ids below it may be written.

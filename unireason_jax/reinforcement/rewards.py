@@ -42,6 +42,12 @@ class Score(NamedTuple):
     passed: tuple[bool, ...]
     malformed: bool
 
+    def plain(self) -> "Score":
+        """The same in values that JSON holds."""
+        return Score(
+            tuple(map(float, self.images)), tuple(map(bool, self.passed)), bool(self.malformed)
+        )
+
 
 Reward = Callable[[Sequence[Trajectory]], list[Score | None]]
 """Trajectories -> their scores, in order; None for those that could not be judged."""
@@ -83,7 +89,7 @@ class Service:
     """A reward service: the mean of the rewards it gives an image.
 
     A service that does not answer, or not in numbers, leaves a score missing. An image that was
-    asked about before (a draft that siblings share) is not asked about again.
+    asked about before (a draft that siblings share) is not asked about again by the same process.
 
     Args:
       client: (prompt, images, metadata) -> rewards by name, as

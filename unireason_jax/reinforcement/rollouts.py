@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from unireason_jax.data.records import Record
 from unireason_jax.data.templates import TEMPLATES
@@ -21,9 +22,11 @@ from unireason_jax.inference.cache import Cache
 from unireason_jax.inference.context import Context, Written
 from unireason_jax.inference.conversation import Request
 from unireason_jax.inference.engine import Engine
+from unireason_jax.inference.multihost import SharedReasoner
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.settings import FlowSettings, Settings, TextSettings
 from unireason_jax.inference.trace import Trace
+from unireason_jax.reinforcement import crew
 from unireason_jax.reinforcement.prompts import Asked
 from unireason_jax.reinforcement.settings import Policy
 
@@ -164,31 +167,44 @@ def settings_of(policy: Policy, usual: Settings) -> Settings:
 
 
 def roll(
-    reasoner: Reasoner, policy: Policy, asked: Sequence[Asked], *, seed: int
-) -> list[list[Trajectory | None]]:
-    """Groups of trajectories.
+    reasoner: Reasoner,
+    policy: Policy,
+    asked: Sequence[Asked],
+    *,
+    seed: int,
+    folder: epath.Path | None = None,
+) -> list[Trajectory | None]:
+    """This process's share of the siblings of all prompts.
+
+    What a sibling does follows from its prompt, its number and `seed`, whoever rolls it out.
 
     Args:
       reasoner: the model, with `settings_of`.
       policy: how many, and how.
       asked: a prompt for each group.
       seed: uint32 of all randomness.
+      folder: that all processes see, for drafts; one process needs none.
 
     Returns:
-      By prompt, its siblings; None for one whose draws cannot be told apart from another's.
+      Siblings next to each other; None for one whose draws cannot be told apart from another's.
     """
-    records = _records(reasoner, policy, asked, seed)
+    drawn = SharedReasoner(reasoner, folder) if jax.process_count() > 1 else reasoner
+    reasoner.contexts = Context
+    records = _records(drawn, policy, asked, seed)
     emitted = Emitted()
     start = sampler.seed(seed, "window") % (policy.within - policy.window + 1)
     reasoner.contexts = functools.partial(
         RolloutContext, emitted=emitted, policy=policy, start=start
     )
     requests = [Request(record, seed=seed) for record in records]
-    traces = reasoner.run(requests, samples=policy.group)
-    siblings = [traces[n : n + policy.group] for n in range(0, len(traces), policy.group)]
+    for request in requests:
+        reasoner.check(request)
+    own = [divmod(n, policy.group) for n in crew.share(len(requests) * policy.group)]
+    jobs = [(requests[prompt], sibling) for prompt, sibling in own]
+    traces = dict(reasoner.stream(jobs, reasoner.settings))
     return [
-        [_trajectory(prompt, record, trace, emitted) for trace in group]
-        for prompt, record, group in zip(asked, records, siblings)
+        _trajectory(asked[prompt], records[prompt], traces[place], emitted)
+        for place, (prompt, _) in enumerate(own)
     ]
 
 
@@ -196,13 +212,15 @@ def play_out(
     reasoner: Reasoner, policy: Policy, asked: Sequence[Asked], *, seed: int
 ) -> list[Trajectory]:
     """One trajectory of each prompt, sampled as the reasoner's settings say; nothing is emitted."""
-    records = _records(reasoner, policy, asked, seed)
     reasoner.contexts = Context
+    records = _records(reasoner, policy, asked, seed)
     traces = reasoner.run([Request(record, seed=seed) for record in records])
     return [Trajectory(*parts, {}, {}) for parts in zip(asked, records, traces)]
 
 
-def _records(reasoner: Reasoner, policy: Policy, asked: Sequence[Asked], seed: int) -> list[Record]:
+def _records(
+    reasoner: Reasoner | SharedReasoner, policy: Policy, asked: Sequence[Asked], seed: int
+) -> list[Record]:
     """What siblings start from; where that is a draft which is not given, it is drawn here."""
     fields: list[dict[str, Any]] = [{"id": one.name, "prompt": one.prompt} for one in asked]
     if policy.template == "refine_t2i":
@@ -212,7 +230,6 @@ def _records(reasoner: Reasoner, policy: Policy, asked: Sequence[Asked], seed: i
         requests = [
             Request(TEMPLATES["think_t2i"](field, reasoner.style), seed=seed) for field in left
         ]
-        reasoner.contexts = Context
         for field, trace in zip(left, reasoner.run(requests) if requests else ()):
             field |= {"explanation": trace.text_of("plan"), "draft": trace.image}
     return [TEMPLATES[policy.template](field, reasoner.style) for field in fields]

@@ -6,8 +6,9 @@ each other and to everything else, before the clean copy that what follows sees.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from unireason_jax.reinforcement.rollouts import Drawing, Trajectory
 from unireason_jax.rules import visibility
 from unireason_jax.run.configuration import ConfigError
 
+_SAMPLE = "sample."  # what a name in a file of a trajectory begins with
 _UNUSED = ("text_weights", "latent_weights", "latent_logits", "noise_seeds")
 
 
@@ -140,81 +142,165 @@ def play(trajectory: Trajectory, spec: SampleSpec, *, moves: bool = True) -> Pla
     return writer.finish(f"{trace.id} sample {trace.sample}", len(trajectory.texts))
 
 
-def pack(
-    played: Sequence[Played],
-    advantages: Sequence[float],
-    spec: SampleSpec,
-    budgets: Budgets,
-    *,
-    rows: int,
-    image_tokens: int,
-    credit: Sequence[bool],
-) -> tuple[dict[str, np.ndarray], int]:
-    """All trajectories of an iteration as microbatches of rows.
+class Outline(NamedTuple):
+    """What has to be known of a trajectory to place it, JSON-able.
+
+    Attributes:
+      name: in messages.
+      lengths: tokens of the text, ViT and latent streams.
+      talks: whether a text of it is reinforced.
+      steps: stochastic steps.
+    """
+
+    name: str
+    lengths: tuple[int, int, int]
+    talks: bool
+    steps: int
+
+    @classmethod
+    def of(cls, one: Played) -> "Outline":
+        """That of a trajectory."""
+        talks = bool(one.text_weights.any())
+        return cls(one.sample.record_id, one.sample.lengths, talks, len(one.move_logps))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """Where the trajectories of an iteration go, and what they count.
+
+    Attributes:
+      members: of every row, the numbers of its trajectories; some rows hold none.
+      per: rows of a microbatch.
+      count: microbatches that hold anything, of a power of two.
+      talks: trajectories whose texts are reinforced.
+      drawn: steps that are reinforced.
+    """
+
+    members: Sequence[Sequence[int]]
+    per: int
+    count: int
+    talks: int
+    drawn: int
+
+    @property
+    def many(self) -> int:
+        """Microbatches, empty ones too."""
+        return len(self.members) // self.per
+
+
+def plan(
+    outlines: Sequence[Outline], credit: Sequence[bool], budgets: Budgets, *, per: int
+) -> Plan:
+    """Places all trajectories of an iteration; which process holds them does not matter.
+
+    Args:
+      outlines: of the trajectories.
+      credit: of each, whether its drawing is reinforced (not that of a malformed one).
+      budgets: tokens of a row by stream.
+      per: rows of a microbatch.
+
+    Raises:
+      ConfigError: a trajectory is longer than a row; the message says which budget to raise.
+    """
+    placed = _place(outlines, budgets)
+    count = max(-(-len(placed) // per), 1)
+    placed += [[] for _ in range(bucket(count, 1) * per - len(placed))]
+    talks = sum(one.talks for one in outlines)
+    drawn = sum(one.steps for one, counts in zip(outlines, credit) if counts)
+    return Plan(placed, per, count, talks, drawn)
+
+
+class Filler:
+    """Makes rows of a plan.
 
     Weights are made such that sums over everything are means: of text over tokens of a turn, turns
     and trajectories that wrote anything; of drawing over all steps of the trajectories that count.
 
     Args:
-      played: the trajectories.
-      advantages: of each.
+      plan: see `plan`.
+      advantages, credit: of each trajectory.
       spec: sizes.
       budgets: tokens of a row by stream.
-      rows: of a microbatch.
       image_tokens: latent tokens of an image, which say how many steps a row has room for.
-      credit: of each, whether its drawing is reinforced too (not that of a malformed one).
-
-    Returns:
-      Arrays [M, rows, ...], M a power of two, and how many of the M hold anything.
-
-    Raises:
-      ConfigError: a trajectory is longer than a row; the message says which budget to raise.
     """
-    placed = _place(played, budgets)
-    count = max(-(-len(placed) // rows), 1)
-    room = bucket(count, 1) * rows
-    placed += [[] for _ in range(room - len(placed))]
-    slots = max(budgets.latent // image_tokens, 1)
-    talks = sum(bool(one.text_weights.any()) for one in played)
-    drawn = sum(len(one.move_logps) for one, counts in zip(played, credit) if counts)
-    made = []
-    for members in placed:
-        row = assemble([played[n].sample for n in members], budgets, spec.patch_sizes)
+
+    def __init__(
+        self,
+        plan: Plan,
+        advantages: Sequence[float],
+        credit: Sequence[bool],
+        spec: SampleSpec,
+        budgets: Budgets,
+        *,
+        image_tokens: int,
+    ):
+        self._plan, self._advantages, self._credit = plan, advantages, credit
+        self._spec, self._budgets = spec, budgets
+        self._slots = max(budgets.latent // image_tokens, 1)
+
+    def __call__(self, number: int, played: Mapping[int, Played]) -> dict[str, np.ndarray]:
+        """The arrays of a row, given at least its own trajectories by number."""
+        budgets, plan = self._budgets, self._plan
+        members = plan.members[number]
+        row = assemble([played[n].sample for n in members], budgets, self._spec.patch_sizes)
         row = {name: array for name, array in row.items() if name not in _UNUSED}
         blank = np.zeros(budgets.text, np.float32), np.zeros(budgets.latent, np.float32)
         row |= {name: blank[0].copy() for name in ("text_weights", "text_logps", "text_worth")}
         row |= {name: blank[1].copy() for name in ("times", "next_times")}
         row["next_latents"] = np.zeros_like(row["latents"])
         row["moves"] = np.full(budgets.latent, -1, np.int32)
-        row |= {f"move_{name}": np.zeros(slots, np.float32) for name in ("weights", "logps")}
-        row["move_worth"] = np.zeros(slots, np.float32)
+        row |= {
+            f"move_{name}": np.zeros(self._slots, np.float32)
+            for name in ("weights", "logps", "worth")
+        }
         used = np.zeros(3, np.int64)
         moves = 0
         for n in members:
             one = played[n]
             end = used + one.sample.lengths
             text, latent = slice(used[TEXT], end[TEXT]), slice(used[LATENT], end[LATENT])
-            row["text_weights"][text] = one.text_weights / max(talks, 1)
+            row["text_weights"][text] = one.text_weights / max(plan.talks, 1)
             row["text_logps"][text] = one.text_logps
-            row["text_worth"][text] = advantages[n]
+            row["text_worth"][text] = self._advantages[n]
             row["next_latents"][latent] = one.next_latents
             row["times"][latent], row["next_times"][latent] = one.times, one.next_times
             row["moves"][latent] = np.where(one.moves < 0, -1, one.moves + moves)
             own = slice(moves, moves + len(one.move_logps))
-            row["move_weights"][own] = credit[n] / max(drawn, 1)
-            row["move_logps"][own], row["move_worth"][own] = one.move_logps, advantages[n]
+            row["move_weights"][own] = self._credit[n] / max(plan.drawn, 1)
+            row["move_logps"][own], row["move_worth"][own] = one.move_logps, self._advantages[n]
             used, moves = end, own.stop
-        made.append(row)
-    stacked = {name: np.stack([row[name] for row in made]) for name in made[0]}
-    many = len(made) // rows
-    shaped = {name: x.reshape(many, rows, *x.shape[1:]) for name, x in stacked.items()}
-    return shaped, count
+        return row
+
+
+def to_bytes(one: Played) -> bytes:
+    """A trajectory as an npz file; see `from_bytes`."""
+    values = {field.name: getattr(one, field.name) for field in dataclasses.fields(Played)}
+    sample = values.pop("sample")
+    values |= {
+        f"{_SAMPLE}{field.name}": value
+        for field in dataclasses.fields(Sample)
+        if (value := getattr(sample, field.name)) is not None
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, **values)
+    return buffer.getvalue()
+
+
+def from_bytes(data: bytes) -> Played:
+    """The trajectory of `to_bytes`, the same to the bit."""
+    with np.load(io.BytesIO(data)) as file:
+        values: dict[str, Any] = dict(file)
+    sample = {n.removeprefix(_SAMPLE): values.pop(n) for n in [*values] if n.startswith(_SAMPLE)}
+    sample["record_id"] = str(sample["record_id"])
+    sample["vit_count"] = int(sample["vit_count"])
+    sample["visibility"] = visibility.Visibility(*sample["visibility"])
+    return Played(sample=Sample(**sample), **values)
 
 
 def stack_spec(
     budgets: Budgets, patch_sizes: tuple[int, int], *, rows: int, image_tokens: int
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of every array of `pack` of one microbatch, by name."""
+    """Shape and dtype of every array of a stack of one microbatch, by name."""
     spec = row_spec(budgets, patch_sizes)
     found = {name: leaf for name, leaf in spec.items() if name not in _UNUSED}
     wide, slots = np.dtype(np.float32), max(budgets.latent // image_tokens, 1)
@@ -226,17 +312,17 @@ def stack_spec(
     return {name: ((1, rows, *shape), dtype) for name, (shape, dtype) in found.items()}
 
 
-def _place(played: Sequence[Played], budgets: Budgets) -> list[list[int]]:
+def _place(outlines: Sequence[Outline], budgets: Budgets) -> list[list[int]]:
     """Members of each row: the longest first, each into the first row that has room."""
-    lengths = np.array([one.sample.lengths for one in played]).reshape(-1, 3)
+    lengths = np.array([one.lengths for one in outlines]).reshape(-1, 3)
     limit = budgets.array()
-    for one, length in zip(played, lengths):
+    for one, length in zip(outlines, lengths):
         if (length > limit).any():
             stream = int((length > limit).argmax())
             name = ("text", "vit", "latent")[stream]
             raise ConfigError(
                 f"config.rl.budgets.{name} is {limit[stream]}, but the trajectory of "
-                f"'{one.sample.record_id}' has {length[stream]} tokens; raise it."
+                f"'{one.name}' has {length[stream]} tokens; raise it."
             )
     share = (lengths / np.maximum(limit, 1)).max(axis=1, initial=0)
     rows: list[list[int]] = []

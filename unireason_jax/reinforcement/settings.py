@@ -51,7 +51,7 @@ class RewardConfig:
     Attributes:
       url: of a reward service (`endpoints.reward_client`); empty for the world's exact judge.
       key: name of the environment variable that holds its key; empty for none.
-      concurrency: most calls in flight.
+      concurrency: most calls in flight, of each process.
       right: reward from which an image counts as right.
       wrong_stop: what stopping at a wrong picture costs. Where most pictures are wrong and the
         model does not see which, this alone teaches it never to stop.

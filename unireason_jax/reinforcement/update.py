@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unireason_jax.models.config import ModelConfig
+from unireason_jax.pods import batches
 from unireason_jax.reinforcement import objective, rows
 from unireason_jax.reinforcement.settings import Policy
 from unireason_jax.run.run import Run
@@ -54,7 +56,7 @@ def update(
     Args:
       state: of training.
       reference: trainable leaves that the policy is kept close to; {} where none are needed.
-      stack: `rows.pack`, [M, B, ...].
+      stack: rows of `rows.Filler`, [M, B, ...].
       count: int32, microbatches of M that hold anything; the others cost nothing.
       recorded: what the first update of these rollouts left.
       is_first: bool, this is the first update of these rollouts.
@@ -105,6 +107,30 @@ def update(
 def stack_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of every microbatch over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
+
+
+def stacked(
+    mesh: Mesh, made: Mapping[int, Mapping[str, np.ndarray]], *, many: int, per: int
+) -> dict[str, jax.Array]:
+    """Rows as the global arrays [many, per, ...] of a stack, given those that `fed` says."""
+    place, first = stack_sharding(mesh), next(iter(made.values()))
+
+    def whole(name: str) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            some, rows = range(many)[index[0]], range(per)[index[1]]
+            return np.stack([[made[batch * per + row][name] for row in rows] for batch in some])
+
+        return jax.make_array_from_callback((many, per, *first[name].shape), place, part)
+
+    return {name: whole(name) for name in first}
+
+
+def fed(mesh: Mesh, *, many: int, per: int) -> list[list[int]]:
+    """By process, the numbers of the rows of a stack that its devices hold."""
+    return [
+        [batch * per + row for batch in range(many) for row in batches.local_rows(mesh, per, n)]
+        for n in range(jax.process_count())
+    ]
 
 
 def jitted(run: Run, policy: Policy) -> Any:
