@@ -5,7 +5,11 @@ Command:  unireason rl --config configs/rl_bagel.py --workdir runs/rl
           --config.rl.reward.url=http://HOST:PORT
 Memory:   unireason compile_check --config configs/rl_bagel.py --program reinforce --topology ...
           The weights, their moments and the reference take 217 GiB in float32, gradients 54 GiB.
-          `unireason rl` is of one process: a pod of several hosts cannot run it yet.
+Pods:     The same command on every host: each samples its share of the siblings on its own chips,
+          with a copy of the weights that is made anew every iteration (27 GiB in bfloat16, spread
+          over the chips of the host), and one step is taken on the mesh. rl.rows has to be a
+          multiple of data x fsdp: 32 on v5p-64, or 8 with --config.mesh.context=4. Fewer siblings
+          (prompts x group) than hosts leave some idle.
 Time:     not measured.
 Values:   UMM-Reflection's: 512 pixels, 20 points, 2 of the first 10 steps stochastic, 16 siblings.
 Twin:     configs/rl_reflect.py reinforces the same in the world, on a CPU.

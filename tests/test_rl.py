@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from launch.local import LocalJob
 from tests import untrained
 from unireason_jax import rl
 from unireason_jax.reinforcement import initial_state
@@ -36,12 +38,12 @@ CHANGES = {
 
 
 @pytest.fixture(autouse=True)
-def _one_device(monkeypatch):
-    """Of the eight that tests have: few rows do."""
-    real = initial_state.run_of
+def _devices(monkeypatch, request):
+    """One, or as many as a test says, of the eight that tests have: few rows do."""
+    real, count = initial_state.run_of, getattr(request, "param", 1)
 
     def run_of(*arguments):
-        return dataclasses.replace(real(*arguments), devices=tuple(jax.devices()[:1]))
+        return dataclasses.replace(real(*arguments), devices=tuple(jax.devices()[:count]))
 
     monkeypatch.setattr(initial_state, "run_of", run_of)
 
@@ -83,13 +85,65 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(began_with, tmp_path,
     for name in whole:
         np.testing.assert_array_equal(whole[name], killed[name])
     assert any(not np.array_equal(whole[name], began[name]) for name in whole)
-    rows = [json.loads(x) for x in (tmp_path / "killed/metrics.jsonl").read_text().splitlines()]
+    rows = rows_of(tmp_path / "killed")
     assert [row["step"] for row in rows] == [1, 2]
     wanted = {"reward", "kl/text", "kl/velocity", "entropy", "ratio/text", "length/text"}
     assert wanted <= set(rows[0]) and rows[0]["mismatch/text"] < 1e-4
     held = weights(tmp_path / "killed/reference")
     for name in held:
         np.testing.assert_array_equal(held[name], began[name])
+
+
+# Prompts whose siblings are divided, drafts that are drawn, rows of trajectories of both processes.
+SHARED = {"rl.prompts": 3, "train.steps": 2, "optim.eps": 1e-3, "train.hash_checkpoints": False}
+SHARED |= {"rl.eval_every": 2, "rl.eval_prompts": 3}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compile")
+@pytest.mark.parametrize("_devices", [2], indirect=True)
+def test_two_processes_do_what_one_does_and_one_goes_on_for_them(began_with, tmp_path):
+    alone, both, later = (tmp_path / name for name in ("alone", "both", "later"))
+    rl.reinforce(config(began_with, **SHARED), alone)
+    pod(began_with, both)
+    shutil.copytree(both, later)
+    shutil.rmtree(later / "checkpoints" / "4")  # as if they had been killed in the second iteration
+    rl.reinforce(config(began_with, **SHARED), later)
+    assert checkpoint.steps(later) == [2, 4]
+    assert not list(both.glob("tra*.npz"))  # what they passed to each other
+    wanted = rows_of(alone)
+    assert len(wanted) == 4 and wanted[-1]["loss"] != 0
+    for folder in (both, later):
+        for row, same in zip(rows_of(folder), wanted, strict=True):
+            assert row.keys() == same.keys()
+            for name in row:
+                if not name.startswith("time/"):
+                    np.testing.assert_allclose(row[name], same[name], rtol=1e-3, atol=1e-5)
+        began, found, ended = weights(began_with), weights(folder), weights(alone)
+        moved = [np.abs(ended[name] - began[name]).max() for name in ended]
+        apart = [np.abs(ended[name] - found[name]).max() for name in ended]
+        assert max(moved) > 1e-4 and max(apart) < 0.01 * max(moved)
+
+
+def pod(init_from, workdir):
+    """Two processes of one device each; their output where they fail."""
+    output = []
+    changes = {**CHANGES, **SHARED}
+    changes |= {f"rl.budgets.{name}": n for name, n in changes.pop("rl.budgets").items()}
+    given = [f"--config.{name}={value}" for name, value in changes.items()]
+    given += [f"--config.init_from={init_from}", f"--workdir={workdir}"]
+    job = LocalJob(
+        [sys.executable, "-m", "unireason_jax", "rl", "--config=configs/rl_reflect.py", *given],
+        processes=2,
+        devices=1,
+        environment={"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        sink=lambda number, line: output.append(f"[{number}] {line}"),
+    )
+    assert job.wait(timeout=1500) == [0, 0], "".join(output)
+
+
+def rows_of(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +163,13 @@ def test_what_cannot_work_is_said(began_with, tmp_path, key, value, told):
     changes = {"rl.window": 2} if key != "rl.window" else {}
     with pytest.raises(ValueError, match=told):
         rl.reinforce(config(began_with, **{**changes, key: value}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("_devices", [4], indirect=True)
+def test_rows_that_the_devices_cannot_divide_are_told_by_their_own_name(began_with, tmp_path):
+    with pytest.raises(ConfigError, match=r"config\.rl\.rows=2 .*--config\.rl\.rows=4"):
+        rl.reinforce(config(began_with), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -1,5 +1,7 @@
 """What the sampler did is what a packed forward pass says again."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -40,6 +42,17 @@ def test_the_arrays_of_a_pack_are_those_that_are_compiled_for():
     assert {name: (x.shape[1:], x.dtype) for name, x in stack.items()} == {
         name: (shape[1:], dtype) for name, (shape, dtype) in spec.items()
     }
+
+
+def test_a_trajectory_passes_to_another_process_bit_for_bit():
+    for one in toy.played():
+        found = rows.from_bytes(rows.to_bytes(one))
+        for made, given in ((found, one), (found.sample, one.sample)):
+            for field in dataclasses.fields(given):
+                if field.name != "sample":
+                    values = (getattr(x, field.name) for x in (made, given))
+                    np.testing.assert_array_equal(*values, strict=True)
+        assert rows.Outline.of(found) == rows.Outline.of(one)
 
 
 def test_siblings_share_plan_and_draft_and_nothing_else():
