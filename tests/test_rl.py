@@ -96,7 +96,6 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(began_with, tmp_path,
 
 # Prompts whose siblings are divided, drafts that are drawn, rows of trajectories of both processes.
 SHARED = {"rl.prompts": 3, "train.steps": 2, "optim.eps": 1e-3, "train.hash_checkpoints": False}
-SHARED |= {"rl.eval_every": 2, "rl.eval_prompts": 3}
 
 
 @pytest.mark.slow
@@ -112,7 +111,7 @@ def test_two_processes_do_what_one_does_and_one_goes_on_for_them(began_with, tmp
     assert checkpoint.steps(later) == [2, 4]
     assert not list(both.glob("tra*.npz"))  # what they passed to each other
     wanted = rows_of(alone)
-    assert len(wanted) == 4 and wanted[-1]["loss"] != 0
+    assert len(wanted) == 2 and wanted[-1]["reward"] > 0
     for folder in (both, later):
         for row, same in zip(rows_of(folder), wanted, strict=True):
             assert row.keys() == same.keys()
