@@ -103,8 +103,9 @@ def reinforce(config: ConfigDict, workdir: epath.Path) -> TrainState:
     policy = settings.policy(config)
     initial_state.check(config)
     writers.check(config.train)
-    run = initial_state.run_of(config, policy, workdir).settled()
+    run = initial_state.run_of(config, policy, workdir)
     initial_state.check_rows(run)
+    run = run.settled()
     usual = load.usual_settings(run, _home(run, workdir))
     rollouts.settings_of(policy, usual)  # says what cannot work before anything is written
     asks = Asks(
@@ -291,7 +292,7 @@ class Loop:
     def _show(self, finished: int, judged: Judged) -> None:
         """Strips of the first trajectories of a group, now and then."""
         every = self._policy.show_every
-        if not every or finished % every:
+        if not every or finished % every or not self._writers.active:
             return
         pictures = {}
         for place, one in itertools.islice(judged.trajectories.items(), _SHOWN):
