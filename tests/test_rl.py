@@ -13,10 +13,12 @@ import pytest
 from launch.local import LocalJob
 from tests import untrained
 from unireason_jax import rl
-from unireason_jax.reinforcement import initial_state
+from unireason_jax.reinforcement import initial_state, settings
 from unireason_jax.run import configuration
 from unireason_jax.run.configuration import ConfigError
+from unireason_jax.run.initial_state import starting_state
 from unireason_jax.training import checkpoint
+from unireason_jax.training.checkpoint_fallback import SAVING
 from unireason_jax.training.optim import flatten
 
 CHANGES = {
@@ -92,6 +94,19 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(began_with, tmp_path,
     held = weights(tmp_path / "killed/reference")
     for name in held:
         np.testing.assert_array_equal(held[name], began[name])
+
+
+def test_a_reference_whose_saving_was_killed_is_saved_again(began_with, tmp_path):
+    made = config(began_with)
+    policy = settings.policy(made)
+    run = initial_state.run_of(made, policy, tmp_path).settled()
+    with jax.set_mesh(run.mesh), checkpoint.Checkpoints(tmp_path) as checkpoints:
+        state, *_ = starting_state(run, checkpoints)
+        wanted = initial_state.reference_of(run, policy, state, tmp_path)
+        (tmp_path / "reference" / "checkpoints" / "0" / "manifest.json").unlink()
+        (tmp_path / "reference" / SAVING).write_text("0")
+        found = initial_state.reference_of(run, policy, state, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
 # Prompts whose siblings are divided, drafts that are drawn, rows of trajectories of both processes.

@@ -74,15 +74,16 @@ def reference_of(run: Run, policy: Policy, state: TrainState, workdir: epath.Pat
     if run.model.lora:
         return run.optimizer.split(initial_params(run))[0]
     folder = workdir / REFERENCE
-    if not pod.gather("reference", bool(checkpoint.steps(folder)))[0]:
-        if int(state.step):
-            raise CheckpointMissing(
-                f"{folder}: not found; the run has begun and keeps to the weights there. Put it "
-                "back, or start a new --workdir."
-            )
-        with Checkpoints(folder) as kept:
+    with Checkpoints(folder) as kept:
+        if kept.saved is None:
+            if int(state.step):
+                raise CheckpointMissing(
+                    f"{folder}: not found; the run has begun and keeps to the weights there. Put "
+                    "it back, or start a new --workdir."
+                )
             nothing = jax.device_put(np.zeros((), np.float32), sharding.replicated(run.mesh))
             kept.save(0, TrainState(state.step, state.params, {"none": nothing}, {}), None)
+    pod.gather("reference is saved", None)  # the first process ends it
     options = {"which": "params", "mesh": run.mesh, "dtypes": run.dtypes}
     return run.optimizer.split(weights.load_model(folder, run.model, **options))[0]
 
