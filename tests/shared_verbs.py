@@ -13,6 +13,7 @@ import jax
 from tests.evals.world.test_evaluation import Oracle
 from tests.test_synthesize import Drafter
 from unireason_jax import evaluate, synthesize
+from unireason_jax.pods import pod
 
 
 def noting(model):
@@ -32,7 +33,8 @@ def noting(model):
 if __name__ == "__main__":
     evaluate.from_flags = lambda _: noting(Oracle(wrong=True))
     config = SimpleNamespace(data=SimpleNamespace(mixture={}, source=""))
-    evaluate.weights_told = lambda _: "a stand-in's"
+    # As in a real one, all processes look through a checkpoint together.
+    evaluate.weights_told = lambda _: pod.gather("weights", "a stand-in's")[0]
     evaluate.Run = SimpleNamespace(load=lambda _: SimpleNamespace(config=config))
     synthesize.from_flags = lambda _: noting(Drafter())
     {"evaluate": evaluate, "synthesize": synthesize}[sys.argv[1]].main(sys.argv[2:])

@@ -37,11 +37,23 @@ def codes_config():
     return config
 
 
-def write_config(folder, config):
-    """Writes such a run of a config; returns the folder."""
+def write_drawing(folder):
+    """Writes such a run whose pictures, too, depend on what was said; returns the folder."""
+
+    def moving(params):
+        kernel = params["latent_out"]["kernel"]
+        params["latent_out"]["kernel"] = 0.3 * jax.random.normal(jax.random.key(2), kernel.shape)
+        return params
+
+    return write_config(folder, configuration.load("configs/tiny.py"), moving)
+
+
+def write_config(folder, config, change=lambda params: params):
+    """Writes such a run of a config, with changes to its parameters; returns the folder."""
     made = Run.of(config)
     made.save(folder)
     params = jax.jit(functional.init, static_argnums=0)(made.model, jax.random.key(0))
+    params = change(params)
     optimizer = make_optimizer(
         configuration.optim_config(made.config), functional.logical_axes(made.model)
     )

@@ -98,9 +98,9 @@ def _run(arguments: argparse.Namespace) -> Path:
         conversation=arguments.conversation or usual,
         is_hard=is_hard,
     )
+    facts = {"checkpoint": arguments.checkpoint, "weights": weights_told(arguments)}  # by all
     if jax.process_index():
         return arguments.out  # the first process tells what all have drawn
-    facts = {"checkpoint": arguments.checkpoint, "weights": weights_told(arguments)}
     if arguments.preset:
         facts["preset"] = arguments.preset
     facts["sampling"] = sampling(reasoner.settings)

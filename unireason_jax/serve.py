@@ -15,10 +15,15 @@ Requests join those that are on their way at the next token, and a client that l
 place. A result depends on the request alone, not on who else is served. Bodies may hold the options
 of `unireason generate` beside OpenAI's fields. Ctrl-C or SIGTERM ends it after the requests that it
 has taken. A key in the environment variable UNIREASON_KEY, or in --key_file, is asked for.
+
+A model that one host does not hold is served by several, such as all of a TPU slice: started on
+each of them, `serve` spreads the weights over all their devices, and process 0 answers. A signal to
+any of them ends all.
 """
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,8 +33,9 @@ import jax
 
 from unireason_jax.inference import default_preset
 from unireason_jax.inference.load import add_flags, from_flags, told
+from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.inference.values import number, whole
-from unireason_jax.pods import batches
+from unireason_jax.pods import batches, pod, sharding
 from unireason_jax.run import command_line
 
 KEY = "UNIREASON_KEY"
@@ -76,27 +82,47 @@ def run(arguments: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise ValueError(f"{MISSING} ({error.name} is missing).") from None
     _check(arguments)
-    key = _key(arguments.key_file)
-    socket = process.listen(arguments.host, arguments.port)
-    reasoner = from_flags(arguments)
+    if sharding.initialize_distributed() > 1:
+        # JAX's own handler would leave a process that has not yet begun to serve as it is.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with pod.ending_together():
+        try:
+            _serve(arguments, process)
+        except (ValueError, OSError) as error:
+            raise SystemExit(f"error: {error}") from None
+
+
+def _serve(arguments: argparse.Namespace, process: Any) -> None:
+    """This process's part of `run`."""
+    is_first, rows = jax.process_index() == 0, arguments.batch or ROWS
+    key = _key(arguments.key_file) if is_first else ""
+    socket = process.listen(arguments.host, arguments.port) if is_first else None
+    reasoner = _reasoner(arguments)
+    about = told(arguments)  # which all processes read
+    if is_first:
+        process.serve(reasoner, socket, key=key, rows=rows, about=about, given=arguments)
+    else:
+        process.assist(reasoner, rows)
+
+
+def _reasoner(arguments: argparse.Namespace) -> Reasoner:
+    """The model, with its weights spread over all devices of the job."""
+    if arguments.mesh is None and jax.device_count() > 1:
+        arguments.mesh = {"tensor": jax.device_count()}
+    reasoner = from_flags(arguments, jax.devices())
     mesh = reasoner.engine.mesh
     if mesh is not None and batches.row_parts(mesh) > 1:
         raise ValueError("serve spreads weights, not conversations: --mesh tensor=N.")
-    rows = arguments.batch or ROWS
-    process.serve(reasoner, socket, key=key, rows=rows, about=told(arguments), given=arguments)
+    return reasoner
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Raises ValueError for flags that cannot be; spreads weights over the devices here."""
+    """Raises ValueError for flags that cannot be."""
     whole("--port", arguments.port, least=0, most=65535)
     whole("--queue", arguments.queue, least=1)
     number("--seconds", arguments.seconds, above=0)
     for name in ("megabytes", "memory", "pixels"):
         whole(f"--{name}", getattr(arguments, name), least=1)
-    if jax.process_count() > 1:
-        raise ValueError("serve runs in one process; start one for each host.")
-    if arguments.mesh is None and jax.local_device_count() > 1:
-        arguments.mesh = {"tensor": jax.local_device_count()}
 
 
 def _key(file: Path | None) -> str:

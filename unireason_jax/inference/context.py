@@ -166,7 +166,7 @@ class Context:
             max_tokens=room,
             greedy=settings.temperature == 0,
         )
-        found = writing.Drawn(*(np.asarray(x) for x in drawn))
+        found = engine.fetch(drawn)
         out = {}
         for row in seeds:
             count = found.counts[row]
@@ -226,8 +226,7 @@ class Context:
         numbers = engine.place(np.broadcast_to(numbers, positions.shape))
         drawn_from = noise(numbers, spread, spec.patch_sizes[1])
         inputs = branches, numbers, drawn_from, spread, engine.place(counts)
-        latents, passes = self._integrate(*inputs, flow)
-        latents, passes = np.asarray(latents), np.asarray(passes)
+        latents, passes = engine.fetch(self._integrate(*inputs, flow))
         out = {}
         for row, place in zip(drawn, places):
             size = {"rows": grids[row][0], "columns": grids[row][1], "patch": spec.latent_patch}
@@ -298,7 +297,7 @@ class Context:
             markers=engine.markers,
             count=grid[0] * grid[1],
         )
-        codes = np.asarray(codes)
+        codes = engine.fetch(codes)
         return {row: codes[place].reshape(grid) for row, place in local.items()}
 
     def branches(

@@ -3,10 +3,12 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
@@ -54,20 +56,49 @@ class Engine:
         """A [B, ...] host array on the device or, with its rows spread, on the mesh."""
         if self.mesh is None:
             return jax.device_put(array)  # jnp.asarray compiles a program for every shape
-        return jax.device_put(array, batches.batch_sharding(self.mesh))
+        there = batches.batch_sharding(self.mesh)
+        if not self.spans:
+            return jax.device_put(array, there)
+        # device_put would have all processes compare what they have, by a program of its own.
+        return jax.make_array_from_callback(array.shape, there, array.__getitem__)
+
+    @property
+    def spans(self) -> bool:
+        """Whether the mesh has devices of several processes, which all make the same calls."""
+        return self.mesh is not None and self.mesh.is_multi_process
+
+    def fetch(self, arrays: Any) -> Any:
+        """What a program made, as NumPy's arrays and whole in every process."""
+
+        def whole(array: Any) -> np.ndarray:
+            if isinstance(array, jax.Array) and not array.is_fully_addressable:
+                array = _gathered(sharding.replicated(self.mesh))(array)
+            return np.array(array)
+
+        return jax.tree.map(whole, arrays)
 
     def spread(self, cache: Cache) -> Cache:
         """A cache with its rows, and its heads on a `tensor` axis, spread over the mesh."""
-        if self.mesh is None:
-            return cache
-        names = ("layers", "batch", "kv_heads", None, None)
-        spec = sharding.fitted_spec(cache.k.shape, names, self.mesh.shape)
-        wide, flat = NamedSharding(self.mesh, spec), batches.batch_sharding(self.mesh)
-        return jax.device_put(cache, Cache(k=wide, v=wide, lengths=flat, positions=flat))
+        return cache if self.mesh is None else jax.device_put(cache, self._places(cache.k.shape))
 
     def empty(self, rows: int, slots: int) -> Cache:
         """An empty cache."""
-        return self.spread(caches.empty(self.config, rows, slots, self.kv_dtype))
+        make = functools.partial(caches.empty, self.config, rows, slots, self.kv_dtype)
+        if self.mesh is None:
+            return make()
+        shapes = jax.eval_shape(make)
+        return jax.tree.map(
+            lambda leaf, there: jnp.zeros(leaf.shape, leaf.dtype, device=there),
+            shapes,
+            self._places(shapes.k.shape),
+        )
+
+    def _places(self, shape: tuple[int, ...]) -> Cache:
+        """Where the arrays of a cache lie on the mesh, with keys of this shape."""
+        names = ("layers", "batch", "kv_heads", None, None)
+        spec = sharding.fitted_spec(shape, names, self.mesh.shape)
+        wide, flat = NamedSharding(self.mesh, spec), batches.batch_sharding(self.mesh)
+        return Cache(k=wide, v=wide, lengths=flat, positions=flat)
 
     def take(self, cache: Cache, rows: Sequence[int]) -> Cache:
         """Some rows of a cache, in this order; a row may be taken twice."""
@@ -97,7 +128,8 @@ class Engine:
                 chosen = numbers[start : start + most]
                 missing = self.rows_for(len(chosen), most) - len(chosen)
                 rows = [drawn[number] for number in [*chosen, *chosen[:1] * missing]]
-                found |= zip(chosen, codec.decode_batch(self.place(np.stack(rows))))
+                stack = np.stack(rows)  # in a job every process decodes what it needs itself
+                found |= zip(chosen, codec.decode_batch(stack if self.spans else self.place(stack)))
         return [found[number] for number in range(len(drawn))]
 
     def rows_for(self, count: int, most: int) -> int:
@@ -108,6 +140,12 @@ class Engine:
         parts = 1 if self.mesh is None else batches.row_parts(self.mesh)
         rows = min(bucket(count, 1), bucket(most, 1))
         return -(-rows // parts) * parts
+
+
+@functools.cache
+def _gathered(there: NamedSharding) -> Any:
+    """The program that gives every device all of an array."""
+    return jax.jit(lambda array: array, out_shardings=there)
 
 
 def bucket(count: int, lowest: int) -> int:

@@ -122,7 +122,7 @@ class Gradual:
     def passes(self) -> int:
         """Forward passes through the model so far."""
         if self.state.memory is not None:
-            return int(self.state.memory.passes[0])
+            return int(self.engine.fetch(self.state.memory.passes)[0])
         return self.flow.forwards(self.copies[True])
 
     def draw(self) -> None:
@@ -163,7 +163,7 @@ class Gradual:
         """
         spec = self.engine.spec
         latents = self.state.x - self.flow.times()[self.done] * self.state.velocity
-        tokens = np.asarray(latents)[0, : self.counts[0]]
+        tokens = self.engine.fetch(latents)[0, : self.counts[0]]
         size = {"rows": self.grid[0], "columns": self.grid[1], "patch": spec.latent_patch}
         return spec.codec.decode(images.unpatchify(tokens, **size))
 

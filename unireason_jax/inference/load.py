@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -183,14 +183,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mesh", type=mesh_axes, metavar="AXIS=N,...", help=about)
 
 
-def from_flags(arguments: argparse.Namespace) -> Reasoner:
-    """The reasoner of --checkpoint on this process's devices, sampling as the flags say.
+def from_flags(
+    arguments: argparse.Namespace, devices: Sequence[jax.Device] | None = None
+) -> Reasoner:
+    """The reasoner of --checkpoint, sampling as the flags say.
+
+    Args:
+      arguments: the flags.
+      devices: where it lies; by default on all of this process.
 
     Raises:
       FileNotFoundError, ValueError: as `load`; an unknown preset, or a flag is out of range.
     """
-    here, sizes = jax.local_devices(), arguments.mesh
-    mesh = sharding.make_mesh(sizes, devices=here) if sizes or len(here) > 1 else None
+    devices, sizes = devices or jax.local_devices(), arguments.mesh
+    mesh = sharding.make_mesh(sizes, devices=devices) if sizes or len(devices) > 1 else None
     names = ("which", "step", "dtype", "weights_dtype", "kv_dtype", "adapter")
     options = {name: getattr(arguments, name) for name in names}
     options["merged"] = not arguments.unmerged

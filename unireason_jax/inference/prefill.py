@@ -53,7 +53,7 @@ class Prefill:
             parts = [next_turns(queue, kind) for queue in queues]
             cache, told = self._read(cache, kind, parts)
             if told is not None:
-                told = np.asarray(told)
+                told = self.engine.fetch(told)
                 wanted |= {row: self.word(told[row]) for row, part in enumerate(parts) if part}
         return cache, wanted
 

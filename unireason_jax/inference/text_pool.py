@@ -100,7 +100,7 @@ class Pool:
             vocab=vocab,
             greedy=self.shape.greedy,
         )
-        self.texts = jax.tree.map(np.array, texts)
+        self.texts = engine.fetch(texts)
         drawn = self.texts.drawn
         for row, context in enumerate(self.contexts):
             if context is None:

@@ -154,14 +154,19 @@ def ending_together() -> Iterator[None]:
         done.set()
 
 
-def fail(reason: str, status: int = 1) -> None:
-    """Ends this process with a status and all others of the job with 1; each shows the reason."""
+def fail(reason: str, status: int = 1, *, dead: int | None = None) -> None:
+    """Ends this process with a status and all others of the job with 1; each shows the reason.
+
+    Nobody waits for the process `dead` to hear it.
+    """
     _ending.acquire()
     me, count = jax.process_index(), jax.process_count()
     _say(f"PROCESS {me} OF {count} FAILED, THE JOB ENDS:\n{reason}")
     if count > 1:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # the dead one may be the coordinator
             _publish(_FIRST, f"{me}\n{reason}")
+            if dead is not None:
+                _publish(f"{_HEARD}{dead}", "never")
             _leave_with_the_others()
     os._exit(status)
 

@@ -1,6 +1,7 @@
 """One server from its socket to its end."""
 
 import argparse
+import collections
 import contextlib
 import dataclasses
 import socket
@@ -11,6 +12,7 @@ import webbrowser
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 import uvicorn
 
@@ -22,6 +24,7 @@ from unireason_jax.server.app import Service
 from unireason_jax.server.metrics import Metrics
 from unireason_jax.server.model_names import Models
 from unireason_jax.server.orders import Limits
+from unireason_jax.server.replicas import Leader, follow
 from unireason_jax.server.scheduler import Scheduler
 
 SLOTS = 256
@@ -40,11 +43,18 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, scheduler: Scheduler):
         super().__init__(config)
         self.scheduler = scheduler
+        self.told: collections.Counter[int] = collections.Counter()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """The first signal lets what was taken end, the second ends at once."""
-        self.scheduler.close(drain=not self.should_exit)
-        self.force_exit = self.should_exit
+        """Takes a signal to this process."""
+        self.end(0)
+
+    def end(self, process: int) -> None:
+        """A signal to a process of the job: its first lets what was taken end, its second ends at
+        once. One to every process is one."""
+        self.told[process] += 1
+        self.force_exit = max(self.told.values()) > 1
+        self.scheduler.close(drain=not self.force_exit)
         self.should_exit = True
 
 
@@ -77,7 +87,7 @@ def build(
     megabytes: int = 32,
     memory: int = 512,
     pixels: int = 4096 * 4096,
-    live: Live | None = None,
+    live: Live | Leader | None = None,
 ) -> tuple[Any, Scheduler]:
     """The application, and the thread behind it, not yet started."""
     live = live or Live(reasoner.engine, rows, slots=SLOTS)
@@ -96,25 +106,39 @@ def serve(
     about: str,
     given: argparse.Namespace,
 ) -> None:
-    """Serves at a socket until a signal comes; prints the address once it answers."""
+    """Serves at a socket until a signal comes; prints the address once it answers.
+
+    In a job of several processes the first one does that, and the others `follow` at its side.
+    """
+    live: Live | Leader = Live(reasoner.engine, rows, slots=SLOTS)
+    if jax.process_count() > 1:
+        live = Leader(live)
     names = ("queue", "seconds", "megabytes", "memory", "pixels")
     limits = {name: getattr(given, name) for name in names}
-    application, scheduler = build(reasoner, rows=rows, key=key, **limits)
+    application, scheduler = build(reasoner, rows=rows, key=key, live=live, **limits)
     if given.warm:
-        warm(reasoner, rows)
+        warm(reasoner, live)
     config = uvicorn.Config(application, log_level="warning", access_log=False, lifespan="off")
     server = Server(config, scheduler)
+    if isinstance(live, Leader):
+        live.listen(server.end)
     scheduler.start()
     threading.Thread(target=_announce, args=(server, taken, about, given.open), daemon=True).start()
     server.run(sockets=[taken])
     scheduler.close(drain=False)
     scheduler.join(60)
+    if isinstance(live, Leader):
+        live.end()
 
 
-def warm(reasoner: Reasoner, rows: int) -> None:
+def assist(reasoner: Reasoner, rows: int) -> None:
+    """What another process than the first of a job does while that one serves."""
+    follow(Live(reasoner.engine, rows, slots=SLOTS))
+
+
+def warm(reasoner: Reasoner, live: Live | Leader) -> None:
     """Draws and edits a picture, so that the programs for it are compiled."""
     started = time.perf_counter()
-    live = Live(reasoner.engine, rows, slots=SLOTS)
     for verb in ("generate", "edit"):
         _, preset, settings = default_preset.chosen(reasoner, verb, None)
         white = np.full((*settings.size, 3), 255, np.uint8)
