@@ -45,7 +45,7 @@ quickstart: $(STAMP)
 
 demo: $(STAMP)
 	@echo "The model in notebooks/demo; the page says its address once it answers"
-	$(QUICK) -m unireason_jax.serve --checkpoint notebooks/demo --port $(PORT) --warm --open
+	$(QUICK) -m unireason_jax serve --checkpoint notebooks/demo --port $(PORT) --warm --open
 
 report: $(STAMP)
 	$(QUICK) -m unireason_jax.evaluate --checkpoint $(RUN) --out $(RUN)/whole_report --seed 2

@@ -86,6 +86,30 @@ def imports_of(path: Path) -> set[str]:
     return names
 
 
+def loaded_with(module: str, found: set[str]) -> set[str]:
+    """Third-party libraries and modules that are imported as soon as a module of ours is."""
+    path = PACKAGE.parent / module.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if not path.exists():
+        return found
+    for node in ast.parse(path.read_text()).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in set(names) - found:
+            found.add(name)
+            if name.startswith("unireason_jax."):
+                loaded_with(name, found)
+    return found
+
+
+def test_a_server_starts_without_what_only_training_needs():
+    loaded = loaded_with("unireason_jax.serve", set())
+    loaded |= loaded_with("unireason_jax.server.process", set())
+    assert {"jax", "unireason_jax.models.mot", "fastapi"} <= loaded
+    assert not {name for name in loaded if name.partition(".")[0] in ("grain", "orbax")}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down(path):
     room = room_of(path)

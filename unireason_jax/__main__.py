@@ -1,6 +1,7 @@
 """`unireason <verb> ...`: one door to the entry points, which also run as modules."""
 
 import difflib
+import gc
 import runpy
 import sys
 
@@ -28,6 +29,11 @@ MODES = {"distill": ("train", "configs/distill.py")}
 """Verbs that are another one with a config of their own, unless --config names one."""
 
 
+OBJECTS = 50_000
+"""New objects after which Python looks for garbage. What is imported and traced stays, and looking
+through it after every few hundred takes a tenth of a start."""
+
+
 def usage() -> str:
     """The list of verbs, one line each."""
     lines = [f"  {verb:<10} {about}" for verb, about in VERBS.items()]
@@ -51,6 +57,7 @@ def main() -> None:
         verb, config = MODES[verb]
         named = any(one.lstrip("-").split("=")[0] == "config" for one in given)
         sys.argv[1:] = given if named else [f"--config={config}", *given]
+    gc.set_threshold(OBJECTS)
     runpy.run_module(f"unireason_jax.{verb}", run_name="__main__", alter_sys=False)
 
 

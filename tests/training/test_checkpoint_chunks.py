@@ -7,6 +7,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from orbax.checkpoint._src.serialization import tensorstore_utils as orbax
 
 from tests.training.test_checkpoint import advance, damage, make
 from unireason_jax.training import checkpoint, checkpoint_chunks, checkpoint_manifest
@@ -114,7 +115,7 @@ def test_checkpoints_without_such_checksums_are_checked_by_their_files(tmp_path,
 
 
 def test_arrays_whose_chunks_have_none_are_read_back(tmp_path, every_file, monkeypatch):
-    orbax = checkpoint_chunks._orbax
+    checkpoint_chunks.install()
     monkeypatch.setattr(orbax, "_build_zarr3_metadata", orbax._build_zarr3_metadata.__wrapped__)
     save_two(tmp_path)
     step = tmp_path / "checkpoints" / "20"

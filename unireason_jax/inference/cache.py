@@ -72,6 +72,7 @@ class Markers:
         return self.bos if self.first is None else self.first
 
 
+@functools.partial(jax.jit, static_argnames=("config", "rows", "slots", "dtype"))
 def empty(config: Any, rows: int, slots: int, dtype: str | None = None) -> Cache:
     """A cache without tokens.
 

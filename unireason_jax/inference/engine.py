@@ -53,9 +53,13 @@ class Engine:
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
     def place(self, array: Any) -> jax.Array:
-        """A [B, ...] host array on the device or, with its rows spread, on the mesh."""
-        if self.mesh is None:
-            return jax.device_put(array)  # jnp.asarray compiles a program for every shape
+        """A [B, ...] host array on the device or, with its rows spread, on the mesh.
+
+        It is bound to the device, as weights are and all that comes of them: a program is compiled
+        once more for arrays that are not.
+        """
+        if self.mesh is None:  # jnp.asarray compiles a program for every shape
+            return jax.device_put(array, jax.local_devices()[0])
         there = batches.batch_sharding(self.mesh)
         if not self.spans:
             return jax.device_put(array, there)
@@ -79,13 +83,15 @@ class Engine:
 
     def spread(self, cache: Cache) -> Cache:
         """A cache with its rows, and its heads on a `tensor` axis, spread over the mesh."""
-        return cache if self.mesh is None else jax.device_put(cache, self._places(cache.k.shape))
+        if self.mesh is None:
+            return self.place(cache)
+        return jax.device_put(cache, self._places(cache.k.shape))
 
     def empty(self, rows: int, slots: int) -> Cache:
         """An empty cache."""
         make = functools.partial(caches.empty, self.config, rows, slots, self.kv_dtype)
         if self.mesh is None:
-            return make()
+            return self.place(make())
         shapes = jax.eval_shape(make)
         return jax.tree.map(
             lambda leaf, there: jnp.zeros(leaf.shape, leaf.dtype, device=there),

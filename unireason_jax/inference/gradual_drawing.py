@@ -21,7 +21,7 @@ from unireason_jax.inference.context import Context
 from unireason_jax.inference.engine import bucket
 from unireason_jax.inference.integration import Drawing, timed
 from unireason_jax.inference.settings import FlowSettings
-from unireason_jax.inference.step_cache import Memory
+from unireason_jax.inference.step_cache import Memory, StepCache
 from unireason_jax.inference.turns import Turn, grid_places
 from unireason_jax.models import functional
 
@@ -104,14 +104,12 @@ class Gradual:
         positions[0, : len(places)] = places
         self.positions, self.counts = positions, np.array([len(places)], np.int32)
         seeds = np.full(positions.shape, seed, np.uint32)
-        x = contexts.noise(seeds, positions, engine.spec.patch_sizes[1])
+        x = contexts.noise(engine.place(seeds), positions, engine.spec.patch_sizes[1])
         memory = None
         if flow.cache is not None:
-            seen = _embedded(
-                engine.params, x, positions, config=engine.config, rule=flow.cache.rule
-            )
-            memory = step_cache.empty(flow.cache.order, x, 1, seen)
-        self.state = State(x, None, memory, jnp.zeros_like(x))
+            how = {"config": engine.config, "cache": flow.cache}
+            memory = _remembering(engine.params, x, positions, **how)
+        self.state = State(x, None, memory, self._zeros(x))
 
     @property
     def steps(self) -> int:
@@ -131,7 +129,7 @@ class Gradual:
         first, last, guided = next(segment for segment in segments if self.done < segment[1])
         state, copies = self.state, self.copies[guided]
         if self.done == first:
-            before = None if self.flow.solver == "euler" else jnp.zeros_like(state.x)
+            before = None if self.flow.solver == "euler" else self._zeros(state.x)
             memory = state.memory and state.memory.for_branches(copies)
             state = state._replace(before=before, memory=memory)
         count = min(STEPS, last - self.done)
@@ -162,10 +160,14 @@ class Gradual:
         After the last step it is the image.
         """
         spec = self.engine.spec
-        latents = self.state.x - self.flow.times()[self.done] * self.state.velocity
-        tokens = self.engine.fetch(latents)[0, : self.counts[0]]
+        x, velocity = self.engine.fetch((self.state.x, self.state.velocity))
+        tokens = (x - self.flow.times()[self.done] * velocity)[0, : self.counts[0]]
         size = {"rows": self.grid[0], "columns": self.grid[1], "patch": spec.latent_patch}
         return spec.codec.decode(images.unpatchify(tokens, **size))
+
+    def _zeros(self, like: jax.Array) -> jax.Array:
+        """[1, T, P] float32 of the shape of latents."""
+        return self.engine.place(np.zeros(like.shape, np.float32))
 
 
 @jax.jit
@@ -174,10 +176,12 @@ def _joined(branches: tuple[Cache, ...]) -> Cache:
     return concat_rows(list(branches))
 
 
-@functools.partial(jax.jit, static_argnames=("config", "rule"))
-def _embedded(params: Any, x: jax.Array, positions: jax.Array, *, config: Any, rule: str) -> Any:
-    """The noise as the model embeds it, for the rule that asks for it."""
-    if rule != "tea":
-        return jnp.zeros((len(x), 0, 0), jnp.float32)
-    model = functional.bind(config, params)
-    return model.embed_latents(x, jnp.ones(x.shape[:2]), positions)
+@functools.partial(jax.jit, static_argnames=("config", "cache"))
+def _remembering(
+    params: Any, x: jax.Array, positions: jax.Array, *, config: Any, cache: StepCache
+) -> Memory:
+    """What a step cache holds before the first step, from the noise."""
+    seen = jnp.zeros((len(x), 0, 0), jnp.float32)
+    if cache.rule == "tea":
+        seen = functional.bind(config, params).embed_latents(x, jnp.ones(x.shape[:2]), positions)
+    return step_cache.empty(cache.order, x, 1, seen)

@@ -39,7 +39,7 @@ class Pool:
         """`rows` texts at most, none yet."""
         self.engine, self.shape = engine, shape
         self.cache = engine.empty(rows, shape.slots)
-        nothing = writing.start_texts(np.zeros(rows, bool), engine.markers, shape.room)
+        nothing = _start(np.zeros(rows, bool), engine.markers, shape.room)
         self.texts = jax.tree.map(np.array, nothing)
         self.members: list[Any] = [None] * rows
         self.contexts: list[Context | None] = [None] * rows
@@ -116,5 +116,6 @@ class Pool:
             yield member, ids, Written(ids, told, bool(drawn.cut[row]))
 
 
+_start = jax.jit(writing.start_texts, static_argnums=(1, 2))
 _put = functools.partial(jax.jit, donate_argnums=0)(caches.put_rows)
 _take = jax.jit(caches.take_rows)

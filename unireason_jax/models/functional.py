@@ -8,12 +8,12 @@ Flax, and nothing is ever built unsharded: jit `init` with `out_shardings` made 
 import dataclasses
 import functools
 import math
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from unireason_jax.models import lora, quantized
@@ -171,9 +171,15 @@ def for_sampling(config: ModelConfig, params: Params) -> tuple[ModelConfig, Para
     if config.unroll < layers:
         return config, params
     blocks = params["stack"]["blocks"]
-    apart = {layer: jax.tree.map(operator.itemgetter(layer), blocks) for layer in range(layers)}
+    apart = {layer: _layer(blocks, np.int32(layer)) for layer in range(layers)}
     stack = params["stack"] | {"blocks": apart}
     return dataclasses.replace(config, apart=True), params | {"stack": stack}
+
+
+@jax.jit
+def _layer(blocks: Params, number: jax.Array) -> Params:
+    """One of the stacked layers; one program takes every array of any of them."""
+    return jax.tree.map(lambda leaf: leaf[number], blocks)
 
 
 def in_matmul_dtype(config: ModelConfig, params: Params) -> Params:

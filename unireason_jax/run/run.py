@@ -12,7 +12,7 @@ there.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 
 from unireason_jax.data.bagel.tokens import LatentCodec, SampleSpec
 from unireason_jax.data.image_sizes import SizeCodec
-from unireason_jax.data.pipeline import Pipeline
 from unireason_jax.data.rows import Budgets, row_spec
 from unireason_jax.data.text.tokenizer import Tokenizer, load_tokenizer
 from unireason_jax.models import functional, vae
@@ -46,6 +45,9 @@ from unireason_jax.training.objective import LossConfig
 from unireason_jax.training.optim import Optimizer, flatten, make_optimizer
 from unireason_jax.training.state import TrainState
 from unireason_jax.world.basis import PatchBasis
+
+if TYPE_CHECKING:
+    from unireason_jax.data.pipeline import Pipeline
 
 TOKENIZER, CODEC = "tokenizer", "codec.npz"
 BatchSpec = Mapping[str, tuple[tuple[int, ...], Any]]
@@ -223,7 +225,7 @@ class Run:
         workdir: epath.PathLike | None = None,
         dry_run: bool = False,
         whole: bool = False,
-    ) -> Pipeline:
+    ) -> "Pipeline":
         """The endless iterator of this process's part of the batches.
 
         Args:
@@ -236,6 +238,8 @@ class Run:
           ConfigError: no task has a weight, or a budget is missing.
           ValueError: the hosts have planned different packs.
         """
+        from unireason_jax.data.pipeline import Pipeline  # and Grain, which no sampler needs
+
         data, spec = self.config.data, self.spec
         process, processes = (0, 1) if whole else (jax.process_index(), jax.process_count())
         seed, workers = data.seed, data.workers

@@ -23,11 +23,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from etils import epath
-from orbax.checkpoint import v1 as ocp
 
 from unireason_jax.models import lora
 from unireason_jax.pods import pod
 from unireason_jax.storage import atomic, paths
+from unireason_jax.training import checkpoint_chunks
 from unireason_jax.training.checkpoint_fallback import SAVING, clear, newest_usable
 from unireason_jax.training.checkpoint_leaves import (
     OTHER_MODEL,
@@ -168,6 +168,9 @@ class Checkpoints:
         hashes: bool = True,
         start_over: bool = False,
     ):
+        from orbax.checkpoint import v1 as ocp
+
+        checkpoint_chunks.install()
         logging.getLogger("absl").addFilter(_is_not_orbax)
         self.workdir, self.hashes = epath.Path(workdir), hashes
         self._keep, self._keep_every = keep, keep_every

@@ -50,11 +50,17 @@ def _codecs(metadata: dict[str, Any]) -> list[dict[str, Any]]:
     return codecs
 
 
-# Its codecs have no public name; where a version has it elsewhere, saves are read back.
-with contextlib.suppress(ImportError, AttributeError):
-    from orbax.checkpoint._src.serialization import tensorstore_utils as _orbax
+@functools.cache
+def install() -> None:
+    """From now on Orbax writes chunks with checksums, in this process.
 
-    _orbax._build_zarr3_metadata = _with_checksums(_orbax._build_zarr3_metadata)
+    Its codecs have no public name; where a version has it elsewhere, saves are read back.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from orbax.checkpoint._src.serialization import tensorstore_utils
+
+        build = tensorstore_utils._build_zarr3_metadata
+        tensorstore_utils._build_zarr3_metadata = _with_checksums(build)
 
 
 def are_in(name: str, size: int) -> bool:

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 from etils import epath
-from orbax.checkpoint import v1 as ocp
 
 from unireason_jax.training.checkpoint_manifest import CheckpointMissing
 
@@ -57,6 +56,8 @@ def read_arrays(
       wanted: trees of ShapeDtypeStruct with shardings, by name.
       partly: they have some of the leaves only.
     """
+    from orbax.checkpoint import v1 as ocp  # costs a start more than the weights of the demo do
+
     context = ocp.Context()
     context.pytree.loading.partial_load = partly
     try:
