@@ -4,7 +4,9 @@ import jax
 import pytest
 
 from tests.inference import toy
+from unireason_jax.inference.continuous_batching import Live
 from unireason_jax.inference.reasoner import Reasoner
+from unireason_jax.inference.systems import catalog
 from unireason_jax.models import functional
 from unireason_jax.models.config import variant
 from unireason_jax.world.tasks import example
@@ -30,12 +32,17 @@ def compiled():
     listens.clear()
 
 
-def test_prompts_share_few_programs(compiled):
-    sizes = {"vocab": toy.config().llm.vocab + 8}  # of its own: nobody has compiled for it
+@pytest.fixture(scope="module")
+def model():
+    """Nobody else has compiled for it."""
+    sizes = {"vocab": toy.config().llm.vocab + 8}  # of its own
     latent, vit = {"channels": 24, "patch": 1, "side": 4}, {"patch": 8, "side": 4}
     config = variant("nano", llm=sizes, latent=latent, vit=vit)
     params = jax.jit(functional.init, static_argnums=0)(config, jax.random.key(1))
-    model = Reasoner(config, params, toy.spec(), toy.settings(batch_rows=8, learned_stop=False))
+    return Reasoner(config, params, toy.spec(), toy.settings(batch_rows=8, learned_stop=False))
+
+
+def test_prompts_share_few_programs(compiled, model):
     assert len(KNOWN) == 32
     compiled.clear()
     model.generate(KNOWN[:16], preset="refine_t2i", rounds=1)
@@ -43,3 +50,15 @@ def test_prompts_share_few_programs(compiled):
     compiled.clear()
     model.generate(KNOWN[16:], preset="refine_t2i", rounds=1)
     assert len(compiled) <= 2
+
+
+def test_a_served_picture_needs_few_programs(compiled, model):
+    live, ended = Live(model.engine, 2, slots=256), []
+    compiled.clear()
+    request = catalog.find("t2i").request(KNOWN[0], style=model.style)
+    live.add(request, 0, model.settings, lambda news: ended.append(news.kind))
+    while live.guests:
+        live.work()
+    assert ended[-1] == "end"
+    assert compiled.count("jit(draw_some)") == 1
+    assert len(compiled) <= 8
