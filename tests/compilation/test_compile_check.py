@@ -276,3 +276,16 @@ def test_the_update_of_a_reinforcement_is_lowered_for_devices_that_share_its_row
     assert budgets == Budgets(256, 0, 256)
     lowered, run = programs.lower("reinforce", config, jax.devices(), budgets)
     assert run.mesh.size == 8 and "jit_update" in lowered.as_text().split("\n", 1)[0]
+
+
+def test_a_rollout_of_a_reinforcement_is_lowered_with_its_rows_and_steps():
+    config = configuration.load(TINY, SMALL)
+    changed = {"rl.rows": 8, "rl.batch_rows": 12, "rl.timesteps": 6, "rl.within": 4, "rl.window": 3}
+    with config.unlocked():
+        config.rl = configuration.load("configs/rl_t2i.py", changed).rl
+    budgets = programs.budgets_of(config, "rollout")
+    lowered, run = programs.lower("rollout", config, jax.devices(), budgets)
+    latents, moves = lowered.out_info
+    # 12 rows on 8 devices are 16; a budget of 256 holds 3 noised copies of an image and the image.
+    assert latents.shape == (16, 64, run.model.latent.features)
+    assert moves.points.shape[:3] == (4, 16, 64) and moves.logps.shape == (3, 16)

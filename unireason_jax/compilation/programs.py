@@ -1,4 +1,4 @@
-"""The programs that are checked: the train step, and the two that sampling spends its time in."""
+"""The programs that are checked: train step, writing and drawing, and those of reinforcement."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from unireason_jax.data.rows import Budgets
-from unireason_jax.inference import cache, sampler, writing
+from unireason_jax.inference import cache, sampler, stochastic, writing
 from unireason_jax.models import functional
 from unireason_jax.models.config import ModelConfig
 from unireason_jax.models.janus.config import JanusConfig
@@ -19,12 +19,18 @@ from unireason_jax.run.run import Run
 from unireason_jax.training.state import with_shardings
 
 # And what a run of each makes.
-PROGRAMS = {"train": "step", "text": "token", "image": "image", "reinforce": "update"}
+PROGRAMS = {
+    "train": "step",
+    "text": "token",
+    "image": "image",
+    "reinforce": "update",
+    "rollout": "image of every row",
+}
 
 
 def budgets_of(config: ConfigDict, program: str = "train") -> Budgets:
     """Tokens of a row by stream: the config's, or those advised for its data."""
-    if program == "reinforce":
+    if program in ("reinforce", "rollout"):
         return settings.policy(config).budgets
     if sum(config.data.budgets.values()):
         return Budgets(**config.data.budgets)
@@ -40,7 +46,9 @@ def lower(
 
     Args:
       name: "train": a step; "text": a turn of text written after a full row; "image": an image
-        drawn after a full row, with text guidance; "reinforce": an update of `unireason rl`.
+        drawn after a full row, with text guidance; "reinforce": an update of `unireason rl`;
+        "rollout": images drawn with stochastic steps behind whole trajectories, as many rows
+        together as `rl.batch_rows` (their texts are the program "text").
       config: the resolved config.
       devices: where it would run.
       budgets: tokens of a row by stream; the sampler's cache holds as many.
@@ -48,7 +56,7 @@ def lower(
     Raises:
       ConfigError, ValueError: config and devices do not fit together.
     """
-    if name == "reinforce":
+    if name in ("reinforce", "rollout"):
         config.data.rows = settings.policy(config).rows
     run = Run.of(config, devices, has_records=False)
     with jax.set_mesh(run.mesh):
@@ -56,19 +64,44 @@ def lower(
             policy = settings.policy(config)
             tokens = min(run.model.latent.side**2, budgets.latent)
             return update.lower(run, policy, tokens), run
+        if name == "rollout":
+            return _lower_rollout(run, settings.policy(config), budgets), run
         if name == "train":
             return run.lower_step(run.batch_spec(budgets)), run
         return _lower_sampler(name, run, budgets), run
+
+
+def _lower_rollout(run: Run, policy: settings.Policy, budgets: Budgets) -> jax.stages.Lowered:
+    """`draw_moves`, `rl.batch_rows` conversations (or one for each part of data x fsdp)."""
+    mesh, parts = run.mesh, batches.row_parts(run.mesh)
+    rows = -(-policy.batch_rows // parts) * parts
+    model, params = _sampled(run)
+    # A row of the budgets holds every image of its trajectory, clean and in its stochastic steps.
+    drawn, given = (policy.rounds, 1) if policy.template == "refine_t2i" else (1, 0)
+    copies = drawn * (policy.window + 1) + given
+    tokens = min(model.latent.side**2, budgets.latent // copies)
+    timesteps = {"timesteps": policy.timesteps} if policy.timesteps else {}
+    return stochastic.draw_moves.lower(
+        params,
+        _cache(run, rows, budgets.total),
+        _rows(mesh, (rows, tokens), jnp.uint32),
+        _rows(mesh, (rows, tokens, model.latent.features), jnp.float32),
+        _rows(mesh, (rows, tokens), jnp.int32),
+        _rows(mesh, (rows,), jnp.int32),
+        jax.ShapeDtypeStruct((), jnp.int32),
+        jax.ShapeDtypeStruct((), jnp.float32),
+        config=model,
+        markers=_markers(model),
+        settings=sampler.FlowSettings(**timesteps),
+        window=policy.window,
+    )
 
 
 def _lower_sampler(name: str, run: Run, budgets: Budgets) -> jax.stages.Lowered:
     """`write_text`, `draw_image` or `draw_codes`, one conversation for each data x fsdp part."""
     mesh = run.mesh
     rows = batches.row_parts(mesh)
-    model, shapes = _for_sampling(run.model)
-    params = with_shardings(
-        shapes, sharding.shardings(mesh, shapes, functional.logical_axes(model))
-    )
+    model, params = _sampled(run)
     markers = _markers(model)
     context = _cache(run, rows, budgets.total)
     if name == "text":
@@ -107,6 +140,13 @@ def _lower_sampler(name: str, run: Run, budgets: Budgets) -> jax.stages.Lowered:
         markers=markers,
         settings=sampler.FlowSettings(),
     )
+
+
+def _sampled(run: Run) -> tuple[ModelConfig, Any]:
+    """Config and shapes of the parameters as a sampler loads them, spread over the mesh."""
+    model, shapes = _for_sampling(run.model)
+    spread = sharding.shardings(run.mesh, shapes, functional.logical_axes(model))
+    return model, with_shardings(shapes, spread)
 
 
 def _for_sampling(model: ModelConfig) -> tuple[ModelConfig, Any]:
