@@ -15,6 +15,7 @@
     unireason bench image --cache none taylor     with and without a step cache, likewise
     unireason bench codes --variant janus_pro_1b     operations of a picture of codes
     unireason bench quality --checkpoint DIR      what faster drawing costs in the world
+    unireason bench rollouts --checkpoint DIR     of `unireason rl`, beside drawing for show
     unireason bench calls                         a call over HTTP, beside a bare client's
     unireason bench stages RUN1 RUN2              what a step of two runs costs, and their ratio
 
@@ -137,6 +138,12 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--rates", type=float, nargs="+", default=[0.5, 1, 2, 4], help=about)
     serve.add_argument("--seconds", type=float, default=20, help="requests come for so long")
     serve.add_argument("--rows", type=int, default=4, help="conversations at a time")
+
+    rolled = verbs.add_parser("rollouts", parents=[common], help="a rollout, beside drawing")
+    rolled.add_argument("--checkpoint", required=True, help="--workdir of the model")
+    rolled.add_argument("--config", default="configs/rl_hard.py:small", help="of unireason rl")
+    rolled.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="config leaves")
+    rolled.add_argument("--iterations", type=int, default=3, help="timed ones")
 
     calls = verbs.add_parser("calls", parents=[common], help="what a call over HTTP costs")
     calls.add_argument("--calls", type=int, default=1_000, help="of a round")
@@ -291,6 +298,14 @@ def bench_serve(args: argparse.Namespace) -> list[dict]:
         return serve.run(address, args.rates, **load)
 
 
+def bench_rollouts(args: argparse.Namespace) -> list[dict]:
+    """One row: both ways, in turns."""
+    from unireason_jax.speed import rollouts
+
+    sizes = {"iterations": args.iterations, "seed": args.seed}
+    return [rollouts.run(args.checkpoint, args.config, _leaves(args), **sizes)]
+
+
 def bench_calls(args: argparse.Namespace) -> list[dict]:
     """One row: our client and a bare one, in turns."""
     from unireason_jax.endpoints import call_cost
@@ -349,7 +364,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         "convert": bench_convert,
     }
     benches |= {"decode": bench_decode, "image": bench_image, "codes": bench_codes}
-    benches |= {"quality": bench_quality}
+    benches |= {"quality": bench_quality, "rollouts": bench_rollouts}
     benches |= {"serve": bench_serve, "calls": bench_calls, "stages": bench_stages}
     try:
         results = benches[args.verb](args)
