@@ -225,10 +225,11 @@ def test_the_attention_of_a_layer_by_backend(capsys):
 
 
 @pytest.mark.slow
-def test_a_rollout_is_measured_beside_drawing_for_show():
+def test_a_rollout_is_measured_beside_drawing_for_show(tmp_path, quick_compile):
     sizes = {"prompts": 2, "group": 3, "rounds": 1, "max_text": 8, "timesteps": 4, "window": 1}
     leaves = [f"rl.{key}={value}" for key, value in (sizes | {"within": 2}).items()]
-    command = ["rollouts", "--checkpoint", "notebooks/demo", "--iterations", "1", "--set", *leaves]
+    run = str(untrained.write(tmp_path))
+    command = ["rollouts", "--checkpoint", run, "--iterations", "1", "--set", *leaves]
     (found,) = bench.main(command)
     # Two drafts that siblings share, or one for each of six conversations; then at most an edit.
     assert 2 <= found["images"]["rollouts"] <= 2 + 6 and 6 <= found["images"]["shown"] <= 6 + 6

@@ -280,7 +280,7 @@ def test_the_update_of_a_reinforcement_is_lowered_for_devices_that_share_its_row
 
 def test_a_rollout_of_a_reinforcement_is_lowered_with_its_rows_and_steps():
     config = configuration.load(TINY, SMALL)
-    changed = {"rl.rows": 8, "rl.batch_rows": 12, "rl.timesteps": 6, "rl.within": 4, "rl.window": 3}
+    changed = {"rl.batch_rows": 12, "rl.timesteps": 6, "rl.within": 4, "rl.window": 3}
     with config.unlocked():
         config.rl = configuration.load("configs/rl_t2i.py", changed).rl
     budgets = programs.budgets_of(config, "rollout")

@@ -56,8 +56,11 @@ def lower(
     Raises:
       ConfigError, ValueError: config and devices do not fit together.
     """
-    if name in ("reinforce", "rollout"):
+    if name == "reinforce":
         config.data.rows = settings.policy(config).rows
+    if name == "rollout":  # the sampler fills a batch up with empty rows
+        parts = batches.row_parts(sharding.configured_mesh(config.mesh, devices))
+        config.data.rows = -(-settings.policy(config).batch_rows // parts) * parts
     run = Run.of(config, devices, has_records=False)
     with jax.set_mesh(run.mesh):
         if name == "reinforce":
@@ -72,9 +75,8 @@ def lower(
 
 
 def _lower_rollout(run: Run, policy: settings.Policy, budgets: Budgets) -> jax.stages.Lowered:
-    """`draw_moves`, `rl.batch_rows` conversations (or one for each part of data x fsdp)."""
-    mesh, parts = run.mesh, batches.row_parts(run.mesh)
-    rows = -(-policy.batch_rows // parts) * parts
+    """`draw_moves` behind whole trajectories."""
+    mesh, rows = run.mesh, run.config.data.rows
     model, params = _sampled(run)
     # A row of the budgets holds every image of its trajectory, clean and in its stochastic steps.
     drawn, given = (policy.rounds, 1) if policy.template == "refine_t2i" else (1, 0)
