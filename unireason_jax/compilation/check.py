@@ -71,7 +71,7 @@ def check(config: Any, where: str, program: str = "train", *, name: str) -> dict
         "warnings": sorted(set(_REMATERIALISED.findall(log()))),
     }
     found = {"program": name, "topology": where, "unit": unit, "config": _changed(config)}
-    found |= about(run, budgets, trains=program == "train")
+    found |= about(run, budgets, program)
     if executable is None:
         found["memory"] = _wanted(name, where, refused)
     else:
@@ -130,15 +130,15 @@ def remedy(found: Mapping[str, Any]) -> str:
     return _GENERAL
 
 
-def about(run: Run, budgets: Budgets, *, trains: bool) -> dict[str, Any]:
+def about(run: Run, budgets: Budgets, program: str) -> dict[str, Any]:
     """What is known of a program before it is compiled, and who compiles it."""
-    device = run.mesh.devices.flat[0]
+    device, is_one_each = run.mesh.devices.flat[0], program in ("text", "image")
     return {
         "device": device.device_kind,
         "devices": run.mesh.size,
         "mesh": " x ".join(f"{axis} {n}" for axis, n in run.mesh.shape.items() if n > 1) or "1",
-        "rows": run.config.data.rows if trains else batches.row_parts(run.mesh),
-        "microbatches": run.microbatches if trains else 1,
+        "rows": batches.row_parts(run.mesh) if is_one_each else run.config.data.rows,
+        "microbatches": run.microbatches if program == "train" else 1,
         "tokens": budgets.total,
         "parameters": functional.size(run.model),
         "remat": run.model.remat,
