@@ -3,7 +3,9 @@
 Command:  unireason rl --config configs/rl_bagel.py --workdir runs/rl
           --config.init_from=checkpoints/unireason --config.rl.prompts_from=prompts.jsonl
           --config.rl.reward.url=http://HOST:PORT
-Memory:   unireason compile_check --config configs/rl_bagel.py --program reinforce --topology ...
+Memory:   compiled, not run (launch/README.md, "Reinforcement of 7B"): 38.9 of 95.7 GiB a chip on
+          v5p-64 (--config.mesh.preset=v5p --config.rl.rows=32), 60.2 of 139.8 GiB on 8 H200
+          (--config.mesh.preset=h200); rollouts take 11.4 and 9.5.
           The weights, their moments and the reference take 217 GiB in float32, gradients 54 GiB.
 Pods:     The same command on every host: each samples its share of the siblings on its own chips,
           with a copy of the weights that is made anew every iteration (27 GiB in bfloat16, spread

@@ -165,8 +165,9 @@ def describe(run: Run, budgets: Budgets, memory: Any, text: str) -> dict[str, An
         "square_buffers": parsed.square_buffers(_token_counts(budgets, work.context)),
         "loops_counted_once": len(parsed.unknown_loops),
     }
-    if trains and not topology.is_gpu(run.mesh.devices.flat[0]):
-        found["flops"] = figures.flops(parsed, work)
+    if not topology.is_gpu(run.mesh.devices.flat[0]):
+        if trains:
+            found["flops"] = figures.flops(parsed, work)
         found["speed"] = figures.speed(parsed, chip, found)
     return found
 

@@ -158,7 +158,10 @@ def collectives(program: Program) -> dict[str, Any]:
 
 
 def speed(program: Program, chip: Chip, found: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds a step needs at the data sheet's rates, and the MFU that they allow; {} if unknown.
+    """Seconds a program needs at the data sheet's rates; {} if unknown.
+
+    Of a train step with its attention kernels, and the MFU that they allow. What the kernels of
+    another program walk depends on data and is left out, as is what loops of unknown length repeat.
 
     Compute, memory and the collectives that work overlaps are each taken at their peak rate, and
     the longest of them counts. While a synchronous collective runs nothing else does, so these are
@@ -166,17 +169,15 @@ def speed(program: Program, chip: Chip, found: Mapping[str, Any]) -> dict[str, f
     """
     if not (chip.flops and chip.memory_rate and chip.link_rate):
         return {}
-    work, wire = found["flops"], found["collectives"]
+    work, wire = found.get("flops"), found["collectives"]
+    kernels = work["busiest_kernels"] if work else 0.0
     waiting = wire["synchronous_gib"]
     parts = {
-        "compute_s": (work["compiled_matmuls"] + work["busiest_kernels"]) / chip.flops,
+        "compute_s": (program.matmul_flops() + kernels) / chip.flops,
         "memory_s": program.memory_bytes() / chip.memory_rate,
         "overlapped_s": (wire["gib"] - waiting) * GIB / chip.link_rate,
     }
     synchronous = waiting * GIB / chip.link_rate
     bound = max(parts.values()) + synchronous
-    return parts | {
-        "synchronous_s": synchronous,
-        "bound_s": bound,
-        "mfu_bound": work["model"] / chip.flops / bound,
-    }
+    told = parts | {"synchronous_s": synchronous, "bound_s": bound}
+    return told | ({"mfu_bound": work["model"] / chip.flops / bound} if work else {})

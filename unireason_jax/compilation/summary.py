@@ -68,7 +68,7 @@ def _work_lines(found: Mapping[str, Any]) -> list[str]:
         *(f"* largest: {c['kind']} {c['mib']:.1f} MiB x {c['runs']}" for c in wire["largest"][:3]),
     ]
     if found.get("speed"):
-        lines += _speed_lines(found["speed"])
+        lines += _speed_lines(found["speed"], found["unit"])
     if "*" in found["topology"]:
         lines += ["", "Between slices the network is slower than the rate that is taken here."]
     squares = ", ".join(found["square_buffers"]) or "none"
@@ -105,15 +105,21 @@ def _flop_lines(work: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _speed_lines(speed: Mapping[str, float]) -> list[str]:
+def _speed_lines(speed: Mapping[str, float], unit: str) -> list[str]:
     """Time at the data sheet's rates."""
+    mfu, expect = speed.get("mfu_bound"), "No chip multiplies at its peak: expect less."
+    if mfu is None:
+        expect = (
+            "Attention's kernels are not in it, and no chip multiplies at its peak: expect more."
+        )
     return [
         "",
-        f"At the data sheet's rates: compute {speed['compute_s']:.2f} s, memory "
-        f"{speed['memory_s']:.2f} s, network that work overlaps {speed['overlapped_s']:.2f} s, and "
-        f"synchronous collectives, for which everything waits, {speed['synchronous_s']:.2f} s. A "
-        f"step takes at least {speed['bound_s']:.2f} s (MFU at most {speed['mfu_bound']:.1%}). No "
-        "chip multiplies at its peak: expect less.",
+        f"At the data sheet's rates: compute {speed['compute_s']:.3g} s, memory "
+        f"{speed['memory_s']:.3g} s, network that work overlaps {speed['overlapped_s']:.3g} s, and "
+        "synchronous collectives, for which everything waits, "
+        f"{speed['synchronous_s']:.3g} s. One {unit} takes at least {speed['bound_s']:.3g} s"
+        + (f" (MFU at most {mfu:.1%}). " if mfu is not None else ". ")
+        + expect,
     ]
 
 
@@ -147,7 +153,7 @@ def _row(found: Mapping[str, Any]) -> tuple[str, ...]:
         f"{work['ratio']:.3f}" if work else "",
         f"{wire['gib']:.1f}, {wire['synchronous_gib']:.1f}" if wire else "does not fit",
         f"{wire['gib'] * (1 << 20) / tokens:.0f}" if work else "",
-        f"{speed['bound_s']:.2f}" if speed else "",
-        f"{speed['mfu_bound']:.0%}" if speed else "",
+        f"{speed['bound_s']:.3g}" if speed else "",
+        f"{speed['mfu_bound']:.0%}" if speed and "mfu_bound" in speed else "",
         _versions(found["compiler"]),
     )
