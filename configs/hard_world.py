@@ -19,18 +19,21 @@ from configs import quickstart
 
 
 def get_config(form: str = "") -> ConfigDict:
-    if form not in ("", "small"):
-        raise ValueError(f"no form {form!r}; configs/hard_world.py: takes small, or nothing")
+    if form not in ("", "small", "longer"):
+        raise ValueError(f"no form {form!r}; configs/hard_world.py: takes small, longer or nothing")
     config = quickstart.get_config()
     config.data.mixture.update(dict.fromkeys(config.data.mixture, 0.0))
     mixture = config.data.mixture
-    if form == "small":
-        config.init_from = "runs/quickstart"
+    if form:
+        config.init_from = "runs/quickstart" if form == "small" else "runs/hard"
         mixture.hard_t2i, mixture.hard_think_t2i = 0.08, 0.50
         mixture.hard_refine_t2i, mixture.hard_caption = 0.34, 0.08
         config.data.tokens, config.data.examples = 512, 40_000
         config.optim.lr, config.optim.warmup_steps, config.optim.ema = 1.5e-3, 50, 0.995
         config.train.steps, config.train.save_every, config.eval.every = 2600, 650, 1300
+        if form == "longer":
+            config.data.examples, config.train.steps, config.train.save_every = 100_000, 4500, 750
+            config.eval.every = 4500
         return config
     mixture.hard_t2i, mixture.hard_think_t2i = 0.1, 0.35
     mixture.hard_refine_t2i, mixture.hard_caption = 0.4, 0.15

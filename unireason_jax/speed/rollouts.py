@@ -74,10 +74,8 @@ def run(
 
 def _rolled(model: Reasoner, policy: Policy, asked: list[Asked], seed: int) -> int:
     """Rolls out groups; the number of images that were drawn."""
-    groups = rollouts.roll(model, policy, asked, seed=seed)
-    return _drafts(policy, asked) + sum(
-        len(one.drawings) for group in groups for one in group if one
-    )
+    siblings = rollouts.roll(model, policy, asked, seed=seed)
+    return _drafts(policy, asked) + sum(len(one.drawings) for one in siblings if one)
 
 
 def _shown(model: Reasoner, policy: Policy, asked: list[Asked], seed: int) -> int:
