@@ -61,10 +61,14 @@ def given_drafts(exam: Exam, count: int) -> dict[str, Groups]:
     requests = [asked(e, "prompt", "explanation", "draft", rounds=ROUNDS) for e in examples]
     traces = exam.traces("refine_t2i", requests, ROUNDS)
     judged = [looks.judge(trace, e["requirement"]) for e, trace in zip(examples, traces)]
-    found: dict[str, list[bool]] = {"faulty drafts repaired": [], "right drafts left right": []}
-    faulty, right = found.values()
+    faulty, right = [], []
     for trace in judged:
         (right if looks.after_round(trace, 0) else faulty).append(looks.after_round(trace, ROUNDS))
+    found = {
+        "faulty drafts repaired": faulty,
+        "right drafts left right": right,
+        "both, right in the end": faulty + right,
+    }
     return {name: {"all": verdicts} for name, verdicts in found.items()}
 
 
