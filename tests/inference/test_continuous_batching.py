@@ -1,5 +1,6 @@
 """Conversations that come and go: the same as in a batch, and to the bit whoever else is there."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from tests.inference import toy
 from unireason_jax.inference import gradual_drawing, sampler
 from unireason_jax.inference.continuous_batching import Live, visible
-from unireason_jax.inference.settings import TextSettings
+from unireason_jax.inference.settings import FlowSettings, TextSettings
 from unireason_jax.inference.trace import Step
 from unireason_jax.world.tasks import example
 
@@ -174,3 +175,14 @@ def test_the_tag_of_a_text_being_written_is_not_shown():
     assert all(b.startswith(a) for a, b in itertools.pairwise(seen))
     assert seen[-1] == "a red circle" and not any("<" in text for text in seen)
     assert visible("ab\ufffd", None) == "ab"
+
+
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.4, 1.0), (0.3, 0.8)])
+def test_few_steps_run_every_program_of_many(interval):
+    usual = FlowSettings(interval=interval, cache="taylor")
+    few = gradual_drawing.shortened(usual)
+    assert few.timesteps < 10 and few.program == dataclasses.replace(
+        usual.program, timesteps=few.timesteps
+    )
+    kinds = [{guided for *_, guided in one.segments()} for one in (usual, few)]
+    assert kinds[0] == kinds[1]

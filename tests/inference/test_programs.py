@@ -6,9 +6,9 @@ import pytest
 from tests.inference import toy
 from unireason_jax.inference.continuous_batching import Live
 from unireason_jax.inference.reasoner import Reasoner
-from unireason_jax.inference.systems import catalog
 from unireason_jax.models import functional
 from unireason_jax.models.config import variant
+from unireason_jax.server import process
 from unireason_jax.world.tasks import example
 
 pytestmark = [pytest.mark.usefixtures("quick_compile"), pytest.mark.slow]
@@ -52,13 +52,13 @@ def test_prompts_share_few_programs(compiled, model):
     assert len(compiled) <= 2
 
 
-def test_a_served_picture_needs_few_programs(compiled, model):
-    live, ended = Live(model.engine, 2, slots=256), []
+def test_a_server_that_is_warm_compiles_nothing_for_a_picture(compiled, model):
     compiled.clear()
-    request = catalog.find("t2i").request(KNOWN[0], style=model.style)
-    live.add(request, 0, model.settings, lambda news: ended.append(news.kind))
+    process.warm(model, Live(model.engine, 2, slots=process.SLOTS))
+    assert compiled.count("jit(draw_some)") == 1 and len(compiled) <= 16
+    compiled.clear()
+    live, ended = Live(model.engine, 2, slots=process.SLOTS), []
+    live.add(*model.prepare("generate", KNOWN[0]), lambda news: ended.append(news.kind))
     while live.guests:
         live.work()
-    assert ended[-1] == "end"
-    assert compiled.count("jit(draw_some)") == 1
-    assert len(compiled) <= 8
+    assert ended[-1] == "end" and not compiled

@@ -18,6 +18,7 @@ import uvicorn
 
 from unireason_jax.inference import default_preset
 from unireason_jax.inference.continuous_batching import Live
+from unireason_jax.inference.gradual_drawing import shortened
 from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.server import app
 from unireason_jax.server.app import Service
@@ -144,7 +145,9 @@ def warm(reasoner: Reasoner, live: Live | Leader) -> None:
         white = np.full((*settings.size, 3), 255, np.uint8)
         image = {"image": white} if preset.needs_image else {}
         request = preset.request("a", style=reasoner.style, **image)
-        settings = dataclasses.replace(settings, learned_stop=False)
+        flow, refine = shortened(settings.flow), settings.refine and shortened(settings.refine)
+        drawing = {"flow": flow, "refine": refine, "learned_stop": False}
+        settings = dataclasses.replace(settings, **drawing)
         live.add(request, 0, settings, lambda news: None)
     while live.guests:
         live.work()
