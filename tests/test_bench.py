@@ -1,6 +1,7 @@
 """The benchmarks run, measure what they say, and use the sizes of the official baseline."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -235,3 +236,39 @@ def test_a_rollout_is_measured_beside_drawing_for_show(tmp_path, quick_compile):
     assert 2 <= found["images"]["rollouts"] <= 2 + 6 and 6 <= found["images"]["shown"] <= 6 + 6
     rates = found["images_per_cpu_s"]
     assert found["rollout_rate"] == rates["rollouts"] / rates["shown"] > 0
+
+
+STAND_IN = """#!{python}
+import http.server
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'data: {{"unireason": {{"kind": "{kind}"}}}}\\n')
+
+server = http.server.HTTPServer(("127.0.0.1", 0), Answer)
+print(f"serving a model at http://127.0.0.1:{{server.server_port}}", flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.mark.parametrize("kind", ["image", "words", None])
+def test_starts_of_a_server_are_timed_to_its_image(tmp_path, monkeypatch, capsys, kind):
+    file = tmp_path / "python"
+    file.write_text(
+        "#!/bin/sh\n" if kind is None else STAND_IN.format(python=sys.executable, kind=kind)
+    )
+    file.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(file))
+    if kind != "image":
+        told = "did not start" if kind is None else "without an image"
+        with pytest.raises(SystemExit, match=told):
+            bench.main(["start", "--starts", "1"])
+        return
+    bench.main(["start", "--starts", "2", "--unwarmed"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["starts"] == 2 and found["warm"] is False
+    assert found["address_s"] > 0 and found["image_s"] > 0
+    assert 0 < found["cpu_min_s"] <= found["cpu_s"] <= found["cpu_max_s"]

@@ -12,7 +12,9 @@
     unireason bench decode --text sampled nucleus    what choosing by chance costs
     unireason bench image --guidance text_image   a guided image, likewise
     unireason bench serve --rates 0.5 1 2 4       a server under load: first words, first image, end
+    unireason bench start --checkpoint DIR        a server's start, to its first image
     unireason bench image --cache none taylor     with and without a step cache, likewise
+    unireason bench image --timesteps 7 --solver ab2 --batch 1 8    few steps, images together
     unireason bench codes --variant janus_pro_1b     operations of a picture of codes
     unireason bench quality --checkpoint DIR      what faster drawing costs in the world
     unireason bench rollouts --checkpoint DIR     of `unireason rl`, beside drawing for show
@@ -144,6 +146,11 @@ def parser() -> argparse.ArgumentParser:
     rolled.add_argument("--config", default="configs/rl_hard.py:small", help="of unireason rl")
     rolled.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="config leaves")
     rolled.add_argument("--iterations", type=int, default=3, help="timed ones")
+
+    start = verbs.add_parser("start", parents=[common], help="a server's start, to an image")
+    start.add_argument("--checkpoint", default="notebooks/demo", help="is served for this")
+    start.add_argument("--starts", type=int, default=5, help="that count; one goes before")
+    start.add_argument("--unwarmed", action="store_true", help="without --warm of `serve`")
 
     calls = verbs.add_parser("calls", parents=[common], help="what a call over HTTP costs")
     calls.add_argument("--calls", type=int, default=1_000, help="of a round")
@@ -306,6 +313,15 @@ def bench_rollouts(args: argparse.Namespace) -> list[dict]:
     return [rollouts.run(args.checkpoint, args.config, _leaves(args), **sizes)]
 
 
+def bench_start(args: argparse.Namespace) -> list[dict]:
+    """Servers of a checkpoint, one after another."""
+    from unireason_jax.speed import start
+
+    if args.starts < 1:
+        raise ValueError(f"--starts {args.starts}: give 1 or more")
+    return [start.run(args.checkpoint, warm=not args.unwarmed, starts=args.starts)]
+
+
 def bench_calls(args: argparse.Namespace) -> list[dict]:
     """One row: our client and a bare one, in turns."""
     from unireason_jax.endpoints import call_cost
@@ -365,7 +381,8 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     }
     benches |= {"decode": bench_decode, "image": bench_image, "codes": bench_codes}
     benches |= {"quality": bench_quality, "rollouts": bench_rollouts}
-    benches |= {"serve": bench_serve, "calls": bench_calls, "stages": bench_stages}
+    benches |= {"serve": bench_serve, "start": bench_start}
+    benches |= {"calls": bench_calls, "stages": bench_stages}
     try:
         results = benches[args.verb](args)
     except (ValueError, FileNotFoundError, subprocess.CalledProcessError) as error:
