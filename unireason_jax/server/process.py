@@ -117,12 +117,12 @@ def serve(
     names = ("queue", "seconds", "megabytes", "memory", "pixels")
     limits = {name: getattr(given, name) for name in names}
     application, scheduler = build(reasoner, rows=rows, key=key, live=live, **limits)
-    if given.warm:
-        warm(reasoner, live)
     config = uvicorn.Config(application, log_level="warning", access_log=False, lifespan="off")
     server = Server(config, scheduler)
     if isinstance(live, Leader):
         live.listen(server.end)
+    if given.warm:
+        warm(reasoner, live)
     scheduler.start()
     threading.Thread(target=_announce, args=(server, taken, about, given.open), daemon=True).start()
     server.run(sockets=[taken])
