@@ -118,7 +118,7 @@ def main() -> None:
         for threshold in given.thresholds
     }
     quality.WAYS = {**quality.WAYS, **{name: {"cache": cache} for name, cache in caches.items()}}
-    ways = ["exact", "taylor", "tea", *caches]
+    ways = ["exact", "taylor", *caches]
     sizes = {"count": given.prompts, "seed": given.seed}
     for row in quality.run(given.checkpoint, ways, **sizes):
         print(json.dumps(row | {"options": ""}), flush=True)
