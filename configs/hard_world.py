@@ -2,15 +2,17 @@
 
 Command:  unireason train --config configs/hard_world.py:small --workdir runs/hard
           --config.init_from=runs/quickstart
-          then: unireason rl --config configs/rl_hard.py:small --workdir runs/hard_rl
+          then: unireason train --config configs/hard_world.py:longer --workdir runs/hard_longer
           --config.init_from=runs/hard
+          then: unireason rl --config configs/rl_hard.py:small --workdir runs/hard_rl
+          --config.init_from=runs/hard_longer
           `small` is for two cores: 32 pixels, 4 x 4 cells, 3 to 5 objects, from the weights of the
-          quickstart, whose words keep their ids. Without it: 48 pixels, 6 x 6 cells, up to 9
-          objects, from random weights, for a GPU.
+          quickstart, whose words keep their ids; `longer` goes on from it. Without them: 48 pixels,
+          6 x 6 cells, up to 9 objects, from random weights, for a GPU.
 Hardware: two CPU cores; or one GPU with more rows (--config.data.rows).
-Time:     `small`: 22 minutes of one core of an idle CPU (0.5 s a step); more where it is shared.
-Result:   `small`: 0.07 of the held-out prompts right as drafts, 0.24 after refinement, 0.30 after
-          reinforcement (configs/README.md). Drafts that are right in 0.4 to 0.7 were wanted.
+Time:     `small`: 22 minutes of one core of an idle CPU (0.5 s a step), `longer`: 37.
+Result:   `longer`: 0.15 of the held-out prompts right as drafts, 0.52 after refinement (`small`:
+          0.07 and 0.24; configs/README.md). Drafts that are right in 0.4 to 0.7 were wanted.
 """
 
 from ml_collections import ConfigDict
