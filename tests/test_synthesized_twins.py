@@ -49,6 +49,14 @@ def test_a_start_is_made_that_was_shown_no_plan_and_no_repair(tmp_path, monkeypa
     assert synthesized_twins.untaught(tmp_path / "alignment", run) == run and len(calls) == 1
 
 
+def test_given_drafts_are_counted_apart_and_together():
+    for mends in (True, False):
+        found = synthesized_twins.given_drafts(Exam(Oracle(mends=mends), seed=5), 6)
+        faulty, right, both = (groups["all"] for groups in found.values())
+        assert faulty and set(faulty) == {mends} and set(right) == {True}
+        assert len(both) == 12 and both == faulty + right
+
+
 def test_prompts_are_drawn_in_steps_and_at_once():
     exam = Exam(Oracle(slips=True), seed=5)
     found = synthesized_twins.drawn_in_steps(exam, 2)
