@@ -96,7 +96,8 @@ class Served:
         command = [sys.executable, "-m", "unireason_jax.serve", "--checkpoint", str(run)]
         command += ["--port", "0"]
         more = {"processes": 2, "devices": 2, "sink": self._note, "directory": REPOSITORY}
-        self.job = LocalJob(command, **more)
+        quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # as `quick_compile` does here
+        self.job = LocalJob(command, environment=quick, **more)
 
     def _note(self, number, line):
         self.output[number] += line
@@ -120,6 +121,7 @@ def served(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compile")
 def test_two_processes_serve_one_model_and_end_together(served, tmp_path):
     mesh = sharding.make_mesh({"tensor": 4}, devices=jax.devices()[:4])
     with process.running(load(tmp_path / "run", mesh=mesh), rows=4) as (alone, _):
