@@ -32,10 +32,12 @@ class Progress:
         if self.ended or early:
             return
         self.told, self.ended = gone, finished
-        left = gone * (self.total - self.done) / max(self.done - self.first, 1e-9)
+        here, left = self.done - self.first, self.total - self.done
         share = 100 if finished else int(100 * self.done / self.total)
         line = f"{self.name} {share:3d} % of {self.total:.0f} {self.unit}, {_clock(gone)} gone"
-        line += "" if finished else f", about {_clock(left)} left"
+        # The first part compiles, and its pace says nothing of the rest.
+        if not finished and here >= 0.01 * (here + left):
+            line += f", about {_clock(gone * left / here)} left"
         end = "\n" if finished or not self.terminal else "\r"
         print(line.ljust(self.width), end=end, file=sys.stderr, flush=True)
         self.width = len(line) if self.terminal else 0
