@@ -9,6 +9,7 @@ import pytest
 from tests.inference import toy
 from unireason_jax.inference import engine as engines
 from unireason_jax.inference.engine import Engine
+from unireason_jax.inference.reasoner import Reasoner
 from unireason_jax.models import vae
 
 TINY = vae.VAEConfig(channels=32, multipliers=(1, 1), blocks=1, latents=4)
@@ -71,3 +72,12 @@ def test_a_codec_that_knows_no_batches_decodes_one_at_a_time():
 
     found = engine(Single()).pictures([np.full((1, 1, 4), n, np.float32) for n in range(3)])
     assert [int(one[0, 0, 0]) for one in found] == [0, 1, 2]
+
+
+def test_a_model_draws_on_the_device_that_its_weights_are_on():
+    usual, elsewhere = toy.reasoner(), jax.local_devices()[1]
+    moved = Reasoner(toy.config(), jax.device_put(toy.params(), elsewhere), toy.spec())
+    moved.settings = usual.settings
+    wanted, found = (model.generate("a red circle") for model in (usual, moved))
+    assert moved.engine.empty(1, 8).k.devices() == {elsewhere}
+    np.testing.assert_array_equal(found.image, wanted.image)

@@ -55,16 +55,23 @@ class Engine:
     def place(self, array: Any) -> jax.Array:
         """A [B, ...] host array on the device or, with its rows spread, on the mesh.
 
-        It is bound to the device, as weights are and all that comes of them: a program is compiled
-        once more for arrays that are not.
+        It is bound to the device of the weights, as they are and all that comes of them: a program
+        is compiled once more for arrays that are not.
         """
         if self.mesh is None:  # jnp.asarray compiles a program for every shape
-            return jax.device_put(array, jax.local_devices()[0])
+            return jax.device_put(array, self._device)
         there = batches.batch_sharding(self.mesh)
         if not self.spans:
             return jax.device_put(array, there)
         # device_put would have all processes compare what they have, by a program of its own.
         return jax.make_array_from_callback(array.shape, there, array.__getitem__)
+
+    @functools.cached_property
+    def _device(self) -> jax.Device:
+        """Where the weights are, without a mesh: who makes a model may have put them anywhere."""
+        placed = (leaf for leaf in jax.tree.leaves(self.params) if isinstance(leaf, jax.Array))
+        first = next(placed, None)
+        return jax.local_devices()[0] if first is None else next(iter(first.devices()))
 
     @property
     def spans(self) -> bool:
@@ -134,8 +141,11 @@ class Engine:
                 chosen = numbers[start : start + most]
                 missing = self.rows_for(len(chosen), most) - len(chosen)
                 rows = [drawn[number] for number in [*chosen, *chosen[:1] * missing]]
-                stack = np.stack(rows)  # in a job every process decodes what it needs itself
-                found |= zip(chosen, codec.decode_batch(stack if self.spans else self.place(stack)))
+                stack = np.stack(rows)
+                # Else it goes where the codec is; in a job every process decodes what it needs.
+                if self.mesh is not None and not self.spans:
+                    stack = self.place(stack)
+                found |= zip(chosen, codec.decode_batch(stack))
         return [found[number] for number in range(len(drawn))]
 
     def rows_for(self, count: int, most: int) -> int:
