@@ -3,6 +3,7 @@
 # make demo         serve the shipped model and its page at http://127.0.0.1:$(PORT); Ctrl-C ends it
 # make report       the whole report of that run: 504 prompts in three modes, controls, questions
 # make test         set up and run every test
+# make test-tpu     compile train steps of 7B for TPUs, without one, against the reports (installs libtpu)
 # make drill        kill, double and stop every command $(TIMES) times: hours (launch/README.md)
 # Both need only make and Python >= 3.11; everything is installed into $(VENV).
 
@@ -29,7 +30,7 @@ SHORT = --prompts 24 --controls 0 --pairs 8 --knowledge 24 --edits 12 --question
 TRAIN = XLA_FLAGS=--xla_force_host_platform_device_count=2 $(QUICK) -m unireason_jax.train
 LEG = $(shell $(PYTHON) -c 'import sys; print("py311" if sys.version_info < (3, 12) else "py312")' 2>/dev/null)
 
-.PHONY: quickstart demo report test test-fast smoke drill lint freeze clean
+.PHONY: quickstart demo report test test-fast test-tpu smoke drill lint freeze clean
 
 quickstart: $(STAMP)
 	@echo "1 of 4: the model in notebooks/demo draws a first picture into $(RUN)/first"
@@ -51,13 +52,17 @@ report: $(STAMP)
 	$(QUICK) -m unireason_jax.evaluate --checkpoint $(RUN) --out $(RUN)/whole_report --seed 2
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile -m "not drill"
+	$(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile -m "not drill and not tpu"
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile -m "not slow and not drill"
+	$(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile -m "not slow and not drill and not tpu"
 
 smoke: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not drill" $(SMOKE)
+
+test-tpu: $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints/$(LEG).txt -e '.[tpu]'
+	$(BIN)/python -m pytest tests/compilation/test_tpu_programs.py -m tpu
 
 drill: $(STAMP)
 	$(BIN)/python -m pytest tests -n $(JOBS) -m drill

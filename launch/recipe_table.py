@@ -7,7 +7,8 @@
 
 A cell is a recipe's default config with the mesh preset of the hardware; where that is refused or
 does not fit, with the smallest change by which it does. What was compiled is a JSON file under
-launch/compile_reports/recipes, with the versions of jax and of libtpu, and is not compiled again.
+launch/compile_reports/recipes, with the versions of jax and of libtpu, and is not compiled again;
+programs of TPUs until memory is assigned, those of GPUs to the end (`compile_check --quick`).
 Other cells are estimated: what a run keeps is known exactly, and activations grow with the tokens
 of a device as they do in the cells of that model that are compiled. An estimate within a tenth of
 the memory decides nothing. Needs libtpu (and for GPUs JAX's CUDA plugin), no accelerator.
@@ -203,7 +204,9 @@ def compile_cell(recipe: str, hardware: str, overrides: Mapping[str, Any]) -> Pa
     """Compiles a cell with overrides and keeps what was found."""
     config = _config(recipe, hardware, overrides)
     run = run_of(recipe, hardware, overrides)
-    found = check.check(config, HARDWARE[hardware], name=f"{recipe} on {hardware}") | {
+    where = HARDWARE[hardware]
+    quick = not topology.is_gpu(_devices(hardware)[0][0])
+    found = check.check(config, where, name=f"{recipe} on {hardware}", quick=quick) | {
         "recipe": recipe,
         "hardware": hardware,
         "variant": config.model.variant,
@@ -212,7 +215,7 @@ def compile_cell(recipe: str, hardware: str, overrides: Mapping[str, Any]) -> Pa
         "tokens_at_once": tokens_at_once(run),
     }
     told = "".join(f"_{_SHORT.get(key, key)}_{value}" for key, value in overrides.items())
-    name = f"{recipe}_{HARDWARE[hardware]}{told}".replace(":", "_").replace("*", "_slices_")
+    name = f"{recipe}_{where}{told}".replace(":", "_").replace("*", "_slices_")
     path = REPORTS / f"{name.replace('.', '_')}.json"
     REPORTS.mkdir(parents=True, exist_ok=True)
     atomic.write_text(path, json.dumps(found, indent=1) + "\n")

@@ -83,7 +83,8 @@ def test_rows_that_cannot_be_divided_are_the_first_change(eight):
 
 
 def test_what_is_compiled_is_kept_and_counts_instead_of_an_estimate(eight, monkeypatch):
-    def compiled(config, where, *, name):
+    def compiled(config, where, *, name, quick):
+        assert quick
         return {"memory": {"peak_gib": 7.25, "capacity_gib": 8.0}, "program": name}
 
     monkeypatch.setattr(check, "check", compiled)

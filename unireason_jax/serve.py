@@ -40,6 +40,8 @@ from unireason_jax.run import command_line
 
 KEY = "UNIREASON_KEY"
 ROWS = 4
+# What only the process that speaks HTTP goes by.
+_OF_THE_FIRST = "host port key_file queue seconds megabytes memory pixels warm open".split()
 MISSING = "serve needs FastAPI and Uvicorn: pip install 'unireason-jax[serve]'"
 
 
@@ -95,6 +97,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _serve(arguments: argparse.Namespace, process: Any) -> None:
     """This process's part of `run`."""
     is_first, rows = jax.process_index() == 0, arguments.batch or ROWS
+    _agree(arguments)
     key = _key(arguments.key_file) if is_first else ""
     socket = process.listen(arguments.host, arguments.port) if is_first else None
     reasoner = _reasoner(arguments)
@@ -103,6 +106,14 @@ def _serve(arguments: argparse.Namespace, process: Any) -> None:
         process.serve(reasoner, socket, key=key, rows=rows, about=about, given=arguments)
     else:
         process.assist(reasoner, rows)
+
+
+def _agree(arguments: argparse.Namespace) -> None:
+    """Raises ValueError in all processes of a job where two have other flags for the model."""
+    for name, value in sorted(vars(arguments).items()):
+        if name not in _OF_THE_FIRST:
+            remedy = f"start all processes with the same flags (here it is {value})"
+            pod.same(f"--{name}", str(value), remedy)
 
 
 def _reasoner(arguments: argparse.Namespace) -> Reasoner:

@@ -56,6 +56,47 @@ def test_the_report_of_a_small_step(found, tmp_path):
     assert "| tiny train | cpu:8 | 8 | fsdp 8 | 192 |" in summary.table(tmp_path)
 
 
+def test_memory_is_assigned_without_machine_code(found, monkeypatch):
+    """The same report but for the memory, which counts what is lost between arrays as well."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # as in the fixture
+    quick = check.check(
+        configuration.load(TINY, SMALL), "cpu:8", name="tiny train", quick=True
+    )
+    assert quick["quick"] and not found["quick"]
+    for part in ("collectives", "square_buffers", "flops", "warnings", "tokens"):
+        assert quick[part] == found[part]
+    sizes = found["memory"]
+    live = sizes["argument_gib"] + sizes["output_gib"] - sizes["alias_gib"] + sizes["temp_gib"]
+    assert sizes["peak_gib"] <= quick["memory"]["peak_gib"] == pytest.approx(live, rel=0.01)
+    assert "stopped when memory was assigned" in summary.markdown(quick)
+
+
+def test_what_ends_the_compiler_before_memory_is_assigned_is_told(monkeypatch, tmp_path):
+    def started(refusal):
+        class Process:
+            exitcode = -9
+
+            def __init__(self, target, args, daemon):
+                if refusal:
+                    (args[0] / "refused").write_text(refusal)
+
+            start = kill = join = lambda self: None
+            is_alive = lambda self: False  # noqa: E731
+
+        context = SimpleNamespace(Process=Process)
+        monkeypatch.setattr("multiprocessing.get_context", lambda kind: context)
+        return check.check(
+            configuration.load(TINY, SMALL), "cpu:8", name="huge", quick=True
+        )
+
+    large = started("RESOURCE_EXHAUSTED: Used 120.5G of 95.7G hbm. Exceeded by.\nBuffers:")
+    assert large["memory"]["peak_gib"] == 120.5 and large["remedies"] is not None
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a wrong option"):
+        started("INVALID_ARGUMENT: a wrong option")
+    with pytest.raises(RuntimeError, match="status -9 for cpu:8"):
+        started("")
+
+
 def test_wrong_requests_are_explained(monkeypatch):
     for name in ("v5p-16", "v5p:2x2x4*0", "v5p:0x2x2", "v5p:2x2x4*", "v5litepod:4x4"):
         with pytest.raises(topology.TopologyError, match=r"v5e, v6e with 1x1, .*v5p:2x2x4"):
@@ -183,11 +224,7 @@ def refusing(monkeypatch, message):
     def compile_():
         raise jax.errors.JaxRuntimeError(message)
 
-    def lowered(name, config, devices, budgets):
-        run = Run.of(config, devices, has_records=False)
-        return SimpleNamespace(compile=compile_), run
-
-    monkeypatch.setattr(programs, "lower", lowered)
+    monkeypatch.setattr(programs, "lower", lambda *_: SimpleNamespace(compile=compile_))
 
 
 def test_what_the_compiler_finds_too_large_does_not_fit(monkeypatch, tmp_path):
@@ -274,7 +311,8 @@ def test_the_update_of_a_reinforcement_is_lowered_for_devices_that_share_its_row
         config.rl = configuration.load("configs/rl_t2i.py", {"rl.rows": 8}).rl
     budgets = programs.budgets_of(config, "reinforce")
     assert budgets == Budgets(256, 0, 256)
-    lowered, run = programs.lower("reinforce", config, jax.devices(), budgets)
+    run = programs.run_of("reinforce", config, jax.devices())
+    lowered = programs.lower("reinforce", run, budgets)
     assert run.mesh.size == 8 and "jit_update" in lowered.as_text().split("\n", 1)[0]
 
 
@@ -284,7 +322,8 @@ def test_a_rollout_of_a_reinforcement_is_lowered_with_its_rows_and_steps():
     with config.unlocked():
         config.rl = configuration.load("configs/rl_t2i.py", changed).rl
     budgets = programs.budgets_of(config, "rollout")
-    lowered, run = programs.lower("rollout", config, jax.devices(), budgets)
+    run = programs.run_of("rollout", config, jax.devices())
+    lowered = programs.lower("rollout", run, budgets)
     latents, moves = lowered.out_info
     # 12 rows on 8 devices are 16; a budget of 256 holds 3 noised copies of an image and the image.
     assert latents.shape == (16, 64, run.model.latent.features)

@@ -81,6 +81,18 @@ def test_a_key_file_without_a_key_is_refused(tmp_path):
         serve.main(["--checkpoint", str(tmp_path), "--key_file", str(tmp_path / "key")])
 
 
+def test_processes_with_other_flags_for_the_model_are_refused_before_it_is_read(monkeypatch):
+    elsewhere = {"--port": "8001", "--max_text": "40"}
+    monkeypatch.setattr(
+        "unireason_jax.pods.pod.gather", lambda name, value: [value, elsewhere.get(name, value)]
+    )
+    with pytest.raises(SystemExit, match=r"process 1 has another --max_text .*\(here it is 20\)"):
+        serve.run(serve.parser().parse_args(["--checkpoint", "nowhere", "--max_text", "20"]))
+    del elsewhere["--max_text"]
+    with pytest.raises(SystemExit, match="nowhere"):  # what only the first goes by may differ
+        serve.run(serve.parser().parse_args(["--checkpoint", "nowhere", "--port", "0"]))
+
+
 def test_bench_serve_loads_a_server(server, capsys):
     command = ["serve", "--address", server, "--rates", "40", "80", "--seconds", "0.2"]
     slow, fast = bench.main(command)

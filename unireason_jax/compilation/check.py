@@ -13,7 +13,15 @@ from typing import Any
 
 import jax
 
-from unireason_jax.compilation import figures, hlo, programs, remedies, summary, topology
+from unireason_jax.compilation import (
+    assignment,
+    figures,
+    hlo,
+    programs,
+    remedies,
+    summary,
+    topology,
+)
 from unireason_jax.compilation.reference_row import reference_row
 from unireason_jax.data.rows import Budgets
 from unireason_jax.models import functional
@@ -37,7 +45,9 @@ _USED = (
 )
 
 
-def check(config: Any, where: str, program: str = "train", *, name: str) -> dict[str, Any]:
+def check(
+    config: Any, where: str, program: str = "train", *, name: str, quick: bool = False
+) -> dict[str, Any]:
     """Compiles one program for a topology; what the report says, as plain values.
 
     Of a program for which the compiler finds no room this is its memory, without what it does.
@@ -47,6 +57,7 @@ def check(config: Any, where: str, program: str = "train", *, name: str) -> dict
       where: the topology (see `topology`).
       program: one of `programs.PROGRAMS`.
       name: of the report.
+      quick: stop when memory is assigned, before machine code is made (see `assignment`).
 
     Raises:
       TopologyError: the topology cannot be had.
@@ -56,31 +67,52 @@ def check(config: Any, where: str, program: str = "train", *, name: str) -> dict
     unit = programs.PROGRAMS[program]
     devices, config.mesh.slices = topology.devices(where)
     budgets = programs.budgets_of(config, program)
-    start, cpu = time.monotonic(), time.process_time()
+    start, cpu = time.monotonic(), _cpu_seconds()
+    run = programs.run_of(program, config, devices)
+    compiled = _assigned if quick else _compiled
     with metrics.heartbeat(f"{name} for {where}"), _captured_log() as log:
-        lowered, run = programs.lower(program, config, devices, budgets)
         try:
-            executable = lowered.compile()
+            memory, text = compiled(program, run, where, budgets)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            executable, refused = None, str(error)
+            memory, text = _wanted(name, where, str(error)), ""
     spent = {
         "seconds": time.monotonic() - start,
-        "cpu_seconds": time.process_time() - cpu,
+        "cpu_seconds": _cpu_seconds() - cpu,
         "warnings": sorted(set(_REMATERIALISED.findall(log()))),
     }
     found = {"program": name, "topology": where, "unit": unit, "config": _changed(config)}
-    found |= about(run, budgets, program)
-    if executable is None:
-        found["memory"] = _wanted(name, where, refused)
-    else:
-        found |= describe(run, budgets, executable.memory_analysis(), executable.as_text())
-    memory = found["memory"]
+    found |= about(run, budgets, program) | {"quick": quick, "memory": memory}
+    if text:
+        found |= describe(run, budgets, text)
     if program == "train" and memory.get("margin", 0.0) < 0:
         sizes = (memory[size] * figures.GIB for size in ("peak_gib", "capacity_gib"))
         found["remedies"] = remedies.remedies(run, *sizes)
     return found | spent
+
+
+def _compiled(
+    program: str, run: Run, where: str, budgets: Budgets
+) -> tuple[dict[str, float], str]:
+    """Memory and HLO text of a program that is compiled to its end."""
+    del where  # the run has its devices
+    executable = programs.lower(program, run, budgets).compile()
+    chip = topology.chip(run.mesh.devices.flat[0])
+    return figures.memory(executable.memory_analysis(), chip), executable.as_text()
+
+
+def _assigned(
+    program: str, run: Run, where: str, budgets: Budgets
+) -> tuple[dict[str, float], str]:
+    """The same of a program that is compiled until memory is assigned."""
+    found = assignment.assign(program, run.config, where, budgets)
+    return figures.margin(found.memory, topology.chip(run.mesh.devices.flat[0])), found.text
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those that it has waited for."""
+    return sum(os.times()[:4])
 
 
 def _wanted(name: str, where: str, refused: str) -> dict[str, float]:
@@ -146,8 +178,8 @@ def about(run: Run, budgets: Budgets, program: str) -> dict[str, Any]:
     }
 
 
-def describe(run: Run, budgets: Budgets, memory: Any, text: str) -> dict[str, Any]:
-    """What an executable's memory analysis and HLO text say about a run."""
+def describe(run: Run, budgets: Budgets, text: str) -> dict[str, Any]:
+    """What an optimized program, as HLO text, says about a run."""
     chip, parsed = topology.chip(run.mesh.devices.flat[0]), hlo.parse(text)
     config, row = run.config, reference_row(run.model, budgets)
     work = figures.Work(
@@ -160,7 +192,6 @@ def describe(run: Run, budgets: Budgets, memory: Any, text: str) -> dict[str, An
     )
     trains = "train_step" in text.split("\n", 1)[0]
     found: dict[str, Any] = {
-        "memory": figures.memory(memory, chip),
         "collectives": figures.collectives(parsed),
         "square_buffers": parsed.square_buffers(_token_counts(budgets, work.context)),
         "loops_counted_once": len(parsed.unknown_loops),

@@ -51,7 +51,13 @@ def memory(analysis: Any, chip: Chip) -> dict[str, float]:
     }
     live = sizes["argument"] + sizes["output"] - sizes["alias"] + sizes["temp"]
     sizes["peak"] = sizes["peak"] or live
-    found = {f"{kind}_gib": size / GIB for kind, size in sizes.items()}
+    kinds = {f"{kind}_gib": size / GIB for kind, size in sizes.items()}
+    return kinds | margin(sizes["peak"], chip)
+
+
+def margin(peak: float, chip: Chip) -> dict[str, float]:
+    """GiB of a peak in bytes, those there are, and the part of them that it leaves free."""
+    found = {"peak_gib": peak / GIB}
     if chip.memory_gib:
         found |= {"capacity_gib": chip.memory_gib}
         found["margin"] = 1 - found["peak_gib"] / chip.memory_gib

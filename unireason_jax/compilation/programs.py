@@ -39,19 +39,13 @@ def budgets_of(config: ConfigDict, program: str = "train") -> Budgets:
     return pipeline.budgets
 
 
-def lower(
-    name: str, config: ConfigDict, devices: Sequence[jax.Device], budgets: Budgets
-) -> tuple[jax.stages.Lowered, Run]:
-    """One of `PROGRAMS`, traced for the devices, and what is known of the run.
+def run_of(name: str, config: ConfigDict, devices: Sequence[jax.Device]) -> Run:
+    """The run that one of `PROGRAMS` is of, with as many rows as that has.
 
     Args:
-      name: "train": a step; "text": a turn of text written after a full row; "image": an image
-        drawn after a full row, with text guidance; "reinforce": an update of `unireason rl`;
-        "rollout": images drawn with stochastic steps behind whole trajectories, as many rows
-        together as `rl.batch_rows` (their texts are the program "text").
+      name: of the program.
       config: the resolved config.
       devices: where it would run.
-      budgets: tokens of a row by stream; the sampler's cache holds as many.
 
     Raises:
       ConfigError, ValueError: config and devices do not fit together.
@@ -61,17 +55,32 @@ def lower(
     if name == "rollout":  # the sampler fills a batch up with empty rows
         parts = batches.row_parts(sharding.configured_mesh(config.mesh, devices))
         config.data.rows = -(-settings.policy(config).batch_rows // parts) * parts
-    run = Run.of(config, devices, has_records=False)
+    return Run.of(config, devices, has_records=False)
+
+
+def lower(name: str, run: Run, budgets: Budgets) -> jax.stages.Lowered:
+    """One of `PROGRAMS`, traced for the devices of a run.
+
+    Args:
+      name: "train": a step; "text": a turn of text written after a full row; "image": an image
+        drawn after a full row, with text guidance; "reinforce": an update of `unireason rl`;
+        "rollout": images drawn with stochastic steps behind whole trajectories, as many rows
+        together as `rl.batch_rows` (their texts are the program "text").
+      run: see `run_of`.
+      budgets: tokens of a row by stream; the sampler's cache holds as many.
+
+    Raises:
+      ConfigError, ValueError: config and devices do not fit together.
+    """
     with jax.set_mesh(run.mesh):
         if name == "reinforce":
-            policy = settings.policy(config)
             tokens = min(run.model.latent.side**2, budgets.latent)
-            return update.lower(run, policy, tokens), run
+            return update.lower(run, settings.policy(run.config), tokens)
         if name == "rollout":
-            return _lower_rollout(run, settings.policy(config), budgets), run
+            return _lower_rollout(run, settings.policy(run.config), budgets)
         if name == "train":
-            return run.lower_step(run.batch_spec(budgets)), run
-        return _lower_sampler(name, run, budgets), run
+            return run.lower_step(run.batch_spec(budgets))
+        return _lower_sampler(name, run, budgets)
 
 
 def _lower_rollout(run: Run, policy: settings.Policy, budgets: Budgets) -> jax.stages.Lowered:

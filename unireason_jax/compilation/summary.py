@@ -20,6 +20,7 @@ _COLUMNS = (
     "MFU bound",
     "compiler",
 )
+_QUICK = "It was stopped when memory was assigned (`--quick`): there is no machine code of it."
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -35,6 +36,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"{found['seconds']:.0f} s ({found['cpu_seconds']:.0f} CPU-seconds).",
         "",
         f"The compiler was told: `{told}`." if told else "The compiler was told nothing more.",
+        *([_QUICK] if found.get("quick") else []),
         "",
         "| memory of one device | GiB |",
         "|---|---|",

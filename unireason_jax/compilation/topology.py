@@ -131,6 +131,14 @@ def devices(name: str) -> tuple[Sequence[jax.Device], int]:
     return jax.devices("cpu")[:count], 1
 
 
+def be_a_host(where: str) -> None:
+    """Before JAX starts: only the CPU is used here, with enough devices for a cpu topology."""
+    jax.config.update("jax_platforms", "cpu")
+    if match := re.fullmatch(r"cpu:(\d+)", where):
+        with contextlib.suppress(RuntimeError):  # JAX has started already
+            jax.config.update("jax_num_cpu_devices", int(match[1]))
+
+
 def compiler(device: jax.Device) -> dict[str, str]:
     """What has compiled for a device: versions of jax and of its compiler, and what it was told."""
     found = {"jax": jax.__version__}

@@ -1,0 +1,87 @@
+"""A program compiled until its memory is assigned, without the machine code that takes longest.
+
+XLA writes the optimized program and the assignment of memory into a folder before it makes machine
+code, which for a TPU takes ten times as long as all before it. No option ends a compilation there,
+so it is done in a process of its own, which is ended when both files are whole.
+"""
+
+import dataclasses
+import multiprocessing
+import re
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from unireason_jax.compilation import programs, topology
+from unireason_jax.data.rows import Budgets
+
+_PROGRAM, _MEMORY = "*after_optimizations.txt", "*after_optimizations-memory-usage-report.txt"
+_REFUSED = "refused"
+_TOTAL = re.compile(r"Memory Space: \w+ \(color=0\)\nTotal bytes: (\d+) ")
+_SECONDS = 0.2  # between two looks
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """What is known of a program before its machine code.
+
+    Attributes:
+      memory: bytes of a device's memory, with what is lost between arrays.
+      text: the optimized program as HLO, the same as that of the executable.
+    """
+
+    memory: int
+    text: str
+
+
+def assign(program: str, config: ConfigDict, where: str, budgets: Budgets) -> Assignment:
+    """Compiles one of `programs.PROGRAMS` for a topology until memory is assigned.
+
+    Raises:
+      JaxRuntimeError: the compiler refuses the program, such as one that needs too much memory.
+      RuntimeError: the compiler's process ended without a word.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        process = multiprocessing.get_context("spawn").Process(
+            target=_compile, args=(folder, program, config, where, budgets), daemon=True
+        )
+        process.start()
+        try:
+            while (found := _found(folder)) is None and process.is_alive():
+                time.sleep(_SECONDS)
+        finally:
+            process.kill()
+            process.join()
+        if found := found or _found(folder):
+            return found
+        refused = folder / _REFUSED
+        if refused.exists():
+            raise jax.errors.JaxRuntimeError(refused.read_text())
+        raise RuntimeError(f"the compiler ended with status {process.exitcode} for {where}.")
+
+
+def _found(folder: Path) -> Assignment | None:
+    """What the compiler has written; the memory comes last, when the program is whole."""
+    for path in folder.glob(_MEMORY):
+        if total := _TOTAL.match(path.read_text()):
+            (program,) = folder.glob(_PROGRAM)
+            return Assignment(int(total[1]), program.read_text())
+    return None
+
+
+def _compile(
+    folder: Path, program: str, config: ConfigDict, where: str, budgets: Budgets
+) -> None:
+    """In a process of its own: compiles, and keeps the compiler's refusal as text."""
+    topology.be_a_host(where)
+    jax.config.update("jax_enable_compilation_cache", False)  # what is there leaves no files
+    devices, _ = topology.devices(where)
+    lowered = programs.lower(program, programs.run_of(program, config, devices), budgets)
+    try:
+        lowered.compile({"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True})
+    except jax.errors.JaxRuntimeError as error:
+        (folder / _REFUSED).write_text(str(error))
