@@ -273,9 +273,12 @@ def test_a_sweep_runs_here_or_on_a_slice_each():
 
 def test_the_compile_reports_and_the_gpu_bench_say_what_they_would_run(tmp_path):
     lines = call("compile_reports.sh", "--dry-run", "all", PYTHON="py").splitlines()
-    step = "py -m unireason_jax.compile_check --config=configs/unireason_stage2.py --program=train"
+    recipe = "--config=configs/unireason_stage2.py --program=train"
+    step = f"py -m unireason_jax.compile_check --quick {recipe}"
     where = "--topology=v6e:16x16 --out=launch/compile_reports --config.mesh.preset=v6e"
     assert any(line.startswith(f"{step} {where} --config.data.rows=128") for line in lines)
+    slow = call("compile_reports.sh", "--dry-run", "all", PYTHON="py", QUICK="")
+    assert f"py -m unireason_jax.compile_check {recipe} {where}" in slow and "quick" not in slow
     assert lines[-1] == "py -m unireason_jax.compile_check --table=launch/compile_reports"
     bench = call("gpu_bench.sh", "--dry-run", "run", "--steps", "3", PYTHON="py", GPUS="2")
     assert bench.startswith("py -m unireason_jax.bench step --config configs/unireason_stage2.py")
@@ -288,7 +291,7 @@ def test_the_compile_reports_and_the_gpu_bench_say_what_they_would_run(tmp_path)
     py.write_text('#!/bin/bash\n[[ $* == *--table* ]] && echo "| a table |"; [[ $* != *v6e* ]]\n')
     py.chmod(0o755)
     told = call("compile_reports.sh", "all", status=1, PYTHON=str(py), REPORTS=str(tmp_path))
-    assert told == "error: these programs were not compiled or do not fit: v6e:16x16 v6e:8x8\n"
+    assert told == f"error: these programs were not compiled or do not fit:{4 * ' v6e:16x16'} v6e:8x8\n"
     assert (tmp_path / "README.md").read_text().endswith("\n| a table |\n")
 
 

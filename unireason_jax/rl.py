@@ -252,13 +252,15 @@ class Loop:
         run, mesh = self._run, self._run.mesh
         with contextlib.ExitStack() as stack:
             with self._clock(phase):
-                if jax.process_count() > 1:
+                if mesh.size > 1:
+                    heads = run.model.llm.kv_heads
                     params = functional.in_matmul_dtype(run.model, params)
                     logical = functional.logical_axes(run.model)
-                    params = local_copy.local_copy(params, logical, mesh)
-                    mesh = stack.enter_context(jax.set_mesh(local_copy.local_mesh(mesh)))
+                    params = local_copy.local_copy(params, logical, mesh, heads)
+                    mesh = local_copy.local_mesh(mesh, heads)
+                    stack.enter_context(jax.set_mesh(mesh))
                 else:
-                    mesh = mesh if mesh.size > 1 else None
+                    mesh = None
                 reasoner = load.around(run, params, how, mesh)
             yield reasoner
 

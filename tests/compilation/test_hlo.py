@@ -138,7 +138,14 @@ def test_collectives_of_a_sharded_product():
         ("replica_groups=[2,16]<=[32]", 16),
         ("replica_groups=[2,2]<=[2,2]T(1,0)", 2),
         ("replica_groups=mesh['a'=2,'b'=1,'c'=4] {'c','b'}", 4),
+        ("replica_groups=mesh['a'=32,'b'=1,'c'=2], device_ids=([2,32]T(1,0)) {'a'}, use=true", 32),
+        ("replica_groups=mesh['a'=4,'b'=2,'c'=2], device_ids=([2,8]T(1,0)) {'a','c'}", 8),
     ],
 )
 def test_sizes_of_groups(text, size):
     assert hlo.group_size(text) == size
+
+
+def test_groups_that_are_not_understood_are_not_guessed():
+    with pytest.raises(ValueError, match="groups are not understood: all-gather"):
+        hlo.group_size("all-gather(%x), replica_groups=new[form], dimensions={0}")

@@ -129,7 +129,7 @@ def test_a_dimension_of_the_torus_may_be_shared_by_two_axes():
     chips = [TorusChip(i, (i // 16, i % 16, 0)) for i in range(256)]
     sizes = sharding.preset("v6e", 256)
     grid = sharding.device_grid(tuple(sizes[axis] for axis in sharding.AXES), 1, chips)
-    assert grid.shape == (2, 64, 1, 2) and set(grid.flat) == set(chips)
+    assert grid.shape == (4, 32, 1, 2) and set(grid.flat) == set(chips)
     for group in grid.reshape(-1, 2):  # devices that share a row are neighbours
         assert any(len({chip.coords[axis] for chip in group}) == 1 for axis in (0, 1))
 
@@ -144,6 +144,14 @@ def test_hosts_with_gpus_are_not_slices():
             sizes = sharding.preset(name, len(some), sharding.slice_count(some))
             grid = sharding.device_grid(tuple(sizes[a] for a in sharding.AXES), 1, some)
             assert set(grid.flat) == set(some)
+
+
+@pytest.mark.parametrize("name", ["v4", "v5e", "v5p", "v6e", "tpu7x"])
+def test_a_part_of_the_width_is_whole_tiles(name):
+    """Where it is not, XLA sums whole gradients instead of scattering them."""
+    for chips in (16, 64, 256, 1024):
+        sizes = sharding.preset(name, chips)
+        assert variant("bagel_7b_mot").llm.width % (8 * sizes["fsdp"] * sizes["context"]) == 0
 
 
 @pytest.mark.parametrize("slices", [1, 2, 4, 8])

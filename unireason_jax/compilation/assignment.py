@@ -41,7 +41,7 @@ def assign(program: str, config: ConfigDict, where: str, budgets: Budgets) -> As
     """Compiles one of `programs.PROGRAMS` for a topology until memory is assigned.
 
     Raises:
-      JaxRuntimeError: the compiler refuses the program, such as one that needs too much memory.
+      JaxRuntimeError: the program could not be compiled, as one that needs too much memory.
       RuntimeError: the compiler's process ended without a word.
     """
     with tempfile.TemporaryDirectory() as name:
@@ -76,12 +76,12 @@ def _found(folder: Path) -> Assignment | None:
 def _compile(
     folder: Path, program: str, config: ConfigDict, where: str, budgets: Budgets
 ) -> None:
-    """In a process of its own: compiles, and keeps the compiler's refusal as text."""
+    """In a process of its own: compiles, and keeps why that failed as text."""
     topology.be_a_host(where)
     jax.config.update("jax_enable_compilation_cache", False)  # what is there leaves no files
     devices, _ = topology.devices(where)
-    lowered = programs.lower(program, programs.run_of(program, config, devices), budgets)
     try:
+        lowered = programs.lower(program, programs.run_of(program, config, devices), budgets)
         lowered.compile({"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True})
-    except jax.errors.JaxRuntimeError as error:
-        (folder / _REFUSED).write_text(str(error))
+    except Exception as error:
+        (folder / _REFUSED).write_text(f"{type(error).__name__}: {error}")

@@ -181,13 +181,14 @@ def about(run: Run, budgets: Budgets, program: str) -> dict[str, Any]:
 def describe(run: Run, budgets: Budgets, text: str) -> dict[str, Any]:
     """What an optimized program, as HLO text, says about a run."""
     chip, parsed = topology.chip(run.mesh.devices.flat[0]), hlo.parse(text)
-    config, row = run.config, reference_row(run.model, budgets)
+    context, config = run.mesh.shape["context"], run.config
+    row = reference_row(run.model, budgets.rounded(context))
     work = figures.Work(
         model=run.model,
         row=row,
         rows=config.data.rows,
         devices=run.mesh.size,
-        context=run.mesh.shape["context"],
+        context=context,
         und_trained=not run.loss.detach_und,
     )
     trains = "train_step" in text.split("\n", 1)[0]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from unireason_jax.compilation import traffic
 from unireason_jax.compilation.hlo import Program
 from unireason_jax.compilation.reference_row import tile_counts
 from unireason_jax.compilation.topology import Chip
@@ -180,7 +181,7 @@ def speed(program: Program, chip: Chip, found: Mapping[str, Any]) -> dict[str, f
     waiting = wire["synchronous_gib"]
     parts = {
         "compute_s": (program.matmul_flops() + kernels) / chip.flops,
-        "memory_s": program.memory_bytes() / chip.memory_rate,
+        "memory_s": traffic.memory_bytes(program) / chip.memory_rate,
         "overlapped_s": (wire["gib"] - waiting) * GIB / chip.link_rate,
     }
     synchronous = waiting * GIB / chip.link_rate

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 _BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "token": 0, "opaque": 0}
-_ARRAY = re.compile(r"\b(pred|bf16|f8\w+|[fsuc]\d+)\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b(pred|bf16|f8\w+|[fsuc]\d+)\[([\d,]*)\](?:\{[^}]*?(?:S\((\d+)\))?\})?")
 _HEAD = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _LINE = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r" ([a-z][a-z0-9\-]*)\((?=[^()]*)")
@@ -31,10 +31,11 @@ _WORK = {"fusion", "dot", "convolution", "custom-call", "while", "call", "condit
 
 
 class Array(NamedTuple):
-    """Dtype and shape."""
+    """Dtype, shape and memory: 0 is the device's, others are beside its cores."""
 
     dtype: str
     shape: tuple[int, ...]
+    space: int = 0
 
     @property
     def bytes(self) -> int:
@@ -95,7 +96,7 @@ class Program:
                 if count is None and line.name not in self.unknown_loops:
                     self.unknown_loops.append(line.name)
                 more *= count or 1
-            for called in _called(line.text):
+            for called in called_by(line.text):
                 if called in self.computations:
                     yield from self._walk(called, more)
 
@@ -125,7 +126,7 @@ class Program:
         grown = body.get(root.operands[counter]) if counter < len(root.operands) else None
         inside = body
         if grown is not None and grown.opcode == "fusion":
-            inside = self.computations[_called(grown.text)[0]]
+            inside = self.computations[called_by(grown.text)[0]]
             grown = list(inside.values())[-1]
         if grown is None or grown.opcode != "add":
             return 1
@@ -176,7 +177,8 @@ class Program:
                 given = [self.computations[name].get(o) for o in line.operands]
                 if kind == "reduce-scatter":
                     size = max(sum(a.bytes for a in i.arrays) for i in given if i)
-                key = kind, wire_bytes(kind, size, group_size(line.text)), overlapped
+                group = 0 if kind == "collective-permute" else group_size(line.text)
+                key = kind, wire_bytes(kind, size, group), overlapped
                 found[key] = found.get(key, 0) + times
         parts = [Collective(kind, size, n, over) for (kind, size, over), n in found.items()]
         return sorted(parts, key=lambda c: -c.wire_bytes * c.runs)
@@ -206,26 +208,6 @@ class Program:
             if later.opcode.endswith("-done") and line.name in later.operands:
                 return False
         return True
-
-    def memory_bytes(self) -> float:
-        """Bytes that instructions read and write outside fusions: what memory moves, roughly."""
-        fusions = (line for line, _, _ in self.lines() if line.opcode == "fusion")
-        inner = {called for line in fusions for called in _called(line.text)}
-        free = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while"}
-        total = 0.0
-        for name, times in self.runs.items():
-            if name in inner:
-                continue
-            inside = self.computations[name]
-            for line in inside.values():
-                if line.opcode in free or line.opcode.endswith("-done"):
-                    continue
-                read = sum(a.bytes for o in line.operands if o in inside for a in inside[o].arrays)
-                written = sum(a.bytes for a in line.arrays)
-                if "slice" in line.name:  # reads or writes a part of a large array
-                    read, written = min(read, written), min(read, written)
-                total += times * (read + written)
-        return total
 
     def square_buffers(self, tokens: set[int]) -> list[str]:
         """Arrays with two dimensions among the given numbers of tokens: attention matrices."""
@@ -262,8 +244,8 @@ def _instruction(name: str, rest: str) -> Instruction:
     opcode = _OPCODE.search(f" {rest}" if rest[0] != "(" else rest)
     start = rest.index(f"{opcode[1]}(") if opcode else len(rest)
     arrays = tuple(
-        Array(dtype, tuple(int(n) for n in sizes.split(",") if n))
-        for dtype, sizes in _ARRAY.findall(rest[:start])
+        Array(dtype, tuple(int(n) for n in sizes.split(",") if n), int(space or 0))
+        for dtype, sizes, space in _ARRAY.findall(rest[:start])
     )
     inside = rest[start:].split("), ")[0]
     return Instruction(
@@ -289,7 +271,7 @@ def _channel(line: Instruction) -> str | None:
     return found[1] if found else None
 
 
-def _called(text: str) -> list[str]:
+def called_by(text: str) -> list[str]:
     """Names of the computations an instruction calls."""
     names = _CALLED.findall(text)
     for branches in _BRANCHES.findall(text):
@@ -298,15 +280,19 @@ def _called(text: str) -> list[str]:
 
 
 def group_size(text: str) -> int:
-    """Devices in one group of a collective."""
+    """Devices in one group of a collective.
+
+    Raises:
+      ValueError: the text does not say so in a form that is known.
+    """
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
         return len(listed[1].split(","))
     if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", text):
         return int(iota[1])
-    if named := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", text):
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", text):
         sizes = dict(re.findall(r"'([\w.]+)'=(\d+)", named[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'([\w.]+)'", named[2]))
-    return 2
+    raise ValueError(f"a collective whose groups are not understood: {text}")
 
 
 def wire_bytes(kind: str, size: int, group: int) -> float:
@@ -315,7 +301,7 @@ def wire_bytes(kind: str, size: int, group: int) -> float:
     Args:
       kind: the collective.
       size: bytes of the whole array: gathered, or before it is scattered.
-      group: devices that take part.
+      group: devices that take part; of no account where each sends to one other.
     """
     if kind == "collective-permute":
         return float(size)

@@ -40,15 +40,17 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 # Per accelerator: (fsdp at most, tensor, context). Weights, moments and average are spread over
 # fsdp x tensor x context devices, and `data` takes the rest of the pod. FSDP over more devices than
 # the state needs only makes every gather cross more links, so the group is no larger than a 7B
-# model with AdamW and a moving average needs. Chips too small for a row of 50,000 tokens share one:
+# model with AdamW and a moving average needs, and its part of a width of 3,584 is whole tiles of 8
+# rows: of 28 rows, on 128 devices, XLA makes no reduce-scatter, but sums whole gradients, which
+# sends twice as much. Chips too small for a row of 50,000 tokens share one:
 # `context` gathers the keys of four heads where `tensor` would sum whole activations (launch/
 # README.md, "Rows that do not fit a chip").
 ACCELERATORS: dict[str, tuple[int, int, int]] = {
     "cpu": (8, 1, 1),
     "v4": (32, 1, 1),
-    "v5e": (32, 1, 4),
+    "v5e": (16, 1, 4),
     "v5p": (16, 1, 1),
-    "v6e": (64, 1, 2),
+    "v6e": (32, 1, 2),
     "tpu7x": (16, 1, 1),
     "h100": (32, 1, 1),
     "h200": (16, 1, 1),
