@@ -3,7 +3,8 @@
 # make demo         serve the shipped model and its page at http://127.0.0.1:$(PORT); Ctrl-C ends it
 # make report       the whole report of that run: 504 prompts in three modes, controls, questions
 # make test         set up and run every test
-# make test-tpu     compile train steps of 7B for TPUs, without one, against the reports (installs libtpu)
+# make test-tpu     compile train steps of 7B for TPUs, without one, and compare their reports
+#                   (installs libtpu)
 # make drill        kill, double and stop every command $(TIMES) times: hours (launch/README.md)
 # Both need only make and Python >= 3.11; everything is installed into $(VENV).
 

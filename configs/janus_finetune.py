@@ -5,8 +5,8 @@ Command:  python -m unireason_jax.train --config=configs/janus_finetune.py --wor
 Data:     `unireason prepare --format ... --tokenizer checkpoints/janus/tokenizer`; pictures stay
           pictures: their codes are made while training, by config.data.vq.
 Start:    `unireason convert --from janus --input Janus-Pro-1B --output checkpoints/janus`.
-Hardware: as it is, with --config.mesh.preset: 1B on 16 chips of 32 GiB (compiled for a v6e-16: 19.5
-          GiB of a chip), 7B on a v5p-16 (65 of 96); 1B on 8 chips of 32 GiB with
+Hardware: as it is, with --config.mesh.preset: 1B on 16 chips of 32 GiB (compiled for a v6e-16: 19.6
+          GiB of a chip), 7B on a v5p-16 (67 of 96); 1B on 8 chips of 32 GiB with
           --config.train.microbatches=2, by estimate.
 Time:     not measured.
 Result:   the report gives no figures for fine-tuning; users find that a rate above this one and

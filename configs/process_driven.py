@@ -5,8 +5,9 @@ Command:  python -m unireason_jax.train --config=configs/process_driven.py --wor
 Data:     `unireason prepare --format examples --style process --sizes bagel --tokenizer
           checkpoints/bagel/tokenizer` for each subset, then `unireason encode --config` as in
           configs/bagel_finetune.py.
-Hardware: the paper trained on 8 H100. As it is: those, by estimate, a v5p-16 or four chips of
-          tpu7x, with --config.mesh.preset (launch/README.md, "Which recipe fits where").
+Hardware: the paper trained on 8 H100. As it is: those, a v5p-16, a v6e-16 or four chips of
+          tpu7x (compiled, 60 GiB of 8 H200), with --config.mesh.preset (launch/README.md, "Which
+          recipe fits where").
 Time:     not measured; 10,000 steps.
 Result:   the paper reports GenEval 0.83 and WISE 0.76 with 2.6 images a prompt.
 Twin:     configs/world_twin.py:process_driven trains the same recipe on a CPU.

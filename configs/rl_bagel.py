@@ -3,15 +3,15 @@
 Command:  unireason rl --config configs/rl_bagel.py --workdir runs/rl
           --config.init_from=checkpoints/unireason --config.rl.prompts_from=prompts.jsonl
           --config.rl.reward.url=http://HOST:PORT
-Memory:   compiled, not run (launch/README.md, "Reinforcement of 7B"): 38.9 of 95.7 GiB a chip on
+Memory:   compiled, not run (launch/README.md, "Reinforcement of 7B"): 39.4 of 95.7 GiB a chip on
           v5p-64 (--config.mesh.preset=v5p --config.rl.rows=32), 60.2 of 139.8 GiB on 8 H200
-          (--config.mesh.preset=h200); rollouts take 11.4 and 9.5.
+          (--config.mesh.preset=h200); rollouts take 27.4 and 14.9.
           The weights, their moments and the reference take 217 GiB in float32, gradients 54 GiB.
 Pods:     The same command on every host: each samples its share of the siblings on its own chips,
           with a copy of the weights that is made anew every iteration (27 GiB in bfloat16, spread
-          over the chips of the host), and one step is taken on the mesh. rl.rows has to be a
-          multiple of data x fsdp: 32 on v5p-64, or 8 with --config.mesh.context=4. Fewer siblings
-          (prompts x group) than hosts leave some idle.
+          over the chips of the host, where tokens gather no weights), and one step is taken on the
+          mesh. rl.rows has to be a multiple of data x fsdp: 32 on v5p-64, or 8 with
+          --config.mesh.context=4. Fewer siblings (prompts x group) than hosts leave some idle.
 Time:     not measured.
 Values:   UMM-Reflection's: 512 pixels, 20 points, 2 of the first 10 steps stochastic, 16 siblings.
 Twin:     configs/rl_reflect.py reinforces the same in the world, on a CPU.

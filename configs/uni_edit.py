@@ -4,8 +4,9 @@ Command:  python -m unireason_jax.train --config=configs/uni_edit.py --workdir=r
           (--dry_run first)
 Data:     `unireason prepare --format uni_edit --tokenizer checkpoints/bagel/tokenizer`, then
           `unireason encode --config` as in configs/bagel_finetune.py.
-Hardware: the release trained on 32 GPUs. As it is: a v5p-16, 32 chips of it or a v6e-64, with
-          --config.mesh.preset (launch/README.md, "Which recipe fits where").
+Hardware: the release trained on 32 GPUs. As it is: a v5p-16, 32 chips of it, a v6e-64, a v5e-64
+          or 8 GPUs of 80 GB, with --config.mesh.preset (launch/README.md, "Which recipe fits
+          where").
 Time:     not measured; the release saves every 2500 steps and does not say when to stop.
 Result:   the project's page shows MMMU 52.8 -> 53.6, GenEval .87 -> .89, RISE 11.9 -> 17.2.
 Twin:     configs/world_twin.py:uni_edit trains the same recipe on a CPU.

@@ -73,13 +73,14 @@ case $1 in
       --config.mesh.tensor=4 --config.data.rows=8 "--name=unireason_stage2 text, tensor 4"
     check unireason_stage2 image v5p:2x2x2 --config.mesh.preset=v5p --config.data.rows=8
     check rl_bagel reinforce v5p:4x4x2 --config.mesh.preset=v5p --config.rl.rows=32
-    # Rollouts are of one host: its four chips hold a copy of the weights.
-    check rl_bagel rollout v5p:2x2x1 --config.mesh.preset=v5p
-    check rl_bagel text v5p:2x2x1 --config.mesh.preset=v5p --config.data.budgets.text=3072 \
-      --config.data.budgets.vit=5376 --config.data.budgets.latent=10240
-    check rl_bagel text v5p:2x2x1 --config.mesh.fsdp=1 --config.mesh.tensor=4 \
-      --config.data.budgets.text=3072 --config.data.budgets.vit=5376 \
-      --config.data.budgets.latent=10240 "--name=rl_bagel text, tensor 4"
+    # Rollouts are of one host: its four chips hold a copy of the weights, on `tensor`.
+    spread=(--config.mesh.fsdp=1 --config.mesh.tensor=4)
+    row=(--config.data.budgets.text=3072 --config.data.budgets.vit=5376
+      --config.data.budgets.latent=10240)
+    check rl_bagel rollout v5p:2x2x1 "${spread[@]}"
+    check rl_bagel text v5p:2x2x1 "${spread[@]}" "${row[@]}"
+    check rl_bagel rollout v5p:2x2x1 --config.mesh.fsdp=4 "--name=rl_bagel rollout, fsdp 4"
+    check rl_bagel text v5p:2x2x1 --config.mesh.fsdp=4 "${row[@]}" "--name=rl_bagel text, fsdp 4"
     check janus_finetune train v5p:2x2x2 --config.mesh.preset=v5p \
       --config.model.variant=janus_pro_7b "--name=janus 7b train"
     check janus_finetune train v6e:8x8 --config.mesh.preset=v6e \

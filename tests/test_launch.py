@@ -291,7 +291,10 @@ def test_the_compile_reports_and_the_gpu_bench_say_what_they_would_run(tmp_path)
     py.write_text('#!/bin/bash\n[[ $* == *--table* ]] && echo "| a table |"; [[ $* != *v6e* ]]\n')
     py.chmod(0o755)
     told = call("compile_reports.sh", "all", status=1, PYTHON=str(py), REPORTS=str(tmp_path))
-    assert told == f"error: these programs were not compiled or do not fit:{4 * ' v6e:16x16'} v6e:8x8\n"
+    assert (
+        told
+        == f"error: these programs were not compiled or do not fit:{4 * ' v6e:16x16'} v6e:8x8\n"
+    )
     assert (tmp_path / "README.md").read_text().endswith("\n| a table |\n")
 
 

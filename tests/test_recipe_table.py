@@ -69,7 +69,12 @@ def test_a_cell_that_does_not_fit_names_the_smallest_change_that_does(eight):
     (near, _, _, overrides), (far, *_) = recipe_table.pending(known)
     assert near < far and overrides == {"train.microbatches": 2}
     told = report(1.9, tokens / 2, 0.0, recipe="tiny", overrides=overrides)
+    told["memory"]["capacity_gib"] = 2.4
     assert [row[3] for row in recipe_table.pending([*known, told])] == [{}]
+    # A change that turned out not to be enough makes room for the next.
+    told["memory"]["capacity_gib"] = 1.8
+    left = [row[3] for row in recipe_table.pending([*known, told])]
+    assert len(left) == 2 and {} in left and overrides not in left
 
 
 def test_rows_that_cannot_be_divided_are_the_first_change(eight):

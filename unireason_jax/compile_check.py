@@ -50,9 +50,7 @@ def main(argv: list[str]) -> None:
         topology.be_a_host(TOPOLOGY.value)
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         name = NAME.value or f"{Path(path).stem} {PROGRAM.value}"
-        found = check(
-            CONFIG.value, TOPOLOGY.value, PROGRAM.value, name=name, quick=QUICK.value
-        )
+        found = check(CONFIG.value, TOPOLOGY.value, PROGRAM.value, name=name, quick=QUICK.value)
         conclude(found, Path(OUT.value))
     except (ConfigError, ValueError, FileNotFoundError, DoesNotFit) as error:
         raise SystemExit(f"error: {error}") from error

@@ -59,9 +59,7 @@ def test_the_report_of_a_small_step(found, tmp_path):
 def test_memory_is_assigned_without_machine_code(found, monkeypatch):
     """The same report but for the memory, which counts what is lost between arrays as well."""
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # as in the fixture
-    quick = check.check(
-        configuration.load(TINY, SMALL), "cpu:8", name="tiny train", quick=True
-    )
+    quick = check.check(configuration.load(TINY, SMALL), "cpu:8", name="tiny train", quick=True)
     assert quick["quick"] and not found["quick"]
     for part in ("collectives", "square_buffers", "flops", "warnings", "tokens"):
         assert quick[part] == found[part]
@@ -85,9 +83,7 @@ def test_what_ends_the_compiler_before_memory_is_assigned_is_told(monkeypatch, t
 
         context = SimpleNamespace(Process=Process)
         monkeypatch.setattr("multiprocessing.get_context", lambda kind: context)
-        return check.check(
-            configuration.load(TINY, SMALL), "cpu:8", name="huge", quick=True
-        )
+        return check.check(configuration.load(TINY, SMALL), "cpu:8", name="huge", quick=True)
 
     large = started("RESOURCE_EXHAUSTED: Used 120.5G of 95.7G hbm. Exceeded by.\nBuffers:")
     assert large["memory"]["peak_gib"] == 120.5 and large["remedies"] is not None

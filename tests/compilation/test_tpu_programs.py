@@ -38,7 +38,8 @@ def test_a_step_takes_as_much_memory_and_network_as_its_report_says(recipe, hard
     found = check.check(config, recipe_table.HARDWARE[hardware], name=recipe, quick=True)
     assert found["memory"]["peak_gib"] == pytest.approx(told["memory"]["peak_gib"], rel=CLOSE)
     assert found["collectives"]["gib"] == pytest.approx(told["collectives"]["gib"], rel=CLOSE)
-    assert found["flops"]["ratio"] < 1.06 and found["flops"]["model"] == told["flops"]["model"]
+    assert found["flops"]["model"] == told["flops"]["model"]
+    assert found["flops"]["ratio"] == pytest.approx(told["flops"]["ratio"], rel=CLOSE)
     assert not found["square_buffers"] and not found["warnings"]
 
 
@@ -47,7 +48,7 @@ def test_what_does_not_fit_is_refused_with_the_way_that_does():
     found = check.check(config, "v6e:4x4", name="stage 1", quick=True)
     with pytest.raises(check.DoesNotFit, match=r"stage 1 does not fit on v6e:4x4: .*fits with --"):
         check.require_fit(found)
-    assert found["remedies"] and "collectives" not in found
+    assert found["remedies"]
 
 
 @pytest.mark.parametrize("name", ["v4:2x2x4", "v5e:4x4", "v6e:2x4", "v5p:4x4x4*2", "tpu7x:2x2x1"])

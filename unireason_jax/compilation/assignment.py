@@ -73,9 +73,7 @@ def _found(folder: Path) -> Assignment | None:
     return None
 
 
-def _compile(
-    folder: Path, program: str, config: ConfigDict, where: str, budgets: Budgets
-) -> None:
+def _compile(folder: Path, program: str, config: ConfigDict, where: str, budgets: Budgets) -> None:
     """In a process of its own: compiles, and keeps why that failed as text."""
     topology.be_a_host(where)
     jax.config.update("jax_enable_compilation_cache", False)  # what is there leaves no files

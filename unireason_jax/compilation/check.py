@@ -92,9 +92,7 @@ def check(
     return found | spent
 
 
-def _compiled(
-    program: str, run: Run, where: str, budgets: Budgets
-) -> tuple[dict[str, float], str]:
+def _compiled(program: str, run: Run, where: str, budgets: Budgets) -> tuple[dict[str, float], str]:
     """Memory and HLO text of a program that is compiled to its end."""
     del where  # the run has its devices
     executable = programs.lower(program, run, budgets).compile()
@@ -102,9 +100,7 @@ def _compiled(
     return figures.memory(executable.memory_analysis(), chip), executable.as_text()
 
 
-def _assigned(
-    program: str, run: Run, where: str, budgets: Budgets
-) -> tuple[dict[str, float], str]:
+def _assigned(program: str, run: Run, where: str, budgets: Budgets) -> tuple[dict[str, float], str]:
     """The same of a program that is compiled until memory is assigned."""
     found = assignment.assign(program, run.config, where, budgets)
     return figures.margin(found.memory, topology.chip(run.mesh.devices.flat[0])), found.text

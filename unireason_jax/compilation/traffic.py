@@ -96,7 +96,8 @@ def _written(program: Program, line: Instruction, body: _Computation) -> float:
     if len(parts) != len(line.arrays):
         return _size(line)
     return sum(
-        0 if array.space else _update(program, part, body) for array, part in zip(line.arrays, parts)
+        0 if array.space else _update(program, part, body)
+        for array, part in zip(line.arrays, parts)
     )
 
 
