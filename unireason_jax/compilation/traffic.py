@@ -44,7 +44,9 @@ def _moved(program: Program, line: Instruction, inside: _Computation) -> float:
             if one.opcode == "parameter"
         }
         read = sum(
-            min(_size(one), _read(program, body, parameters[n].name)) for n, one in enumerate(given)
+            min(_size(inside[name]), _read(program, body, parameters[n].name))
+            for n, name in enumerate(line.operands)
+            if name in inside
         )
         return read + _written(program, line, body)
     read = sum(map(_size, given))

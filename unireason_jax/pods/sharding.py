@@ -160,7 +160,7 @@ def make_mesh(
 def device_grid(shape: tuple[int, ...], slices: int, devices: Sequence[Any]) -> np.ndarray:
     """Devices by mesh position, slices along `data` and nothing else.
 
-    A dimension of the chips' torus may be shared by two axes: context 2 x fsdp 64 on 16 x 16 chips.
+    A dimension of the chips' torus may be shared by two axes: context 2 x fsdp 32 on 16 x 16 chips.
 
     Args:
       shape: sizes in the order of `AXES`.
