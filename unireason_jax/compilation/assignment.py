@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from unireason_jax.compilation import programs, topology
 from unireason_jax.data.rows import Budgets
+from unireason_jax.storage import atomic
 
 _PROGRAM, _MEMORY = "*after_optimizations.txt", "*after_optimizations-memory-usage-report.txt"
 _REFUSED = "refused"
@@ -82,4 +83,4 @@ def _compile(folder: Path, program: str, config: ConfigDict, where: str, budgets
         lowered = programs.lower(program, programs.run_of(program, config, devices), budgets)
         lowered.compile({"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True})
     except Exception as error:
-        (folder / _REFUSED).write_text(f"{type(error).__name__}: {error}")
+        atomic.write_text(folder / _REFUSED, f"{type(error).__name__}: {error}")
