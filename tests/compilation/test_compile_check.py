@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from unireason_jax.compilation import (
+    assignment,
     check,
     figures,
     programs,
@@ -67,6 +68,21 @@ def test_memory_is_assigned_without_machine_code(found, monkeypatch):
     live = sizes["argument_gib"] + sizes["output_gib"] - sizes["alias_gib"] + sizes["temp_gib"]
     assert sizes["peak_gib"] <= quick["memory"]["peak_gib"] == pytest.approx(live, rel=0.01)
     assert "stopped when memory was assigned" in summary.markdown(quick)
+
+
+def test_what_the_compiler_has_begun_to_write_is_not_read(tmp_path):
+    """Newer compilers write both files at once."""
+    memory = tmp_path / "module_0001.jit_f.cpu_after_optimizations-memory-usage-report.txt"
+    program = tmp_path / "module_0001.jit_f.cpu_after_optimizations.txt"
+    memory.write_text("Memory Space: default (color=0)\nTotal bytes: 4096 (4.0KiB)\n")
+    assert assignment._found(tmp_path) is None
+    whole = "HloModule jit_f\n\nENTRY %main () -> f32[] {\n  ROOT %a = f32[] constant(0)\n}\n"
+    program.write_text(whole[:-4])
+    assert assignment._found(tmp_path) is None
+    program.write_text(whole)
+    assert assignment._found(tmp_path) == assignment.Assignment(4096, whole)
+    memory.write_text("Memory Space: default (color=0)\nTotal bytes: 40")
+    assert assignment._found(tmp_path) is None
 
 
 def test_what_ends_the_compiler_before_memory_is_assigned_is_told(monkeypatch, tmp_path):

@@ -51,13 +51,17 @@ def assign(program: str, config: ConfigDict, where: str, budgets: Budgets) -> As
             target=_compile, args=(folder, program, config, where, budgets), daemon=True
         )
         process.start()
+        found = None
         try:
-            while (found := _found(folder)) is None and process.is_alive():
+            while process.is_alive():
+                found, before = _found(folder), found
+                if found and found == before:  # nothing is being written any more
+                    return found
                 time.sleep(_SECONDS)
         finally:
             process.kill()
             process.join()
-        if found := found or _found(folder):
+        if found := _found(folder):
             return found
         refused = folder / _REFUSED
         if refused.exists():
@@ -66,11 +70,11 @@ def assign(program: str, config: ConfigDict, where: str, budgets: Budgets) -> As
 
 
 def _found(folder: Path) -> Assignment | None:
-    """What the compiler has written; the memory comes last, when the program is whole."""
-    for path in folder.glob(_MEMORY):
-        if total := _TOTAL.match(path.read_text()):
-            (program,) = folder.glob(_PROGRAM)
-            return Assignment(int(total[1]), program.read_text())
+    """What the compiler has written, in whatever order; None unless both files are there."""
+    for memory in folder.glob(_MEMORY):
+        total, texts = _TOTAL.match(memory.read_text()), list(folder.glob(_PROGRAM))
+        if total and texts and (text := texts[0].read_text()).endswith("\n}\n"):
+            return Assignment(int(total[1]), text)
     return None
 
 
