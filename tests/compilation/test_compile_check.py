@@ -77,10 +77,12 @@ def test_what_the_compiler_has_begun_to_write_is_not_read(tmp_path):
     memory.write_text("Memory Space: default (color=0)\nTotal bytes: 4096 (4.0KiB)\n")
     assert assignment._found(tmp_path) is None
     whole = "HloModule jit_f\n\nENTRY %main () -> f32[] {\n  ROOT %a = f32[] constant(0)\n}\n"
-    program.write_text(whole[:-4])
-    assert assignment._found(tmp_path) is None
-    program.write_text(whole)
-    assert assignment._found(tmp_path) == assignment.Assignment(4096, whole)
+    for end in (-4, 17):
+        program.write_text(whole[:end])
+        assert assignment._found(tmp_path) is None
+    for text in (whole, whole + "\n"):
+        program.write_text(text)
+        assert assignment._found(tmp_path) == assignment.Assignment(4096, text)
     memory.write_text("Memory Space: default (color=0)\nTotal bytes: 40")
     assert assignment._found(tmp_path) is None
 

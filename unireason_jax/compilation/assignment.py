@@ -22,6 +22,7 @@ from unireason_jax.storage import atomic
 _PROGRAM, _MEMORY = "*after_optimizations.txt", "*after_optimizations-memory-usage-report.txt"
 _REFUSED = "refused"
 _TOTAL = re.compile(r"Memory Space: \w+ \(color=0\)\nTotal bytes: (\d+) ")
+_WHOLE = re.compile(r"\nENTRY (?s:.*)\n\}\s*\Z")  # what runs first stands last
 _SECONDS = 0.2  # between two looks
 
 
@@ -72,9 +73,11 @@ def assign(program: str, config: ConfigDict, where: str, budgets: Budgets) -> As
 def _found(folder: Path) -> Assignment | None:
     """What the compiler has written, in whatever order; None unless both files are there."""
     for memory in folder.glob(_MEMORY):
-        total, texts = _TOTAL.match(memory.read_text()), list(folder.glob(_PROGRAM))
-        if total and texts and (text := texts[0].read_text()).endswith("\n}\n"):
-            return Assignment(int(total[1]), text)
+        total = _TOTAL.match(memory.read_text())
+        for program in folder.glob(_PROGRAM):
+            text = program.read_text()
+            if total and _WHOLE.search(text):
+                return Assignment(int(total[1]), text)
     return None
 
 
