@@ -7,7 +7,7 @@ Data:     `unireason prepare --format ... --tokenizer checkpoints/janus/tokenize
 Start:    `unireason convert --from janus --input Janus-Pro-1B --output checkpoints/janus`.
 Hardware: as it is, with --config.mesh.preset: 1B on 16 chips of 32 GiB (compiled for a v6e-16: 19.6
           GiB of a chip), 7B on a v5p-16 (67 of 96); 1B on 8 chips of 32 GiB with
-          --config.train.microbatches=2, by estimate.
+          --config.train.microbatches=2 (23 GiB).
 Time:     not measured.
 Result:   the report gives no figures for fine-tuning; users find that a rate above this one and
           pictures alone make it forget.

@@ -1,6 +1,7 @@
 """The whole check on CPU devices, and its parts that need no compiler."""
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -94,21 +95,25 @@ def test_what_ends_the_compiler_before_memory_is_assigned_is_told(monkeypatch, t
 
             def __init__(self, target, args, daemon):
                 if refusal:
-                    (args[0] / "refused").write_text(refusal)
+                    args[0].send(refusal)
 
             start = kill = join = lambda self: None
             is_alive = lambda self: False  # noqa: E731
 
-        context = SimpleNamespace(Process=Process)
+        context = SimpleNamespace(Process=Process, Pipe=multiprocessing.Pipe)
         monkeypatch.setattr("multiprocessing.get_context", lambda kind: context)
         return check.check(configuration.load(TINY, SMALL), "cpu:8", name="huge", quick=True)
 
-    large = started("RESOURCE_EXHAUSTED: Used 120.5G of 95.7G hbm. Exceeded by.\nBuffers:")
+    refused = jax.errors.JaxRuntimeError
+    told = "RESOURCE_EXHAUSTED: Used 120.5G of 95.7G hbm. Exceeded by.\nBuffers:"
+    large = started(refused(told))
     assert large["memory"]["peak_gib"] == 120.5 and large["remedies"] is not None
-    with pytest.raises(jax.errors.JaxRuntimeError, match="a wrong option"):
-        started("INVALID_ARGUMENT: a wrong option")
+    with pytest.raises(refused, match="a wrong option"):
+        started(refused("INVALID_ARGUMENT: a wrong option"))
+    with pytest.raises(configuration.ConfigError, match="one line"):  # as without --quick
+        started(configuration.ConfigError("one line"))
     with pytest.raises(RuntimeError, match="status -9 for cpu:8"):
-        started("")
+        started(None)
 
 
 def test_wrong_requests_are_explained(monkeypatch):

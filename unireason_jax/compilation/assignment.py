@@ -10,6 +10,7 @@ import multiprocessing
 import re
 import tempfile
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import jax
@@ -17,10 +18,8 @@ from ml_collections import ConfigDict
 
 from unireason_jax.compilation import programs, topology
 from unireason_jax.data.rows import Budgets
-from unireason_jax.storage import atomic
 
 _PROGRAM, _MEMORY = "*after_optimizations.txt", "*after_optimizations-memory-usage-report.txt"
-_REFUSED = "refused"
 _TOTAL = re.compile(r"Memory Space: \w+ \(color=0\)\nTotal bytes: (\d+) ")
 _WHOLE = re.compile(r"\nENTRY (?s:.*)\n\}\s*\Z")  # what runs first stands last
 _SECONDS = 0.2  # between two looks
@@ -43,15 +42,18 @@ def assign(program: str, config: ConfigDict, where: str, budgets: Budgets) -> As
     """Compiles one of `programs.PROGRAMS` for a topology until memory is assigned.
 
     Raises:
-      JaxRuntimeError: the program could not be compiled, as one that needs too much memory.
+      JaxRuntimeError: the compiler refuses the program, as one that needs too much memory.
+      ConfigError, ValueError: as `programs.lower`.
       RuntimeError: the compiler's process ended without a word.
     """
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        process = multiprocessing.get_context("spawn").Process(
-            target=_compile, args=(folder, program, config, where, budgets), daemon=True
+        folder, context = Path(name), multiprocessing.get_context("spawn")
+        failed, fail = context.Pipe(duplex=False)
+        process = context.Process(
+            target=_compile, args=(fail, folder, program, config, where, budgets), daemon=True
         )
         process.start()
+        fail.close()
         found = None
         try:
             while process.is_alive():
@@ -64,10 +66,11 @@ def assign(program: str, config: ConfigDict, where: str, budgets: Budgets) -> As
             process.join()
         if found := _found(folder):
             return found
-        refused = folder / _REFUSED
-        if refused.exists():
-            raise jax.errors.JaxRuntimeError(refused.read_text())
-        raise RuntimeError(f"the compiler ended with status {process.exitcode} for {where}.")
+    try:
+        error = failed.recv()
+    except EOFError:
+        error = RuntimeError(f"the compiler ended with status {process.exitcode} for {where}.")
+    raise error
 
 
 def _found(folder: Path) -> Assignment | None:
@@ -81,8 +84,10 @@ def _found(folder: Path) -> Assignment | None:
     return None
 
 
-def _compile(folder: Path, program: str, config: ConfigDict, where: str, budgets: Budgets) -> None:
-    """In a process of its own: compiles, and keeps why that failed as text."""
+def _compile(
+    fail: Connection, folder: Path, program: str, config: ConfigDict, where: str, budgets: Budgets
+) -> None:
+    """In a process of its own: compiles, and sends the error that ended it."""
     topology.be_a_host(where)
     jax.config.update("jax_enable_compilation_cache", False)  # what is there leaves no files
     devices, _ = topology.devices(where)
@@ -90,4 +95,4 @@ def _compile(folder: Path, program: str, config: ConfigDict, where: str, budgets
         lowered = programs.lower(program, programs.run_of(program, config, devices), budgets)
         lowered.compile({"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True})
     except Exception as error:
-        atomic.write_text(folder / _REFUSED, f"{type(error).__name__}: {error}")
+        fail.send(error)

@@ -69,10 +69,12 @@ def check(
     budgets = programs.budgets_of(config, program)
     start, cpu = time.monotonic(), _cpu_seconds()
     run = programs.run_of(program, config, devices)
-    compiled = _assigned if quick else _compiled
     with metrics.heartbeat(f"{name} for {where}"), _captured_log() as log:
         try:
-            memory, text = compiled(program, run, where, budgets)
+            if quick:
+                memory, text = _assigned(program, run, where, budgets)
+            else:
+                memory, text = _compiled(program, run, budgets)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -92,9 +94,8 @@ def check(
     return found | spent
 
 
-def _compiled(program: str, run: Run, where: str, budgets: Budgets) -> tuple[dict[str, float], str]:
+def _compiled(program: str, run: Run, budgets: Budgets) -> tuple[dict[str, float], str]:
     """Memory and HLO text of a program that is compiled to its end."""
-    del where  # the run has its devices
     executable = programs.lower(program, run, budgets).compile()
     chip = topology.chip(run.mesh.devices.flat[0])
     return figures.memory(executable.memory_analysis(), chip), executable.as_text()

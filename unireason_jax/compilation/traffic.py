@@ -77,7 +77,7 @@ def _read(program: Program, body: _Computation, name: str) -> float:
         elif line.opcode in _PARTS and line.operands[0] == name:
             total += _whole(line)
         elif line.opcode == "dynamic-update-slice" and line.operands[0] == name:
-            total += 0.0  # what is not replaced stays where it is
+            continue  # what is not replaced stays where it is
         elif line.opcode == "fusion":
             nested = program.computations[called_by(line.text)[0]]
             order = f"parameter({line.operands.index(name)})"
